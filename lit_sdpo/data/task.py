@@ -1,0 +1,76 @@
+"""What a task is: prompts, their answers, and the verifier that compares."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lit_sdpo.rewards.base import Verdict
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt with what is needed to judge an answer to it.
+
+    Attributes:
+        id: Unique within its task and stable between runs; evaluation compares the same ids over time.
+        messages: The chat prompt, ``[{"role": ..., "content": ...}, ...]``.
+        ground_truth: What the verifier compares with, as text (structured answers are JSON).
+        verifier: Name of the scoring contract.
+        reference: A correct completion, where the data has one. Supervised training and data-set demonstrations use it.
+        extra: Anything else the source says about the row; never needed for scoring.
+    """
+
+    id: str
+    messages: Sequence[Mapping[str, str]]
+    ground_truth: str
+    verifier: str = ""
+    reference: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """Prompts of one kind with their verifier; a file or class per task.
+
+    A task is used in a stage (trained on) or as a probe (only evaluated).
+
+    Args:
+        name: Appears in every tag and file: ``val/<name>/accuracy``.
+    """
+
+    #: Regular expressions that find this task's answer format in a completion.
+    markers: tuple[str, ...] = ()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def rows(self, split: Split) -> Sequence[Row]:
+        """The rows of one split.
+
+        ``train`` feeds rollouts, ``validation`` every evaluation during training, ``test`` only the final
+        ``lit-sdpo test``: nothing may be tuned on it.
+        """
+
+    @abstractmethod
+    def verify(self, completion: str, row: Row) -> Verdict:
+        """Judge one completion. Never raises on any text."""
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """A task and how long it is trained on; one stage is one Lightning epoch.
+
+    Attributes:
+        task: The task.
+        steps: Optimizer steps.
+        prompts_per_step: Prompts of one step, over all devices (the paper: 32 for SDPO, 8 for GRPO).
+    """
+
+    task: Task
+    steps: int = 50
+    prompts_per_step: int = 32

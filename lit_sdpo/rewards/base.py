@@ -1,0 +1,46 @@
+"""Verdicts, verifiers and rewards: the protocols of scoring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from lit_sdpo.data.task import Row
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verifier says of one completion.
+
+    Attributes:
+        score: In [0, 1]; ``None`` abstains: counted apart, never a zero.
+        feedback: What went wrong, in words a model can use. Never contains the reference answer.
+        flags: Short facts for the logs, such as ``"no_answer"`` (nothing in the required format was found).
+    """
+
+    score: float | None
+    feedback: str = ""
+    flags: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Judges one completion against one row. Never raises on any completion."""
+
+    def __call__(self, completion: str, row: Row) -> Verdict:
+        """Score ``completion`` as an answer to ``row``."""
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """A reward with the signature of TRL, so TRL's reward functions run unchanged."""
+
+    def __call__(
+        self,
+        prompts: list[Any],
+        completions: list[Any],
+        completion_ids: list[list[int]] | None = None,
+        **columns: list[Any],
+    ) -> list[float | None]:
+        """One score per completion; ``None`` abstains."""

@@ -1,0 +1,183 @@
+"""The containers of one step: prompts, completions, rollouts, and the batch a loss sees.
+
+Letters in shapes: P prompts, G generations, N = P·G rows, T completion tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lit_sdpo.data.task import Row
+from lit_sdpo.rewards.base import Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How completions are drawn. The paper trains with the plain distribution.
+
+    Attributes:
+        max_new_tokens: Longest completion in tokens (the paper: 14,336).
+        temperature: Divides the logits; 0 takes the most likely token. Losses use the same temperature.
+        top_k: Keep the k most likely tokens; 0 keeps all. Applied before ``top_p``.
+        top_p: Keep the smallest set of tokens with at least this mass; 1 keeps all.
+        min_p: Drop tokens below this share of the most likely token's probability; 0 keeps all.
+    """
+
+    max_new_tokens: int = 14_336
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must not be negative (0 keeps all tokens), got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if not 0 <= self.min_p < 1:
+            raise ValueError(f"min_p must be in [0, 1), got {self.min_p}")
+
+
+@dataclass
+class Completions:
+    """What an engine returns for N rows, in the order of the seeds it was given.
+
+    Attributes:
+        ids: Sampled tokens, right-padded, int64 [N, T]. An end token that was sampled is included.
+        lengths: Tokens per row, int64 [N].
+        logprobs: Log-probability of each sampled token under the distribution it was drawn from, float32 [N, T]; 0 at padding.
+        finished: Whether the row ended with an end token rather than at ``max_new_tokens``, bool [N].
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    logprobs: Tensor
+    finished: Tensor
+
+
+@runtime_checkable
+class RolloutEngine(Protocol):
+    """Samples completions from a policy."""
+
+    def generate(
+        self,
+        policy: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        *,
+        num_generations: int,
+        sampling: Sampling,
+        seeds: Tensor,
+        end_ids: Sequence[int],
+        pad_id: int,
+    ) -> Completions:
+        """Sample ``num_generations`` completions for each of P prompts.
+
+        Args:
+            policy: The model, in eval mode; the caller has set up autocast and no-grad.
+            prompts: Token ids of the P prompts.
+            num_generations: Completions per prompt, G.
+            sampling: How tokens are drawn.
+            seeds: One int64 seed per row, [P·G], row ``p * G + g``. The token drawn at a position depends on its row's
+                seed, the position and the distribution alone.
+            end_ids: Tokens that end a completion.
+            pad_id: Fills ``ids`` beyond a row's length.
+        """
+
+
+@dataclass
+class Rollouts:
+    """Scored completions of one window (or of one evaluation batch) on this rank.
+
+    Attributes:
+        rows: The P task rows.
+        prompt_ids: Token ids of the P prompts.
+        num_generations: G; row n belongs to prompt ``n // G``.
+        completions: The N completions.
+        texts: Their decoded text, special tokens left out.
+        verdicts: What the task's verifier said of each.
+        rewards: The weighted reward per row, float32 [N]; nan where every component abstained.
+    """
+
+    rows: Sequence[Row]
+    prompt_ids: list[list[int]]
+    num_generations: int
+    completions: Completions
+    texts: list[str]
+    verdicts: list[Verdict]
+    rewards: Tensor
+
+    def __len__(self) -> int:
+        """Number of completions, N."""
+        return len(self.texts)
+
+    @property
+    def groups(self) -> Tensor:
+        """Index of each row's prompt, int64 [N]."""
+        return torch.arange(len(self), device=self.rewards.device) // self.num_generations
+
+    @property
+    def completion_mask(self) -> Tensor:
+        """True at sampled tokens, bool [N, T]; made from lengths, never from token values."""
+        lengths = self.completions.lengths
+        return torch.arange(self.completions.ids.shape[1], device=lengths.device) < lengths[:, None]
+
+
+@dataclass
+class LossBatch:
+    """What a loss needs to know of some rows: the whole window first, then one slice of it per micro-batch.
+
+    Attributes:
+        prompt_ids: The student's prompt of each row, N lists.
+        completion_ids: int64 [N, T].
+        completion_mask: bool [N, T].
+        active: Tokens that carry loss, bool [N, T]; a subset of ``completion_mask``.
+        old_logprobs: Log-probabilities at rollout, float32 [N, T].
+        advantages: float32 [N], where the method has them.
+        teacher_prompt_ids: The teacher's prompt of each row, or ``None`` for a row without context; absent for methods
+            without a teacher.
+        weights: Weight of each token in the loss, float32 [N, T]. They add up to one over the active tokens of the whole
+            window and all ranks under ``token_mean``; set by the rollout callback once the global counts are known.
+    """
+
+    prompt_ids: list[list[int]]
+    completion_ids: Tensor
+    completion_mask: Tensor
+    active: Tensor
+    old_logprobs: Tensor
+    advantages: Tensor | None = None
+    teacher_prompt_ids: list[list[int] | None] | None = None
+    weights: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __len__(self) -> int:
+        """Number of rows, N."""
+        return len(self.prompt_ids)
+
+    def select(self, rows: Sequence[int]) -> LossBatch:
+        """The given rows in the given order, cut to their longest completion."""
+        index = torch.as_tensor(rows, dtype=torch.long, device=self.completion_ids.device)
+        width = int(self.completion_mask[index].sum(1).max()) if len(rows) else 0
+
+        def cut(x: Tensor) -> Tensor:
+            return x[index, :width]
+
+        return LossBatch(
+            prompt_ids=[self.prompt_ids[i] for i in rows],
+            completion_ids=cut(self.completion_ids),
+            completion_mask=cut(self.completion_mask),
+            active=cut(self.active),
+            old_logprobs=cut(self.old_logprobs),
+            advantages=None if self.advantages is None else self.advantages[index],
+            teacher_prompt_ids=None if self.teacher_prompt_ids is None else [self.teacher_prompt_ids[i] for i in rows],
+            weights=cut(self.weights),
+        )
