@@ -6,8 +6,9 @@ Letters in shapes: P prompts, G generations, N = P·G rows, T completion tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -107,6 +108,7 @@ class Rollouts:
         texts: Their decoded text, special tokens left out.
         verdicts: What the task's verifier said of each.
         rewards: The weighted reward per row, float32 [N]; nan where every component abstained.
+        temperature: The completions were drawn at this temperature.
     """
 
     rows: Sequence[Row]
@@ -116,6 +118,7 @@ class Rollouts:
     texts: list[str]
     verdicts: list[Verdict]
     rewards: Tensor
+    temperature: float = 1.0
 
     def __len__(self) -> int:
         """Number of completions, N."""
@@ -141,23 +144,47 @@ class LossBatch:
         prompt_ids: The student's prompt of each row, N lists.
         completion_ids: int64 [N, T].
         completion_mask: bool [N, T].
-        active: Tokens that carry loss, bool [N, T]; a subset of ``completion_mask``.
+        active: Tokens that count in the loss's denominator, bool [N, T]; a subset of ``completion_mask``.
+        contributes: Rows that can have a gradient, bool [N]; the others count but need no forward pass.
         old_logprobs: Log-probabilities at rollout, float32 [N, T].
         advantages: float32 [N], where the method has them.
         teacher_prompt_ids: The teacher's prompt of each row, or ``None`` for a row without context; absent for methods
             without a teacher.
-        weights: Weight of each token in the loss, float32 [N, T]. They add up to one over the active tokens of the whole
-            window and all ranks under ``token_mean``; set by the rollout callback once the global counts are known.
+        temperature: The completions were drawn at this temperature, and losses score them at it.
+        fresh: This is the first update on these rollouts: the policy is the one that drew them.
+        weights: Weight of each token in the loss, float32 [N, T]; the loss of a step is their inner product with the
+            tokens' losses over all slices and ranks. Set by the rollout callback, once the global counts are known.
     """
 
     prompt_ids: list[list[int]]
     completion_ids: Tensor
     completion_mask: Tensor
     active: Tensor
+    contributes: Tensor
     old_logprobs: Tensor
     advantages: Tensor | None = None
     teacher_prompt_ids: list[list[int] | None] | None = None
+    temperature: float = 1.0
+    fresh: bool = True
     weights: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @classmethod
+    def of(cls, rollouts: Rollouts, **values: Any) -> LossBatch:
+        """All rows of some rollouts, every token active unless said otherwise."""
+        mask = rollouts.completion_mask
+        prompts = [rollouts.prompt_ids[n // rollouts.num_generations] for n in range(len(rollouts))]
+        defaults = {
+            "active": mask,
+            "contributes": torch.ones(len(rollouts), dtype=torch.bool, device=mask.device),
+            "temperature": rollouts.temperature,
+        }
+        return cls(
+            prompt_ids=prompts,
+            completion_ids=rollouts.completions.ids,
+            completion_mask=mask,
+            old_logprobs=rollouts.completions.logprobs,
+            **(defaults | values),
+        )
 
     def __len__(self) -> int:
         """Number of rows, N."""
@@ -171,13 +198,30 @@ class LossBatch:
         def cut(x: Tensor) -> Tensor:
             return x[index, :width]
 
-        return LossBatch(
+        return replace(
+            self,
             prompt_ids=[self.prompt_ids[i] for i in rows],
             completion_ids=cut(self.completion_ids),
             completion_mask=cut(self.completion_mask),
             active=cut(self.active),
+            contributes=self.contributes[index],
             old_logprobs=cut(self.old_logprobs),
             advantages=None if self.advantages is None else self.advantages[index],
             teacher_prompt_ids=None if self.teacher_prompt_ids is None else [self.teacher_prompt_ids[i] for i in rows],
             weights=cut(self.weights),
         )
+
+    def slices(self, count: int) -> list[LossBatch]:
+        """Cut the rows that contribute into ``count`` slices of similar lengths; the first is the longest.
+
+        A slice without a row would leave a rank without a backward pass, so it gets one row at weight 0.
+        """
+        lengths = self.completion_mask.sum(1).tolist()
+        rows = [n for n, contributes in enumerate(self.contributes.tolist()) if contributes]
+        rows.sort(key=lambda n: len(self.prompt_ids[n]) + lengths[n], reverse=True)
+        bounds = [len(rows) * k // count for k in range(count + 1)]
+        return [self.select(rows[a:b]) if a < b else self._silent() for a, b in pairwise(bounds)]
+
+    def _silent(self) -> LossBatch:
+        row = self.select([min(range(len(self)), key=lambda n: len(self.prompt_ids[n]))])
+        return replace(row, weights=torch.zeros_like(row.weights))

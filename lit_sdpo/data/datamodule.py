@@ -1,0 +1,195 @@
+"""A stream of stages, and the tasks and probes that are evaluated along it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+
+from lit_sdpo.data.stream import EvaluationLoader, WindowLoader
+from lit_sdpo.data.task import Row, Split, Stage, Task
+from lit_sdpo.errors import UserError
+
+
+class ContinualDataModule(pl.LightningDataModule):
+    """Swaps tasks while one ``fit`` runs: one stage is one Lightning epoch.
+
+    Every task of the stream and every probe is evaluated before training, at each stage's end and, with
+    ``eval_every``, in between.
+
+    Args:
+        stages: The stream, in order. A task may come back in a later stage.
+        probes: Tasks that are only evaluated, such as out-of-distribution variants.
+        eval_prompts: Prompts per task in an evaluation; the same ones each time. ``None`` takes all.
+        eval_generations: Completions per prompt in an evaluation (the paper: 8).
+        eval_batch_size: Prompts that are generated for at once in an evaluation.
+        eval_every: Optimizer steps between evaluations inside a stage; has to divide every stage's steps. ``None``
+            evaluates at stage ends only.
+        updates_per_rollout: Optimizer steps on the same rollouts (the paper: 1, strictly on-policy).
+        seed: Seed of the order of the training prompts.
+
+    Raises:
+        UserError: Two different tasks share a name, a stage has no steps or no training rows, or ``eval_every`` does
+            not divide a stage.
+    """
+
+    def __init__(
+        self,
+        stages: list[Stage],
+        probes: list[Task] | None = None,
+        eval_prompts: int | None = 128,
+        eval_generations: int = 4,
+        eval_batch_size: int = 32,
+        eval_every: int | None = None,
+        updates_per_rollout: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.stages, self.probes = stages, probes or []
+        self.eval_prompts, self.eval_generations, self.eval_batch_size = eval_prompts, eval_generations, eval_batch_size
+        self.eval_every, self.updates_per_rollout, self.seed = eval_every, updates_per_rollout, seed
+        self._check()
+
+    def _check(self) -> None:
+        if not self.stages:
+            raise UserError("the stream has no stages", where="data.stages", fix="give at least one task")
+        for i, stage in enumerate(self.stages):
+            for field in ("steps", "prompts_per_step"):
+                if getattr(stage, field) < 1:
+                    raise UserError(f"{field} is {getattr(stage, field)}", where=f"data.stages[{i}].{field}", fix="at least 1")
+            if self.eval_every is not None and (self.eval_every < 1 or stage.steps % self.eval_every):
+                raise UserError(
+                    f"eval_every {self.eval_every} does not divide the {stage.steps} steps of stage {i} ({stage.task.name})",
+                    where="data.eval_every",
+                    fix="use a divisor of every stage's steps, so that each stage's end is evaluated",
+                )
+        for key in ("eval_generations", "eval_batch_size", "updates_per_rollout"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key} is {getattr(self, key)}", where=f"data.{key}", fix="at least 1")
+        if clash := set(self.task_names) & set(self.probe_names):
+            raise UserError(f"{sorted(clash)} are both trained and probes", where="data.probes", fix="name them differently")
+        if len(set(self.probe_names)) < len(self.probe_names):
+            raise UserError("two probes share a name", where="data.probes", fix="give each its own name")
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The trained tasks, in order of first appearance."""
+        return list({stage.task.name: stage.task for stage in reversed(self.stages)}[name] for name in self.task_names)
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names of the trained tasks, in order of first appearance."""
+        return list(dict.fromkeys(stage.task.name for stage in self.stages))
+
+    @property
+    def probe_names(self) -> list[str]:
+        """Names of the probes."""
+        return [probe.name for probe in self.probes]
+
+    @property
+    def stage_names(self) -> list[str]:
+        """The task of each stage."""
+        return [stage.task.name for stage in self.stages]
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole stream."""
+        return sum(stage.steps for stage in self.stages)
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """What the Trainer has to be told for one epoch to be one stage: ``Trainer(**data.trainer_arguments())``."""
+        return {
+            "max_epochs": len(self.stages),
+            "reload_dataloaders_every_n_epochs": 1,
+            "num_sanity_val_steps": 0,
+            "inference_mode": False,
+            "log_every_n_steps": 1,
+        }
+
+    def setup(self, stage: str) -> None:
+        """Check the tasks' rows and the trainer's flags before the first step."""
+        if stage == "fit":
+            for i, entry in enumerate(self.stages):
+                if not len(entry.task.rows("train")):
+                    raise UserError(f"task {entry.task.name!r} has no training rows", where=f"data.stages[{i}].task")
+            self._check_trainer()
+        for task in [*self.tasks, *self.probes]:
+            if not self.evaluation_rows(task):
+                raise UserError(f"task {task.name!r} has no rows to evaluate", where="data")
+
+    def _check_trainer(self) -> None:
+        trainer = self.trainer
+        if trainer is None or trainer.fast_dev_run:
+            return
+        wanted = "pass **data.trainer_arguments() to the Trainer (the command line does)"
+        if trainer.reload_dataloaders_every_n_epochs != 1:
+            raise UserError("loaders have to be rebuilt each epoch", where="trainer.reload_dataloaders_every_n_epochs", fix=wanted)
+        if trainer.max_steps != -1:
+            raise UserError("max_steps would cut a stage", where="trainer.max_steps", fix="set the steps of the stages instead")
+        if trainer.max_epochs is None or not 0 <= trainer.max_epochs <= len(self.stages):
+            raise UserError(
+                f"{trainer.max_epochs} epochs for {len(self.stages)} stages", where="trainer.max_epochs", fix=wanted
+            )
+        if trainer.overfit_batches:
+            raise UserError("it would replace the stream", where="trainer.overfit_batches", fix="leave it at 0")
+
+    def train_dataloader(self) -> WindowLoader:
+        """The windows of the current stage."""
+        trainer = self.trainer
+        index = trainer.current_epoch if trainer else 0
+        stage = self.stages[index]
+        slots = trainer.accumulate_grad_batches if trainer else 1
+        if trainer and self.eval_every is not None:
+            trainer.val_check_interval = self.eval_every * slots
+        return WindowLoader(
+            stage,
+            index,
+            slots=slots,
+            updates_per_rollout=self.updates_per_rollout,
+            seed=self.seed,
+            **self._place(),
+        )
+
+    def val_dataloader(self) -> list[EvaluationLoader]:
+        """One loader per task and probe, over the validation split."""
+        return self._evaluation("validation")
+
+    def test_dataloader(self) -> list[EvaluationLoader]:
+        """The same over the final test split, which nothing is tuned on."""
+        return self._evaluation("test")
+
+    def _evaluation(self, split: Split) -> list[EvaluationLoader]:
+        return [
+            EvaluationLoader(
+                task,
+                self.evaluation_rows(task, split),
+                num_generations=self.eval_generations,
+                batch_size=self.eval_batch_size,
+                **self._place(),
+            )
+            for task in [*self.tasks, *self.probes]
+        ]
+
+    def evaluation_rows(self, task: Task, split: Split = "validation") -> Sequence[Row]:
+        """The rows that are evaluated: the first ``eval_prompts`` in an order that depends on their ids alone."""
+        rows = task.rows(split)
+        if self.eval_prompts is None or len(rows) <= self.eval_prompts:
+            return rows
+        return sorted(rows, key=lambda row: hashlib.md5(row.id.encode()).digest())[: self.eval_prompts]
+
+    def all_rows(self, stage: str) -> Iterator[tuple[str, Sequence[Row]]]:
+        """Every set of rows that a run will use, with where it comes from; for checks before the first step."""
+        split: Split = "test" if stage == "test" else "validation"
+        if stage == "fit":
+            for task in self.tasks:
+                yield f"{task.name} (train)", task.rows("train")
+        for task in [*self.tasks, *self.probes]:
+            yield f"{task.name} ({split})", self.evaluation_rows(task, split)
+
+    def _place(self) -> dict[str, int]:
+        return {
+            "rank": self.trainer.global_rank if self.trainer else 0,
+            "world_size": self.trainer.world_size if self.trainer else 1,
+        }

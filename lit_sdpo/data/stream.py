@@ -1,0 +1,144 @@
+"""The stream of prompts: which prompts each optimizer step sees, and the loaders that hand them out.
+
+A *window* is what one optimizer step needs. Lightning takes a step every ``accumulate_grad_batches`` batches, so the
+loader hands out each window that many times, once per *slot*; the rollout callback fills the slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from lit_sdpo.data.task import Row, Stage, Task
+from lit_sdpo.rollouts.prompts import PromptBatch
+
+
+class PromptStream:
+    """Endless, seeded order over rows: a new permutation each time all have been seen.
+
+    Args:
+        rows: The rows of a task's training split.
+        seed: Anything that identifies the order: the run's seed and the stage, for example.
+
+    Example:
+        >>> stream = PromptStream(["a", "b", "c"], seed=(0, 1))
+        >>> sorted(stream[i] for i in range(3)) == sorted(stream[i] for i in range(3, 6)) == ["a", "b", "c"]
+        True
+    """
+
+    def __init__(self, rows: Sequence[Row], seed: Sequence[int]) -> None:
+        self.rows, self.seed = rows, tuple(seed)
+        self._pass, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def __getitem__(self, index: int) -> Row:
+        """The row at a place of the order; any place, at any time."""
+        number, place = divmod(index, len(self.rows))
+        if number != self._pass:
+            self._pass, self._order = number, np.random.default_rng([*self.seed, number]).permutation(len(self.rows))
+        return self.rows[int(self._order[place])]
+
+
+class WindowLoader:
+    """Hands out the windows of one stage, ``slots`` times each; sized, stateful, in the trainer's process.
+
+    Args:
+        stage: Task, steps and prompts per step.
+        index: Index of the stage in the stream.
+        slots: The trainer's ``accumulate_grad_batches``.
+        updates_per_rollout: Optimizer steps on the same window.
+        seed: Seed of the order of prompts.
+        rank: This process.
+        world_size: Number of processes; the prompts of a step are divided among them.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        index: int,
+        *,
+        slots: int = 1,
+        updates_per_rollout: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.stage, self.index, self.slots, self.updates_per_rollout = stage, index, slots, updates_per_rollout
+        self.stream = PromptStream(stage.task.rows("train"), seed=(seed, index))
+        self.rank, self.world_size = rank, world_size
+        self._handed_out = 0
+
+    def __len__(self) -> int:
+        """Micro-batches of the stage."""
+        return self.stage.steps * self.slots
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        """Go on where a restored state left off, once; later passes start at the beginning."""
+        start, self._handed_out = self._handed_out, 0
+        for number in range(start, len(self)):
+            self._handed_out = number + 1
+            step, slot = divmod(number, self.slots)
+            yield self._batch(step, slot)
+        self._handed_out = 0
+
+    def _batch(self, step: int, slot: int) -> PromptBatch:
+        window, update = divmod(step, self.updates_per_rollout)
+        prompts = self.stage.prompts_per_step
+        positions = range(prompts)[self.rank * prompts // self.world_size : (self.rank + 1) * prompts // self.world_size]
+        return PromptBatch(
+            self.stage.task,
+            [self.stream[window * prompts + position] for position in positions],
+            positions,
+            stage=self.index,
+            step=step,
+            slot=slot,
+            slots=self.slots,
+            update=update,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many micro-batches have been handed out."""
+        return {"handed_out": self._handed_out}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after that many micro-batches."""
+        self._handed_out = state["handed_out"]
+
+
+class EvaluationLoader:
+    """Hands out the evaluation prompts of one task.
+
+    Args:
+        task: A trained task or a probe.
+        rows: The prompts.
+        num_generations: Completions per prompt.
+        batch_size: Prompts per batch.
+        rank: This process.
+        world_size: Number of processes; each prompt goes to exactly one.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        rows: Sequence[Row],
+        *,
+        num_generations: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.task, self.rows = task, rows
+        self.num_generations, self.batch_size = num_generations, batch_size
+        self.positions = range(rank, len(rows), world_size)
+
+    def __len__(self) -> int:
+        """Number of batches on this rank."""
+        return -(-len(self.positions) // self.batch_size)
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        """All prompts of this rank, in order."""
+        for start in range(0, len(self.positions), self.batch_size):
+            positions = self.positions[start : start + self.batch_size]
+            rows = [self.rows[i] for i in positions]
+            yield PromptBatch(self.task, rows, positions, num_generations=self.num_generations)

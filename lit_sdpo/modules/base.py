@@ -1,0 +1,166 @@
+"""What all methods share: the policy, one weighted loss per slice, the optimizer step, the logs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
+from lit_sdpo.policies.scoring import completion_hidden, logits
+from lit_sdpo.rollouts.prompts import PromptBatch
+from lit_sdpo.rollouts.types import LossBatch, Rollouts
+
+Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum"]
+
+
+def adamw(parameters: Iterable[Any]) -> Optimizer:
+    """AdamW with the paper's settings for GRPO: learning rate 1e-6, weight decay 0.01."""
+    return torch.optim.AdamW(parameters, lr=1e-6, weight_decay=0.01)
+
+
+class OnPolicyModule(pl.LightningModule):
+    """A policy that learns from batches which :class:`~lit_sdpo.callbacks.RolloutCallback` has filled.
+
+    A method says what becomes of the rollouts of a window (:meth:`prepare_rollouts`) and what each token costs
+    (:meth:`token_losses`). The loss of a step is ``Σ weights · token_losses`` over all active tokens of the window, all
+    slices and all ranks, so it does not depend on how the step is cut up. Optimisation is Lightning's automatic one:
+    ``accumulate_grad_batches``, ``gradient_clip_val``, ``precision`` and ``strategy`` of the Trainer work as usual.
+
+    Args:
+        model_name: Model folder, Hub name, or ``micro`` for the small model of the package.
+        optimizer: From parameters to optimizer.
+        scheduler: From optimizer to learning-rate scheduler, stepped once per optimizer step.
+        reset_optimizer: Begin every stage with a new optimizer state and the first learning rate of the schedule; the
+            paper trains each stage as a run of its own.
+        aggregation: How token losses become one number: ``token_mean`` over all active tokens of the step,
+            ``seq_mean_token_mean`` or ``seq_mean_token_sum`` over the rows.
+        lora: Adapters instead of full-parameter training (the paper trains all parameters).
+        dtype: Of the weights; ``auto`` keeps what the files hold.
+        attn_implementation: As in Transformers; ``None`` lets it choose.
+        gradient_checkpointing: Recompute activations in the backward pass.
+        chat_template_options: Further arguments of the chat template, such as ``enable_thinking``.
+
+    Raises:
+        UserError: The model or its tokenizer cannot be used.
+    """
+
+    #: What completions are trained on: the policy's own, or the rows' reference answers.
+    learns_from: Literal["policy", "reference"] = "policy"
+
+    def __init__(
+        self,
+        model_name: str,
+        optimizer: OptimizerCallable = adamw,
+        scheduler: LRSchedulerCallable | None = None,
+        reset_optimizer: bool = True,
+        aggregation: Aggregation = "token_mean",
+        lora: Lora | None = None,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+        attn_implementation: str | None = None,
+        gradient_checkpointing: bool = False,
+        chat_template_options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.optimizer, self.scheduler, self.reset_optimizer = optimizer, scheduler, reset_optimizer
+        self.aggregation = aggregation
+        self.chat_template_options = chat_template_options
+        self._load: Callable[[], PreTrainedModel] = lambda: load_policy(
+            model_name,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            gradient_checkpointing=gradient_checkpointing,
+            lora=lora,
+        )
+        self.tokenizer = load_tokenizer(model_name)
+        self.policy: PreTrainedModel | None = None
+        self._tally: dict[str, Tensor] = {}
+
+    # ---------------------------------------------------------------------------------------------------- the method
+    def prepare_rollouts(self, rollouts: Rollouts) -> LossBatch:
+        """Turn the scored rollouts of a window into what the loss needs."""
+        return LossBatch.of(rollouts)
+
+    def token_losses(self, batch: LossBatch) -> Tensor:
+        """Loss of each completion token, [M], M = true entries of ``batch.completion_mask`` in row-major order."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------------------- Lightning
+    def configure_model(self) -> None:
+        """Load the policy, once."""
+        if self.policy is None:
+            self.policy = self._load()
+            self.policy.train()
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer and the scheduler from their callables."""
+        optimizer = self.optimizer((n, p) for n, p in self.policy.named_parameters() if p.requires_grad)
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Begin a stage."""
+        if self.reset_optimizer and self.trainer.current_epoch > 0:
+            self.trainer.strategy.setup_optimizers(self.trainer)
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
+        """The loss of one slice, scaled so that the step's gradient is that of the whole window."""
+        rows: LossBatch = batch.loss  # type: ignore[assignment]
+        self._skip = batch.contributing_rows == 0
+        losses = self.token_losses(rows)
+        total = (rows.weights[rows.completion_mask] * losses).sum()
+        self.tally("train/loss", total)
+        if batch.slot == batch.slots - 1:
+            self._log_tally()
+        # Lightning divides by the slots, and distributed strategies average over the ranks.
+        return total * batch.slots * self.trainer.world_size
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Nothing to do: the rollout callback has generated and scored."""
+
+    test_step = validation_step
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Take the step, unless no row of the window contributes: momentum and weight decay must not move then."""
+        if bool(self._skip):
+            optimizer_closure()
+            optimizer.zero_grad()
+        else:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            self.after_optimizer_step()
+
+    def after_optimizer_step(self) -> None:
+        """The weights have changed; a teacher that follows them is updated here, so that checkpoints hold it."""
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the gradient norm before clipping, and the learning rate."""
+        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
+        self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients), batch_size=1)
+        self.log("train/lr", optimizer.param_groups[0]["lr"], batch_size=1)
+
+    # ------------------------------------------------------------------------------------------------------- for methods
+    def token_logits(self, batch: LossBatch) -> Tensor:
+        """The policy's float32 logits for the completion tokens at the sampling temperature, [M, V]."""
+        hidden = completion_hidden(self.policy, batch.prompt_ids, batch.completion_ids, batch.completion_mask)
+        return logits(self.policy, hidden) / (batch.temperature or 1.0)
+
+    def tally(self, name: str, value: Tensor) -> None:
+        """Add to a value that is logged once per step, summed over slices and ranks."""
+        value = value.detach()
+        self._tally[name] = self._tally[name] + value if name in self._tally else value
+
+    def tally_mean(self, name: str, values: Tensor, batch: LossBatch) -> None:
+        """Tally the weighted mean of a per-token value [M], with the weights of the loss."""
+        self.tally(name, (batch.weights[batch.completion_mask] * values.detach()).sum())
+
+    def _log_tally(self) -> None:
+        for name, value in self._tally.items():
+            self.log(name, value, batch_size=1, sync_dist=self.trainer.world_size > 1, reduce_fx="sum")
+        self._tally = {}

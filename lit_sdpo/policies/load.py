@@ -1,0 +1,149 @@
+"""Load a Hugging Face causal language model and its tokenizer, and say clearly what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lit_sdpo.errors import UserError
+
+#: ``model_name`` of the small model that ships with the package.
+MICRO = "micro"
+WHERE = "model.model_name"
+
+
+@dataclass(kw_only=True)
+class Lora:
+    """Low-rank adapters instead of full-parameter training (the paper trains all parameters).
+
+    Attributes:
+        rank: Rank of the update.
+        alpha: The update is scaled by ``alpha / rank``.
+        dropout: On the adapters' input.
+        target_modules: Names of the adapted layers; ``all-linear`` for all but the head.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+
+def resolve(model_name: str) -> str:
+    """Folder or Hub name to load from: the shipped model for ``micro``, else the name itself."""
+    if model_name == MICRO:
+        return str(files("lit_sdpo") / "assets" / "micro")
+    looks_local = model_name.startswith((".", "/", "~"))
+    path = Path(model_name).expanduser()
+    if looks_local and not path.is_dir():
+        raise UserError(f"no folder {model_name!r}", where=WHERE, fix="give a model folder, a Hub name or 'micro'")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"{model_name!r} has no config.json", where=WHERE, fix="give a folder that holds a Hugging Face model")
+    return str(path) if path.is_dir() else model_name
+
+
+def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer; it needs an end token and a chat template.
+
+    Raises:
+        UserError: There is no tokenizer, no end token or no chat template.
+    """
+    source = resolve(model_name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{model_name!r} has no tokenizer that can be loaded ({_first_line(error)})",
+            where=WHERE,
+            fix="save the tokenizer beside the model (tokenizer.save_pretrained)",
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"the tokenizer of {model_name!r} has no end token", where=WHERE, fix="set eos_token in tokenizer_config.json"
+        )
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"the tokenizer of {model_name!r} has no chat template", where=WHERE, fix="save a chat_template.jinja beside it"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(
+    model_name: str,
+    *,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+    attn_implementation: str | None = None,
+    gradient_checkpointing: bool = False,
+    lora: Lora | None = None,
+) -> PreTrainedModel:
+    """Load the model in training mode.
+
+    Args:
+        model_name: Folder, Hub name or ``micro``.
+        dtype: Of the weights; ``auto`` keeps what the files hold.
+        attn_implementation: As in Transformers; ``None`` lets it choose.
+        gradient_checkpointing: Recompute activations in the backward pass.
+        lora: Adapters instead of full-parameter training.
+
+    Raises:
+        UserError: The model cannot be loaded.
+    """
+    source = resolve(model_name)
+    chosen: Any = dtype if dtype == "auto" else getattr(torch, dtype)
+    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    try:
+        policy: Any = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot load {model_name!r} ({_first_line(error)})", where=WHERE, fix="check the name") from error
+    if gradient_checkpointing:
+        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if lora is not None:
+        from peft import LoraConfig, get_peft_model
+
+        arguments = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            task_type="CAUSAL_LM",
+        )
+        policy = get_peft_model(policy, arguments)
+        if gradient_checkpointing:
+            policy.enable_input_require_grads()
+    policy.train()
+    return policy
+
+
+def end_token_ids(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """All tokens that end a completion: the tokenizer's and those of the generation configuration."""
+    configured = getattr(policy.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, Sequence) else [configured]
+    return sorted({int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None})
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any] | None = None
+) -> list[int]:
+    """Token ids of a chat prompt, up to where the model's answer begins.
+
+    Args:
+        tokenizer: With a chat template.
+        messages: The chat so far; the last turn is the user's.
+        options: Further arguments of the template, such as ``enable_thinking``.
+    """
+    ids = tokenizer.apply_chat_template(
+        [dict(m) for m in messages], add_generation_prompt=True, tokenize=True, return_dict=False, **(options or {})
+    )
+    return list(ids)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
