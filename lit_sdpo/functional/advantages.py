@@ -1,0 +1,71 @@
+"""How much better a completion was than the others of its group."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lit_sdpo.functional.precision import at_least_float32
+
+Normalisation = Literal["std", "none", "loo", "batch_std"]
+
+
+def group_advantages(
+    rewards: Tensor, groups: Tensor, normalisation: Normalisation = "std", *, eps: float = 1e-6
+) -> Tensor:
+    """Group-relative advantages.
+
+    With mean, std (n - 1) and size n of the row's group::
+
+        std        (r - mean) / (std + eps)                    GRPO, arXiv 2402.03300
+        none        r - mean                                   Dr. GRPO, arXiv 2503.20783
+        loo         r - mean of the others                     RLOO, arXiv 2402.14740
+        batch_std  (r - mean) / (std of all rewards + eps)     REINFORCE++ with group baseline, arXiv 2501.03262
+
+    A group of one and a group whose rewards are all equal give 0. Rows whose reward is nan abstained: they count in no
+    mean and no std, and their advantage is 0.
+
+    Args:
+        rewards: [N]; nan abstains.
+        groups: Group of each row, integer [N]; groups need be neither contiguous nor equal in size.
+        normalisation: See above.
+        eps: Added to the standard deviation.
+
+    Returns:
+        [N], in float32 or better, without gradient.
+
+    Raises:
+        ValueError: Unknown normalisation.
+
+    Example:
+        >>> group_advantages(torch.tensor([1.0, 0.0, 0.5, torch.nan]), torch.tensor([0, 0, 1, 1]), "none")
+        tensor([ 0.5000, -0.5000,  0.0000,  0.0000])
+    """
+    rewards = at_least_float32(rewards.detach())
+    known = ~rewards.isnan()
+    _, index = groups.unique(return_inverse=True)
+    size = int(index.max()) + 1 if len(index) else 0
+
+    def group_sum(x: Tensor) -> Tensor:
+        return x.new_zeros(size).index_add(0, index, x)[index]
+
+    # Measured from the group's smallest reward, equal rewards are exactly 0 and so are their deviations.
+    values = torch.where(known, rewards, torch.inf)
+    smallest = values.new_full((size,), torch.inf).scatter_reduce(0, index, values, "amin")[index]
+    offset = torch.where(known, rewards - smallest, 0.0)
+    n = group_sum(known.to(rewards.dtype))
+    deviation = torch.where(known, offset - group_sum(offset) / n.clamp(min=1), 0.0)
+
+    if normalisation == "none":
+        return deviation
+    if normalisation == "loo":
+        return deviation * n / (n - 1).clamp(min=1)
+    if normalisation == "std":
+        return deviation / ((group_sum(deviation.square()) / (n - 1).clamp(min=1)).sqrt() + eps)
+    if normalisation == "batch_std":
+        values = rewards[known]
+        spread = values.std() if len(values) > 1 else rewards.new_zeros(())
+        return deviation / (spread + eps)
+    raise ValueError(f"unknown normalisation {normalisation!r}")

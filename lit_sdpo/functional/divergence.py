@@ -1,0 +1,211 @@
+"""Divergences between a student and a teacher distribution, token by token.
+
+S is the student, T the teacher; T is a constant. Everything is in nats.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lit_sdpo.functional.precision import at_least_float32, fill_masked
+
+
+def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities ``log softmax(logits / temperature)``, in float32 or better.
+
+    Args:
+        logits: [..., V].
+        temperature: Divides the logits; that of sampling.
+    """
+    return torch.log_softmax(at_least_float32(logits) / temperature, -1)
+
+
+def mix_logits(reference_logits: Tensor, teacher_logits: Tensor, mix: float) -> Tensor:
+    """Trust-region teacher: ``(1 - mix) * reference_logits + mix * teacher_logits``.
+
+    In probabilities this is the normalised geometric mean of the two, so the mixture stays near the reference. The
+    upstream SDPO code mixes a frozen reference with the current weights this way (arXiv 2601.20802).
+
+    Args:
+        reference_logits: [..., V].
+        teacher_logits: [..., V].
+        mix: Share of ``teacher_logits``, in [0, 1]. 0 and 1 return one side exactly, even where the other is infinite.
+    """
+    if mix == 0:
+        return reference_logits
+    if mix == 1:
+        return teacher_logits
+    return (1 - mix) * reference_logits + mix * teacher_logits
+
+
+def log_tail_mass(logits: Tensor, ids: Tensor) -> Tensor:
+    """Unnormalised log-mass outside a support: ``logsumexp`` over the entries that are not in ``ids``.
+
+    It is a sum over the complement. ``log(1 - sum of the rest)`` loses every digit where the rest is nearly one.
+
+    Args:
+        logits: [..., V].
+        ids: The support, distinct entries, int64 [..., K].
+
+    Returns:
+        [...]; -inf, with gradient 0, where nothing is outside.
+    """
+    outside = logits.scatter(-1, ids, -torch.inf)
+    peak = outside.detach().amax(-1, keepdim=True)
+    peak = peak.masked_fill(peak == -torch.inf, 0.0)
+    total = (outside - peak).exp().sum(-1)
+    empty = total == 0
+    return (total.masked_fill(empty, 1.0).log() + peak.squeeze(-1)).masked_fill(empty, -torch.inf)
+
+
+def on_support(logits: Tensor, ids: Tensor, *, tail: bool, temperature: float = 1.0) -> Tensor:
+    """A distribution seen on a few entries only, as log-probabilities that add up to one.
+
+    Args:
+        logits: [..., V].
+        ids: The support, distinct entries, int64 [..., K].
+        tail: Add one bucket with the mass outside the support; otherwise renormalise on the support.
+        temperature: Divides the logits.
+
+    Returns:
+        [..., K + 1] with the tail last, or [..., K].
+    """
+    scaled = at_least_float32(logits) / temperature
+    inside = scaled.gather(-1, ids)
+    if tail:
+        inside = torch.cat([inside, log_tail_mass(scaled, ids).unsqueeze(-1)], -1)
+    return torch.log_softmax(inside, -1)
+
+
+def top_k_with_tail(
+    student_logits: Tensor, teacher_logits: Tensor, k: int, *, tail: bool = True, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Both distributions on the student's k most likely entries (arXiv 2601.20802).
+
+    The teacher is read at the same entries. With ``k >= V`` both are complete.
+
+    Args:
+        student_logits: [..., V].
+        teacher_logits: [..., V].
+        k: Size of the support (the paper: 100).
+        tail: One more bucket per side with the mass outside the support; otherwise both are renormalised on it.
+        temperature: Divides both logits.
+
+    Returns:
+        Student and teacher log-probabilities, each [..., K + 1] with a tail, else [..., K].
+
+    Example:
+        >>> student, teacher = torch.tensor([3.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 3.0])
+        >>> [round(x.exp().sum().item(), 4) for x in top_k_with_tail(student, teacher, 1)]
+        [1.0, 1.0]
+    """
+    ids = student_logits.detach().topk(min(k, student_logits.shape[-1]), dim=-1).indices
+    student = on_support(student_logits, ids, tail=tail, temperature=temperature)
+    return student, on_support(teacher_logits.detach(), ids, tail=tail, temperature=temperature)
+
+
+class _Divergence(torch.autograd.Function):
+    """Value and gradient in one pass; one [..., K] tensor is kept for the backward.
+
+    Both sides are normalised, so ``sum(T) - sum(S)`` may be added to a KL without changing it. The gradient is that of
+    the KL with this term: it vanishes entry by entry where S = T.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
+        s, t = student.exp(), teacher.exp()
+
+        def expected(mass: Tensor, log_ratio: Tensor) -> Tensor:
+            return torch.where(mass > 0, mass * log_ratio, 0.0)  # 0 log 0 = 0
+
+        if alpha == 0:
+            terms, gradient = expected(t, teacher - student), s - t
+        elif alpha == 1:
+            terms = gradient = expected(s, student - teacher)
+        else:
+            # log(M/S) and log(M/T) from d = log(T/S), exact at d = 0 and without overflow at either end.
+            d = teacher - student
+            above, below = d.clamp(min=0), d.clamp(max=0)
+            common = torch.log1p(alpha * torch.expm1(below)) + torch.log1p((1 - alpha) * torch.expm1(-above))
+            gradient = -(1 - alpha) * expected(s, common + above)
+            terms = gradient - alpha * expected(t, common - below)
+        ctx.save_for_backward(gradient)
+        return terms.sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad_output.unsqueeze(-1) * gradient, None, None
+
+
+def divergence(student_logprobs: Tensor, teacher_logprobs: Tensor, alpha: float, mask: Tensor | None = None) -> Tensor:
+    """Divergence of the alpha family between two distributions.
+
+    ``alpha = 0`` is KL(T‖S), ``alpha = 1`` is KL(S‖T), and between them the Jensen-Shannon form::
+
+        (1 - alpha) KL(S‖M) + alpha KL(T‖M),    M = (1 - alpha) S + alpha T
+
+    with values up to ``-alpha ln alpha - (1 - alpha) ln(1 - alpha)`` (ln 2 at one half). The family is not continuous
+    at its ends: JSD_alpha / alpha tends to KL(T‖S) as alpha tends to 0, JSD_alpha itself to 0. This is ``alpha`` of
+    arXiv 2601.20802's code; the ``beta`` of arXiv 2607.01763's formula is ``1 - alpha``.
+
+    Args:
+        student_logprobs: log S, normalised, [..., K]; -inf means impossible.
+        teacher_logprobs: log T, normalised, [..., K]; never receives a gradient.
+        alpha: In [0, 1].
+        mask: True at active places, [...]; elsewhere the result is 0.
+
+    Returns:
+        [...], in float32 or better.
+
+    Raises:
+        ValueError: ``alpha`` is outside [0, 1].
+
+    Example:
+        >>> certain, even = torch.tensor([0.0, -torch.inf]), torch.tensor([0.5, 0.5]).log()
+        >>> round(divergence(certain, even, alpha=1.0).item(), 4)
+        0.6931
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+    student = fill_masked(at_least_float32(student_logprobs), mask)
+    teacher = fill_masked(at_least_float32(teacher_logprobs.detach()), mask)
+    result: Tensor = _Divergence.apply(student, teacher, float(alpha))
+    return fill_masked(result, mask)
+
+
+def sampled_divergence(
+    student_token_logprobs: Tensor, teacher_token_logprobs: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Surrogate of KL(S‖T) from the sampled tokens alone: ``stopgrad(log S(y) - log T(y)) * log S(y)``.
+
+    Over tokens drawn from S its gradient is that of the full KL(S‖T); its value is not the KL.
+
+    Args:
+        student_token_logprobs: log S(y), [...].
+        teacher_token_logprobs: log T(y), [...].
+        mask: True at active places, [...].
+    """
+    student = fill_masked(at_least_float32(student_token_logprobs), mask)
+    teacher = fill_masked(at_least_float32(teacher_token_logprobs), mask)
+    return (student - teacher).detach() * student
+
+
+def squared_hellinger(student_logprobs: Tensor, teacher_logprobs: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Squared Hellinger distance ``1/2 sum (sqrt S - sqrt T)^2 = 1 - sum sqrt(S T)``, in [0, 1].
+
+    Bounded with a bounded gradient, also where one side is impossible (used by arXiv 2607.06855).
+
+    Args:
+        student_logprobs: log S, normalised, [..., K].
+        teacher_logprobs: log T, normalised, [..., K]; never receives a gradient.
+        mask: True at active places, [...].
+    """
+    student = fill_masked(at_least_float32(student_logprobs), mask)
+    teacher = fill_masked(at_least_float32(teacher_logprobs.detach()), mask)
+    return ((student / 2).exp() - (teacher / 2).exp()).square().sum(-1) / 2

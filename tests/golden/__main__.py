@@ -1,0 +1,34 @@
+"""Evaluate a file of golden cases: ``python -m tests.golden FILE.json [--dtype float32|float64]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from pathlib import Path
+
+from tests.golden.check import case_dtype, check_case
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--dtype", choices=["float32", "float64"], help="force one dtype for every case")
+    arguments = parser.parse_args()
+    file = json.loads(arguments.file.read_text())
+    failed = 0
+    for case in file["cases"]:
+        try:
+            found = check_case(case, arguments.dtype or case_dtype(case, file), file.get("tolerance"))
+        except Exception:
+            found = [traceback.format_exc()]
+        failed += bool(found)
+        for difference in found:
+            print(f"{case.get('id', '?')}: {difference}")
+    print(f"{len(file['cases']) - failed} passed, {failed} failed")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
