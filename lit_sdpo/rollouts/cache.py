@@ -1,0 +1,231 @@
+"""Keys and values of a rollout: each prompt's once for all its completions, each completion's own beside them.
+
+An attention function registered with Transformers attends to both parts, so an unmodified model runs on this cache.
+Slots form a grid of P prompts by S slots; a slot holds one completion, or a finished one that is carried along until
+the next compaction.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AttentionInterface, Cache
+
+ATTENTION = "lit_sdpo_shared_prompt"
+"""Name under which the attention function is registered."""
+
+FIRST_CAPACITY = 64
+"""Tokens per completion that storage is made for at first; it doubles when full."""
+
+
+class UnsupportedModelError(Exception):
+    """The model asks for something that the shared-prompt attention does not compute."""
+
+
+class SharedPromptCache(Cache):
+    """Key-value storage written in place, with each prompt stored once.
+
+    Args:
+        lengths: Tokens of each of P prompts, int64 [P], on the policy's device.
+        max_new_tokens: Longest completion.
+    """
+
+    def __init__(self, lengths: Tensor, max_new_tokens: int) -> None:
+        super().__init__(layers=[])
+        self.prompts = len(lengths)
+        self.slots = 1
+        self.width = int(lengths.max())
+        self.tokens = 0
+        self.max_tokens = max_new_tokens
+        self.prompt_keys: dict[int, Tensor] = {}
+        self.prompt_values: dict[int, Tensor] = {}
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+        padding = torch.arange(self.width, device=lengths.device) < (self.width - lengths)[:, None]
+        self.padding = padding if bool(padding.any()) else None
+        self.bias: Tensor | None = None
+        self.filled: Tensor | None = None
+        self.mask: Tensor | None = None
+        self.pending: int | None = None
+        self.attended = 0
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens seen, padding included."""
+        return 0 if self.filled is not None else self.width + self.tokens
+
+    def begin_prefill(self, rows: Tensor, lengths: Tensor) -> None:
+        """Let the next forward fill the prompts ``rows``, left-padded to their longest."""
+        width = int(lengths.max())
+        self.filled = rows
+        self.attended = 0
+        self.mask = None
+        start = width - lengths
+        if bool(start.any()):
+            index = torch.arange(width, device=rows.device)
+            # A padding query attends to itself, as a row without any key would give nan.
+            allowed = (index[:, None] >= index) & (index >= start[:, None, None])
+            self.mask = (allowed | (index[:, None] == index))[:, None]
+
+    def begin_decoding(self, slots: int) -> None:
+        """Open ``slots`` completions for every prompt.
+
+        Raises:
+            UnsupportedModelError: If some layer's attention did not go through this cache.
+        """
+        if not self.prompt_keys or self.pending is not None or self.attended != len(self.prompt_keys):
+            raise UnsupportedModelError("its attention does not go through Transformers' attention interface")
+        self.filled = self.mask = None
+        self.slots = slots
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Store the keys and values [B, H, T, D] of a layer; the attention function reads them from here."""
+        if self.filled is not None:
+            if layer_idx not in self.prompt_keys:
+                for storage, states in ((self.prompt_keys, key_states), (self.prompt_values, value_states)):
+                    _, heads, _, size = states.shape
+                    storage[layer_idx] = states.new_zeros(self.prompts, heads, self.width, size)
+            first = self.width - key_states.shape[2]
+            self.prompt_keys[layer_idx][self.filled, :, first:] = key_states
+            self.prompt_values[layer_idx][self.filled, :, first:] = value_states
+        else:
+            self._append(self.keys, layer_idx, key_states)
+            self._append(self.values, layer_idx, value_states)
+        self.pending = layer_idx
+        return key_states, value_states
+
+    def _append(self, storage: dict[int, Tensor], layer: int, states: Tensor) -> None:
+        """Write one token per slot, [P·S, H, 1, D], into storage [P·H·S, capacity, D]."""
+        rows, heads, _, size = states.shape
+        own = storage.get(layer)
+        if own is None or self.tokens == own.shape[1]:
+            capacity = min(FIRST_CAPACITY if own is None else 2 * own.shape[1], self.max_tokens)
+            larger = states.new_empty(rows * heads, capacity, size)
+            if own is not None:
+                larger[:, : self.tokens] = own
+            storage[layer] = own = larger
+        new = states.view(self.prompts, self.slots, heads, size).transpose(1, 2)
+        own.view(self.prompts, heads, self.slots, -1, size)[:, :, :, self.tokens] = new
+
+    def advance(self) -> None:
+        """Count the token that the last forward stored."""
+        self.tokens += 1
+
+    def compact(self, alive: Tensor) -> Tensor | None:
+        """Drop prompts without a living slot, and as many slots as no prompt needs.
+
+        Args:
+            alive: Slots whose completion goes on, bool [P·S].
+
+        Returns:
+            Index [P'·S'] of the kept slots among the old, or ``None`` if no slot can be dropped.
+        """
+        grid = alive.view(self.prompts, self.slots)
+        living = grid.sum(-1)
+        slots = int(living.max())
+        kept = living.nonzero().squeeze(-1)
+        if len(kept) * slots == alive.numel():
+            return None
+        # Living slots first; a prompt with fewer than `slots` of them carries finished ones along.
+        order = grid.long().argsort(dim=-1, descending=True, stable=True)[kept, :slots]
+        for storage in (self.keys, self.values):
+            for layer, own in storage.items():
+                heads = own.shape[0] // alive.numel()
+                head = torch.arange(heads, device=alive.device)[:, None]
+                index = (kept[:, None, None] * heads + head) * self.slots + order[:, None]
+                storage[layer] = own.index_select(0, index.flatten())
+        if len(kept) < self.prompts:
+            for prompt_storage in (self.prompt_keys, self.prompt_values):
+                for layer, shared in prompt_storage.items():
+                    prompt_storage[layer] = shared[kept]
+            self.padding = None if self.padding is None else self.padding[kept]
+            self.bias = None
+        index = (kept[:, None] * self.slots + order).flatten()
+        self.prompts, self.slots = len(kept), slots
+        return index
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Attention of the pending layer for queries [B, H, T, D]; gives [B, T, H, D]."""
+        layer, self.pending = self.pending, None
+        if layer is None:
+            raise UnsupportedModelError("a layer attends without keys of its own")
+        self.attended += 1
+        if self.filled is None:
+            return self._attend_decoding(layer, query, scaling)
+        output = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=self.mask,
+            is_causal=self.mask is None,
+            scale=scaling,
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
+        return output.transpose(1, 2)
+
+    def _attend_decoding(self, layer: int, query: Tensor, scaling: float) -> Tensor:
+        """One softmax over [prompt | own] scores; the prompt's products serve all slots of a prompt at once."""
+        rows, query_heads, _, size = query.shape
+        prompt_keys, prompt_values = self.prompt_keys[layer].flatten(0, 1), self.prompt_values[layer].flatten(0, 1)
+        heads = prompt_keys.shape[0] // self.prompts
+        group = query_heads // heads
+        # [P, S, heads, group, D] to [P·heads, S·group, D]
+        grid = query.view(self.prompts, self.slots, heads, group, size).transpose(1, 2)
+        queries = grid.reshape(self.prompts * heads, -1, size) * scaling
+        own_keys = self.keys[layer][:, : self.tokens + 1]
+        own_values = self.values[layer][:, : self.tokens + 1]
+        if self.padding is None:
+            prompt_scores = torch.bmm(queries, prompt_keys.transpose(1, 2))
+        else:
+            prompt_scores = torch.baddbmm(self._bias(heads, queries), queries, prompt_keys.transpose(1, 2))
+        own_scores = torch.bmm(queries.view(-1, group, size), own_keys.transpose(1, 2))
+        scores = torch.cat((prompt_scores, own_scores.view(*queries.shape[:2], -1)), dim=-1)
+        weights = scores.softmax(-1, dtype=torch.float32).to(own_values.dtype)
+        of_prompt = torch.bmm(weights[..., : self.width], prompt_values)
+        of_own = torch.bmm(weights[..., self.width :].reshape(-1, group, self.tokens + 1), own_values)
+        output = (of_prompt.view_as(of_own) + of_own).view(self.prompts, heads, self.slots, group, -1)
+        return output.transpose(1, 2).reshape(rows, 1, query_heads, -1)
+
+    def _bias(self, heads: int, queries: Tensor) -> Tensor:
+        """Zero, or ``-inf`` at a prompt's padding, [P·heads, 1, width]."""
+        if self.bias is None or self.bias.shape[0] != self.prompts * heads or self.bias.dtype != queries.dtype:
+            assert self.padding is not None
+            bias = torch.zeros_like(self.padding, dtype=queries.dtype).masked_fill_(self.padding, -torch.inf)
+            self.bias = bias.repeat_interleave(heads, 0)[:, None]
+        return self.bias
+
+
+active: ContextVar[SharedPromptCache] = ContextVar("active")
+"""The cache that the attention function serves."""
+
+_HARMLESS = {"position_ids", "use_cache", "sliding_window", "output_attentions", "output_hidden_states", "is_causal"}
+
+
+def shared_prompt_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function that Transformers' models call; see :class:`SharedPromptCache`.
+
+    Raises:
+        UnsupportedModelError: If the model passes an option that changes attention, such as soft-capping or sinks.
+    """
+    cache = active.get()
+    if cache.filled is not None:
+        unknown = [name for name, given in kwargs.items() if name not in _HARMLESS and given is not None]
+        if unknown or dropout:
+            raise UnsupportedModelError(f"its attention uses {', '.join(unknown) or 'dropout'}")
+    return cache.attend(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling), None
+
+
+# No mask function is registered with it: Transformers then builds no mask, as the cache knows every length.
+AttentionInterface.register(ATTENTION, shared_prompt_attention)

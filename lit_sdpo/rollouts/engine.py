@@ -1,0 +1,337 @@
+"""The native rollout engine: sample from a Transformers model in this process, on any device."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from lit_sdpo.rollouts.cache import ATTENTION, SharedPromptCache, UnsupportedModelError, active
+from lit_sdpo.rollouts.sampling import BLOCK, sample, uniforms
+from lit_sdpo.rollouts.types import Completions, Sampling
+
+log = logging.getLogger(__name__)
+
+UNIFORM_BLOCK = 64
+"""Positions whose uniform numbers are computed at once."""
+
+
+class NativeEngine:
+    """Samples with the model's own forward; the same tokens for a row whatever rows are beside it.
+
+    Each prompt is forwarded once and its keys and values are stored once for its G completions. Keys and values of the
+    completions are written in place, finished rows are dropped, and the last sampled token is never fed. A model whose
+    attention differs from plain causal attention (a sliding window shorter than the sequence, soft-capping, linear
+    attention) is decoded with Transformers' own cache instead, which is slower; the log says so once per reason.
+
+    Args:
+        compact_below: Finished rows are dropped when fewer than this share of the rows would remain; 0 never drops any.
+        share_prompts: Store each prompt once. ``False`` decodes every model with Transformers' own cache.
+        prefill_tokens: Most prompt tokens, padding included, in one forward.
+
+    Example:
+        >>> from transformers import Qwen3Config, Qwen3ForCausalLM
+        >>> config = Qwen3Config(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, head_dim=8,
+        ...     num_attention_heads=2, num_key_value_heads=1)
+        >>> drawn = NativeEngine().generate(Qwen3ForCausalLM(config).eval(), [[1, 2], [3]], num_generations=2,
+        ...     sampling=Sampling(max_new_tokens=3), seeds=torch.arange(4), end_ids=[0], pad_id=0)
+        >>> len(drawn.lengths)
+        4
+    """
+
+    def __init__(self, compact_below: float = 0.8, share_prompts: bool = True, prefill_tokens: int = 8192) -> None:
+        if not 0 <= compact_below <= 1:
+            raise ValueError(f"compact_below must be in [0, 1], got {compact_below}")
+        if prefill_tokens < 1:
+            raise ValueError(f"prefill_tokens must be at least 1, got {prefill_tokens}")
+        self.compact_below = compact_below
+        self.share_prompts = share_prompts
+        self.prefill_tokens = prefill_tokens
+        self._said: set[str] = set()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        policy: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        *,
+        num_generations: int,
+        sampling: Sampling,
+        seeds: Tensor,
+        end_ids: Sequence[int],
+        pad_id: int,
+    ) -> Completions:
+        """Sample ``num_generations`` completions for each of P prompts.
+
+        Args:
+            policy: A causal language model in eval mode, bare or wrapped by PEFT.
+            prompts: Token ids of the P prompts, none empty.
+            num_generations: Completions per prompt, G.
+            sampling: How tokens are drawn.
+            seeds: One int64 seed per row, [P·G], row ``p * G + g``.
+            end_ids: Tokens that end a completion; none for completions of full length.
+            pad_id: Fills ``ids`` beyond a row's length.
+
+        Raises:
+            ValueError: If the policy is in training mode (its dropout and gradient checkpointing falsify sampling), a
+                prompt is empty, or seeds and rows do not match.
+            FloatingPointError: If the logits are not finite.
+        """
+        model = _causal_model(policy)
+        rows = len(prompts) * num_generations
+        if policy.training:
+            raise ValueError("the policy is in training mode: call policy.eval() before generating")
+        if tuple(seeds.shape) != (rows,):
+            raise ValueError(f"seeds must have shape ({rows},), one per row, got {tuple(seeds.shape)}")
+        if not all(len(prompt) for prompt in prompts):
+            raise ValueError(f"prompt {[len(prompt) for prompt in prompts].index(0)} is empty")
+        drawing = _Drawing(sampling, seeds.to(model.device), end_ids, pad_id, self.compact_below)
+        if rows == 0:
+            return drawing.completions()
+        reason = self._obstacle(model, max(map(len, prompts)) + sampling.max_new_tokens)
+        if reason is None:
+            try:
+                with _attention(model, ATTENTION):
+                    return drawing.run(
+                        _SharedPrompts(model, prompts, num_generations, sampling.max_new_tokens, self.prefill_tokens)
+                    )
+            except UnsupportedModelError as error:
+                reason = str(error)
+        if self.share_prompts and reason not in self._said:
+            self._said.add(reason)
+            log.warning("%s is decoded without shared prompts, which is slower: %s", type(model).__name__, reason)
+        return drawing.run(_RepeatedPrompts(model, prompts, num_generations))
+
+    def _obstacle(self, model: PreTrainedModel, length: int) -> str | None:
+        """Why shared prompts cannot serve this model for sequences of ``length`` tokens, as far as its config tells."""
+        if not self.share_prompts:
+            return "share_prompts is off"
+        config = model.config.get_text_config()
+        if not model._can_set_attn_implementation() or not getattr(model, "_supports_attention_backend", False):
+            return "its attention implementation cannot be set"
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if other := kinds - {"full_attention", "sliding_attention"}:
+            return f"it has layers of type {', '.join(sorted(other))}"
+        window = getattr(config, "sliding_window", None)
+        slides = "sliding_attention" in kinds or getattr(config, "layer_types", None) is None
+        if slides and window is not None and window < length:
+            return f"its sliding window of {window} tokens is shorter than prompt and completion"
+        if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", False):
+            return "its attention is not causal"
+        return None
+
+
+class _Decoder(Protocol):
+    """The model behind the sampling loop; slot n of ``start``'s logits is row n."""
+
+    def start(self) -> Tensor:
+        """Forward the prompts; logits of the first token of every row, [N, V]."""
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Forward one token per slot, [n]; logits of the next, [n, V]."""
+
+    def compact(self, alive: Tensor) -> Tensor | None:
+        """Drop finished slots, where ``alive`` [n] is false; the kept slots' index, or ``None`` for no change."""
+
+
+class _Drawing:
+    """The sampling loop: which rows live, and what they drew."""
+
+    def __init__(
+        self, sampling: Sampling, seeds: Tensor, end_ids: Sequence[int], pad_id: int, compact_below: float
+    ) -> None:
+        self.sampling, self.seeds, self.pad_id, self.compact_below = sampling, seeds, pad_id, compact_below
+        self.end_ids = torch.tensor(list(end_ids), dtype=torch.long, device=seeds.device)
+        self.lengths = torch.zeros_like(seeds)
+        self.finished = torch.zeros_like(seeds, dtype=torch.bool)
+        self.ids: list[Tensor] = []
+        self.logprobs: list[Tensor] = []
+
+    def run(self, decoder: _Decoder) -> Completions:
+        """Draw until every row has ended or reached ``max_new_tokens``."""
+        logits = decoder.start()
+        count = len(self.seeds)
+        rows = torch.arange(count, device=self.seeds.device)
+        alive = torch.ones_like(self.finished)
+        living = count
+        scratch = torch.empty(count * (-(-logits.shape[-1] // BLOCK)) * BLOCK, device=logits.device)
+        for position in range(self.sampling.max_new_tokens):
+            offset = position % UNIFORM_BLOCK
+            if offset == 0:
+                block = torch.arange(position, position + UNIFORM_BLOCK, device=self.seeds.device)
+                numbers = uniforms(self.seeds[:, None], block).t().contiguous()
+            tokens, logprobs = sample(logits, self.sampling, numbers[offset][rows], scratch=scratch)
+            # Finished slots write too, beyond their row's length, where `completions` clears.
+            self.ids.append(torch.empty_like(self.seeds).index_copy_(0, rows, tokens))
+            self.logprobs.append(torch.zeros(count, device=rows.device).index_copy_(0, rows, logprobs))
+            ended = torch.isin(tokens, self.end_ids).logical_and_(alive)
+            if bool(ended.any()):
+                self.lengths[rows[ended]] = position + 1
+                self.finished[rows[ended]] = True
+                alive &= ~ended
+                living = int(alive.sum())
+                if living == 0:
+                    break
+            if position + 1 == self.sampling.max_new_tokens:
+                break
+            if living < self.compact_below * len(rows):
+                kept = decoder.compact(alive)
+                if kept is not None:
+                    rows, alive, tokens = rows[kept], alive[kept], tokens[kept]
+            logits = decoder.step(tokens)
+        self.lengths.masked_fill_(~self.finished, len(self.ids))
+        return self.completions()
+
+    def completions(self) -> Completions:
+        """What was drawn so far."""
+        width = len(self.ids)
+        shape = (len(self.seeds), 0)
+        beyond = torch.arange(width, device=self.seeds.device) >= self.lengths[:, None]
+        ids = torch.stack(self.ids, 1) if width else self.seeds.new_zeros(shape)
+        logprobs = torch.stack(self.logprobs, 1) if width else torch.zeros(shape, device=self.seeds.device)
+        return Completions(
+            ids.masked_fill_(beyond, self.pad_id), self.lengths, logprobs.masked_fill_(beyond, 0.0), self.finished
+        )
+
+
+class _SharedPrompts:
+    """Decodes on a :class:`SharedPromptCache`."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        num_generations: int,
+        max_new_tokens: int,
+        prefill_tokens: int,
+    ) -> None:
+        self.forward = _Forward(model)
+        self.prompts, self.generations, self.prefill_tokens = prompts, num_generations, prefill_tokens
+        self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+        self.cache = SharedPromptCache(self.lengths, max_new_tokens)
+        self.positions = self.lengths.repeat_interleave(num_generations)[:, None]
+        active.set(self.cache)
+
+    def start(self) -> Tensor:
+        first: Tensor | None = None
+        for chunk in _chunks(self.prompts, self.prefill_tokens):
+            ids, _, positions = _left_pad([self.prompts[i] for i in chunk], self.lengths.device)
+            rows = torch.tensor(chunk, device=ids.device)
+            self.cache.begin_prefill(rows, self.lengths[rows])
+            logits = self.forward(ids, positions, self.cache, None)
+            if first is None:
+                first = logits.new_empty(len(self.prompts), logits.shape[-1])
+            first[rows] = logits
+        assert first is not None
+        self.cache.begin_decoding(self.generations)
+        return first.repeat_interleave(self.generations, 0)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        logits = self.forward(tokens[:, None], self.positions, self.cache, None)
+        self.cache.advance()
+        self.positions = self.positions + 1
+        return logits
+
+    def compact(self, alive: Tensor) -> Tensor | None:
+        kept = self.cache.compact(alive)
+        if kept is not None:
+            self.positions = self.positions[kept]
+        return kept
+
+
+class _RepeatedPrompts:
+    """Decodes on Transformers' own cache: prompts left-padded and forwarded once, then repeated."""
+
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], num_generations: int) -> None:
+        self.forward = _Forward(model)
+        self.generations = num_generations
+        self.ids, self.mask, self.positions = _left_pad(prompts, model.device)
+        self.cache = DynamicCache(config=model.config)
+
+    def start(self) -> Tensor:
+        logits = self.forward(self.ids, self.positions, self.cache, self.mask)
+        self.cache.batch_repeat_interleave(self.generations)
+        self.mask = self.mask.repeat_interleave(self.generations, 0)
+        self.positions = self.positions[:, -1:].repeat_interleave(self.generations, 0)
+        return logits.repeat_interleave(self.generations, 0)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self.positions = self.positions + 1
+        self.mask = torch.cat((self.mask, torch.ones_like(self.positions)), 1)
+        return self.forward(tokens[:, None], self.positions, self.cache, self.mask)
+
+    def compact(self, alive: Tensor) -> Tensor | None:
+        kept = alive.nonzero().squeeze(-1)
+        self.cache.batch_select_indices(kept)
+        self.mask, self.positions = self.mask[kept], self.positions[kept]
+        return kept
+
+
+class _Forward:
+    """Calls the model for the logits of each row's last position, with the argument names this model knows."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.known = inspect.signature(model.forward).parameters
+        # Transformers calls the argument `cache` since 5.2x, `past_key_values` before.
+        self.cache_name = "cache" if "cache" in self.known else "past_key_values"
+
+    def __call__(self, ids: Tensor, positions: Tensor, cache: Any, mask: Tensor | None) -> Tensor:
+        arguments: dict[str, Any] = {
+            self.cache_name: cache,
+            "position_ids": positions,
+            "attention_mask": mask,
+            "logits_to_keep": 1,
+            "use_cache": True,
+        }
+        given = {name: value for name, value in arguments.items() if name in self.known}
+        return self.model(input_ids=ids, **given).logits[:, -1]
+
+
+def _causal_model(policy: Any) -> PreTrainedModel:
+    """The Transformers model inside PEFT's wrapper, adapters included, or the policy itself."""
+    if not hasattr(policy, "get_base_model"):
+        return policy
+    if policy.active_peft_config.is_prompt_learning:
+        raise ValueError("prompt-learning adapters are not supported in generation: use LoRA or another weight adapter")
+    return policy.get_base_model()
+
+
+@contextmanager
+def _attention(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Set the attention implementation of the model and its submodels, and put back what was there."""
+    configs = {id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)}
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    try:
+        for config, _ in before:
+            config._attn_implementation = name
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation = implementation
+
+
+def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, mask and positions [P, S] of prompts that end in the last column."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    positions = torch.arange(width, device=device) - (width - lengths)[:, None]
+    return ids, (positions >= 0).long(), positions.clamp_(min=0)
+
+
+def _chunks(prompts: Sequence[Sequence[int]], budget: int) -> Iterator[list[int]]:
+    """Prompts of similar length together, as many as their padded tokens fit the budget."""
+    chunk: list[int] = []
+    for index in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
+        if chunk and len(prompts[chunk[0]]) * (len(chunk) + 1) > budget:
+            yield chunk
+            chunk = []
+        chunk.append(index)
+    yield chunk
