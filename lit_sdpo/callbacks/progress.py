@@ -1,0 +1,139 @@
+"""A progress bar that speaks of stages, tasks and optimizer steps."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from typing_extensions import override
+
+
+class StreamProgressBar(TQDMProgressBar):
+    """Show stage and task, optimizer step, reward, accuracy of the current task, and speed.
+
+    On a terminal it is Lightning's bar, counting optimizer steps rather than batches: a batch is one of
+    ``accumulate_grad_batches`` slots of a step. Elsewhere, as in the log of a batch job, it prints a line at the end of
+    a stage and every ``seconds_between_lines`` in between.
+
+    Numbers that nothing logs are left out, and the task's name needs a data module with ``stage_names``: the bar works
+    in any Lightning project.
+
+    Args:
+        refresh_rate: Optimizer steps between two refreshes of the bar; 0 shows nothing at all.
+        seconds_between_lines: Least time between two lines where there is no terminal.
+
+    Raises:
+        ValueError: If ``seconds_between_lines`` is negative.
+    """
+
+    def __init__(self, refresh_rate: int = 1, seconds_between_lines: float = 30.0) -> None:
+        if seconds_between_lines < 0:
+            raise ValueError(f"seconds_between_lines must not be negative, got {seconds_between_lines}")
+        super().__init__(refresh_rate=refresh_rate)
+        self.seconds_between_lines = seconds_between_lines
+        self._printed = 0.0
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is a terminal to draw a bar on."""
+        return self.is_enabled and sys.stdout.isatty()
+
+    @override
+    def init_sanity_tqdm(self) -> Tqdm:
+        return super().init_sanity_tqdm() if self.draws else Tqdm(disable=True)
+
+    @override
+    def init_train_tqdm(self) -> Tqdm:
+        return super().init_train_tqdm() if self.draws else Tqdm(disable=True)
+
+    @override
+    def init_validation_tqdm(self) -> Tqdm:
+        return super().init_validation_tqdm() if self.draws else Tqdm(disable=True)
+
+    @override
+    def init_test_tqdm(self) -> Tqdm:
+        return super().init_test_tqdm() if self.draws else Tqdm(disable=True)
+
+    @override
+    def init_predict_tqdm(self) -> Tqdm:
+        return super().init_predict_tqdm() if self.draws else Tqdm(disable=True)
+
+    @override
+    def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
+        if self.draws:
+            super().print(*args, sep=sep, **kwargs)
+        else:
+            print(*args, sep=sep, **kwargs)
+
+    @override
+    def on_train_start(self, *arguments: Any) -> None:
+        super().on_train_start(*arguments)
+        self._printed = time.monotonic()
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        super().on_train_epoch_start(trainer, *arguments)
+        self.train_progress_bar.total = self._steps(trainer)
+        self.train_progress_bar.set_description(self.stage_text(trainer))
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        accumulate, steps = trainer.accumulate_grad_batches, self._steps(trainer)
+        last = trainer.is_last_batch
+        if self.is_disabled or not (last or (batch_idx + 1) % accumulate == 0):
+            return
+        step = math.ceil((batch_idx + 1) / accumulate)
+        if not self.train_progress_bar.disable:
+            if last or step % self.refresh_rate == 0:
+                self.train_progress_bar.n = step
+                self.train_progress_bar.set_postfix_str(self.numbers_text(trainer))
+        elif last or time.monotonic() - self._printed >= self.seconds_between_lines:
+            self._printed = time.monotonic()
+            parts = [self.stage_text(trainer), f"step {step}/{steps or '?'}", self.numbers_text(trainer)]
+            print("  ".join(part for part in parts if part), flush=True)
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if self._train_progress_bar is not None and trainer.state.fn == "fit" and not self.train_progress_bar.disable:
+            self.train_progress_bar.set_postfix_str(self.numbers_text(trainer))
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.train_progress_bar.disable:
+            self.train_progress_bar.set_postfix_str(self.numbers_text(trainer))
+
+    def stage_text(self, trainer: pl.Trainer) -> str:
+        """Which stage of how many, and its task: ``stage 2/4 science``."""
+        total = trainer.max_epochs
+        of = f"/{total}" if total is not None and total > 0 else ""
+        task = self._task(trainer)
+        return f"stage {trainer.current_epoch + 1}{of}" + (f" {task}" if task else "")
+
+    def numbers_text(self, trainer: pl.Trainer) -> str:
+        """What was logged last: ``reward 0.41  accuracy 0.38  tokens/s 1200``."""
+        metrics = trainer.callback_metrics
+        shown = {
+            "reward": ("rollout/reward", ".2f"),
+            "accuracy": (f"val/{self._task(trainer)}/accuracy", ".2f"),
+            "tokens/s": ("rollout/tokens_per_second", ".0f"),
+        }
+        return "  ".join(
+            f"{name} {float(metrics[key]):{form}}" for name, (key, form) in shown.items() if key in metrics
+        )
+
+    def _task(self, trainer: pl.Trainer) -> str | None:
+        names = getattr(getattr(trainer, "datamodule", None), "stage_names", None) or []
+        return str(names[trainer.current_epoch]) if trainer.current_epoch < len(names) else None
+
+    def _steps(self, trainer: pl.Trainer) -> int | None:
+        """Optimizer steps of this stage; ``None`` for an endless loader."""
+        batches = self.total_train_batches
+        return math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else None

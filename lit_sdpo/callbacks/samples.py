@@ -1,0 +1,195 @@
+"""What the model actually writes: every completion to a file, a few to TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
+from typing_extensions import override
+
+from lit_sdpo.callbacks.folder import run_folder
+from lit_sdpo.rollouts.types import Rollouts
+
+#: Left as they are in a table cell; every other printable ASCII character could mean something to Markdown or HTML.
+HARMLESS = frozenset(" ,.;?'/%")
+
+
+class SampleLogger(pl.Callback):
+    """Write sampled completions to ``samples.jsonl`` in the run folder and show a few in TensorBoard.
+
+    Every line of the file is one completion: ``id, task, stage, step, split, prompt`` (chat messages), ``completion,
+    reward`` (null where every reward abstained), ``finished, length`` (tokens) and ``flags``. ``step`` is the number of
+    optimizer steps taken before the completion was sampled. TensorBoard shows ``num_shown`` of them per task and
+    occasion as a table ``samples/<task>`` in which no text of the model can act as Markdown or HTML.
+
+    Only rank zero writes, and only what was sampled on it. A run that resumes into the same folder first cuts the file
+    back to where its checkpoint was.
+
+    Args:
+        every_n_steps: Training completions are kept at steps that are a multiple of this; evaluations always are.
+        num_shown: Rows of a table; 0 shows none.
+        max_characters: Longer prompts and completions lose their middle in the table; the file has them whole.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(self, every_n_steps: int = 10, num_shown: int = 4, max_characters: int = 1000) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        if num_shown < 0:
+            raise ValueError(f"num_shown must not be negative, got {num_shown}")
+        if max_characters < 20:
+            raise ValueError(f"max_characters must be at least 20, got {max_characters}")
+        self.every_n_steps, self.num_shown, self.max_characters = every_n_steps, num_shown, max_characters
+        self._path: Path | None = None
+        self._resumed: dict[str, Any] = {}
+        self._shown: tuple[str, str, int] | None = None
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        folder = run_folder(trainer)
+        self._path = folder / "samples.jsonl" if folder is not None and trainer.is_global_zero else None
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        resumed, self._resumed = self._resumed, {}
+        path = self._path
+        if path is not None and resumed.get("path") == str(path) and path.exists():
+            with path.open("r+b") as file:
+                file.truncate(min(resumed["size"], path.stat().st_size))
+
+    def on_rollouts(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        rollouts: Rollouts,
+        *,
+        task: str,
+        split: str,
+        stage: int,
+        step: int,
+    ) -> None:
+        """Keep some rollouts; the rollout callback calls this with everything that it sampled.
+
+        Args:
+            trainer: Gives the optimizer step, which is what the file and TensorBoard count in.
+            pl_module: Not used.
+            rollouts: The scored completions.
+            task: Name of their task.
+            split: ``train``, ``validation`` or ``test``.
+            stage: Index of the stage in the stream.
+            step: The sampler's own count; not used.
+        """
+        at = trainer.global_step
+        if not trainer.is_global_zero or trainer.sanity_checking or (split == "train" and at % self.every_n_steps):
+            return
+        records = [
+            {"id": r["id"], "task": task, "stage": stage, "step": at, "split": split, **r} for r in _records(rollouts)
+        ]
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # A lone surrogate has no UTF-8 form; its backslash form is also its JSON form.
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        if self.num_shown and self._shown != (occasion := (task, split, at)):
+            self._shown = occasion
+            table = samples_table(records[: self.num_shown], max_characters=self.max_characters)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_text(f"samples/{task}", table, at)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if self._path is None:
+            return {}
+        return {"path": str(self._path), "size": self._path.stat().st_size if self._path.exists() else 0}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed = state_dict
+
+
+def samples_table(records: Sequence[dict[str, Any]], *, max_characters: int = 1000) -> str:
+    """A Markdown table of prompt, completion, reward and task; texts are shortened and escaped.
+
+    Args:
+        records: Lines of ``samples.jsonl``.
+        max_characters: Longest text of a cell before escaping.
+
+    Example:
+        >>> record = {"prompt": [{"role": "user", "content": "1 | 2?"}], "completion": "<b>", "reward": 1.0}
+        >>> print(samples_table([{**record, "task": "math", "split": "train", "finished": True, "length": 3}]))
+        | task | split | prompt | completion | reward | tokens |
+        | --- | --- | --- | --- | --- | --- |
+        | math | train | 1 &#124; 2? | &#60;b&#62; | 1.000 | 3 |
+    """
+    lines = ["| task | split | prompt | completion | reward | tokens |", "| --- | --- | --- | --- | --- | --- |"]
+    for record in records:
+        prompt = "\n".join(message["content"] for message in record["prompt"])
+        texts = [escape(_shorten(text, max_characters)) for text in (prompt, record["completion"])]
+        reward = "abstained" if record["reward"] is None else f"{record['reward']:.3f}"
+        tokens = f"{record['length']}" + ("" if record["finished"] else " (cut off)")
+        lines.append(
+            f"| {escape(record['task'])} | {escape(record['split'])} | {' | '.join(texts)} | {reward} | {tokens} |"
+        )
+    return "\n".join(lines)
+
+
+def escape(text: str) -> str:
+    r"""``text`` for one cell of a Markdown table, on one line and without any effect.
+
+    Punctuation becomes HTML entities, so neither Markdown nor HTML sees it; a newline becomes ``⏎``, and characters
+    that are invisible or turn the writing direction become their code.
+
+    Example:
+        >>> escape("a|b <script>\n`x`\u202e")
+        'a&#124;b &#60;script&#62;⏎ &#96;x&#96;[U+202E]'
+        >>> escape("")
+        '(empty)'
+    """
+    return "".join(map(_escape_character, text.replace("\r\n", "\n"))) or "(empty)"
+
+
+def _escape_character(character: str) -> str:
+    if character == "\n":
+        return "⏎ "
+    if character in HARMLESS or character.isalnum():
+        return character
+    if character.isascii() and character.isprintable():
+        return f"&#{ord(character)};"
+    # Cc, Cf, Cs, Co, Cn: control, format, surrogate, private, unassigned; Zl and Zp end lines.
+    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
+        return f"[U+{ord(character):04X}]"
+    return character
+
+
+def _shorten(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    head = limit * 2 // 3
+    tail = limit - head
+    return f"{text[:head]} … {len(text) - limit} characters left out … {text[-tail:]}"
+
+
+def _records(rollouts: Rollouts) -> Iterator[dict[str, Any]]:
+    rewards = rollouts.rewards.tolist()
+    finished, lengths = rollouts.completions.finished.tolist(), rollouts.completions.lengths.tolist()
+    for n, text in enumerate(rollouts.texts):
+        row = rollouts.rows[n // rollouts.num_generations]
+        yield {
+            "id": row.id,
+            "prompt": [dict(message) for message in row.messages],
+            "completion": text,
+            "reward": rewards[n] if math.isfinite(rewards[n]) else None,
+            "finished": finished[n],
+            "length": lengths[n],
+            # Reference answers have not been judged.
+            "flags": list(rollouts.verdicts[n].flags) if rollouts.verdicts else [],
+        }

@@ -1,0 +1,142 @@
+"""The retention matrix: scores after every stage, as Markdown, plain text and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """The scores at the end of one stage.
+
+    Attributes:
+        stage: 0 before training, then 1, 2, ...
+        label: ``"base"`` for row 0, else the name of the task the stage trained on.
+        step: Optimizer step of the evaluation; ``None`` where the stage was not evaluated.
+        scores: Task or probe to score; nan or absent where there was none.
+    """
+
+    stage: int
+    label: str
+    step: int | None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What a reader sees in front of the row: ``base``, ``1 math``, ``2 science``."""
+        return self.label if self.stage == 0 else f"{self.stage} {self.label}"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Scores ``R[i][j]`` on task or probe j after stage i, with row 0 before training.
+
+    Attributes:
+        tasks: Tasks of the stream, in order of first appearance.
+        probes: Tasks that are only evaluated.
+        rows: One row per stage, numbered without gaps from 0.
+
+    Example:
+        >>> rows = [MatrixRow(0, "base", 0, {"math": 0.25, "law": 0.5}), MatrixRow(1, "math", 9, {"math": 0.75})]
+        >>> print(Matrix(["math"], ["law"], rows).plain())
+        stage   step    math    law
+        base       0   0.250  0.500
+        1 math     9  *0.750      -
+    """
+
+    tasks: Sequence[str]
+    probes: Sequence[str]
+    rows: Sequence[MatrixRow]
+
+    @property
+    def columns(self) -> list[str]:
+        """Tasks, then probes."""
+        return [*self.tasks, *self.probes]
+
+    def score(self, row: int, column: str) -> float:
+        """``R[row][column]``, nan where undefined."""
+        return float(self.rows[row].scores.get(column, math.nan))
+
+    def trained(self, row: int, column: str) -> bool:
+        """Whether the stage of this row trained on the task of this column."""
+        return row > 0 and column in self.tasks and self.rows[row].label == column
+
+    def markdown(self) -> str:
+        """A Markdown table; the task a stage trained on is bold."""
+        lines = [
+            _markdown_row(["stage", "step", *self.columns]),
+            _markdown_row(["---"] + ["---:"] * (len(self.columns) + 1), escape=False),
+        ]
+        for i, row in enumerate(self.rows):
+            cells = [_cell(self.score(i, c)) for c in self.columns]
+            marked = [f"**{x}**" if self.trained(i, c) else x for x, c in zip(cells, self.columns, strict=True)]
+            lines.append(_markdown_row([row.title, _step(row), *marked]))
+        return "\n".join(lines)
+
+    def cells(self) -> list[list[str]]:
+        """Header and rows as text; a star marks the task a stage trained on."""
+        table = [["stage", "step", *self.columns]]
+        for i, row in enumerate(self.rows):
+            scores = [("*" if self.trained(i, c) else "") + _cell(self.score(i, c)) for c in self.columns]
+            table.append([row.title, _step(row), *scores])
+        return table
+
+    def plain(self) -> str:
+        """An aligned table for a terminal or a log."""
+        table = self.cells()
+        widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
+        lines = []
+        for row in table:
+            cells = [row[0].ljust(widths[0])] + [x.rjust(w) for x, w in zip(row[1:], widths[1:], strict=True)]
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
+
+    def csv(self) -> str:
+        """Full precision, one line per stage; undefined cells are empty."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(["stage", "label", "step", *self.columns])
+        for i, row in enumerate(self.rows):
+            scores = (self.score(i, c) for c in self.columns)
+            step = "" if row.step is None else row.step
+            writer.writerow([row.stage, row.label, step, *("" if math.isnan(x) else repr(x) for x in scores)])
+        return buffer.getvalue()
+
+
+def _cell(score: float) -> str:
+    return MISSING if math.isnan(score) else f"{score:.3f}"
+
+
+def _step(row: MatrixRow) -> str:
+    return MISSING if row.step is None else str(row.step)
+
+
+def _markdown_row(cells: Sequence[str], escape: bool = True) -> str:
+    return "| " + " | ".join(c.replace("|", "\\|") if escape else c for c in cells) + " |"
+
+
+def show(matrix: Matrix, summary: Mapping[str, float]) -> None:
+    """Print the matrix and its summary: a drawn table on a terminal, plain text elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if console.is_terminal:
+        header, *body = matrix.cells()
+        table = Table(title="score on each task after each stage")
+        for k, name in enumerate(header):
+            table.add_column(name, justify="left" if k == 0 else "right")
+        for row in body:
+            table.add_row(*row)
+        console.print(table)
+    else:
+        print(matrix.plain())
+    width = max(map(len, summary), default=0)
+    for name, value in summary.items():
+        print(f"{name:<{width}}  {'undefined' if math.isnan(value) else format(value, '.3f')}")

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from matplotlib.patches import Rectangle
+
+from lit_sdpo.report.figures import heat_map
+from lit_sdpo.report.tables import Matrix, MatrixRow
+
+
+def drawn(matrix):
+    axes = heat_map(matrix, title="accuracy").axes[0]
+    return axes, [text.get_text() for text in axes.texts]
+
+
+def test_every_cell_has_its_number_and_every_axis_its_names():
+    rows = [MatrixRow(0, "base", 0, {"a": 0.1, "p": 0.9}), MatrixRow(1, "a", 5, {"a": 0.8, "p": math.nan})]
+    axes, texts = drawn(Matrix(["a"], ["p"], rows))
+    assert texts == ["0.100", "0.900", "0.800", "-"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "p"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["base", "1 a"]
+    frames = {(round(p.get_x() + 0.47), round(p.get_y() + 0.47)) for p in axes.patches if isinstance(p, Rectangle)}
+    assert frames == {(0, 1)}
+    assert axes.images[0].get_clim() == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("scores", [[20.0, 80.0], [-1.0, 0.5], [5.0, 5.0]])
+def test_other_scales_take_the_range_of_the_scores(scores):
+    rows = [MatrixRow(i, "a" if i else "base", i, {"a": score}) for i, score in enumerate(scores)]
+    axes, _ = drawn(Matrix(["a"], [], rows))
+    low, high = axes.images[0].get_clim()
+    assert low == min(scores)
+    assert high == pytest.approx(max(scores))
+    assert high > low
+
+
+def test_a_matrix_without_any_score_can_be_drawn():
+    _, texts = drawn(Matrix(["a"], [], [MatrixRow(0, "base", 0)]))
+    assert texts == ["-"]
