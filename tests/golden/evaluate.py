@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_sdpo import functional as F
+from lit_sdpo.rollouts import reprompt
 from tests.golden import inputs as make
 
 Case = dict[str, Any]
@@ -222,3 +223,31 @@ def ema(case: Case, dtype: torch.dtype) -> Result:
     for step in range(i["steps"]):
         F.ema_update_([teacher], [make.ema_student(i["shape"], step).to(dtype)], case["params"]["rate"])
     return {"norm": teacher.norm(), "first": teacher[0, 0], "last": teacher[-1, -1], "row0": teacher[0]}
+
+
+@group
+def strip_thinking(case: Case, dtype: torch.dtype) -> Result:
+    return {"text": reprompt.strip_thinking(case["inputs"]["text"])}
+
+
+@group
+def context(case: Case, dtype: torch.dtype) -> Result:
+    i, p = case["inputs"], case["params"]
+    n = len(i["rewards"])
+    names = {name: k for k, name in enumerate(dict.fromkeys(i["groups"]))}
+    allowed = reprompt.allowed_demonstrations(
+        torch.tensor([math.nan if r is None else r for r in i["rewards"]], dtype=dtype),
+        torch.tensor([names[g] for g in i["groups"]]),
+        success_threshold=p.get("threshold", 1.0),
+        truncated=torch.tensor(i.get("truncated") or [False] * n),
+        allow_truncated=not p.get("exclude_truncated", False),
+        allow_own=not p.get("exclude_self", True),
+    )
+    feedback = (i.get("feedback") or [None] * n) if p.get("use_feedback", True) else [None] * n
+    shown = reprompt.uses_feedback(
+        feedback,
+        [bool(candidates) for candidates in allowed],
+        only_without_demonstration=p.get("feedback_only_without_solution", True),
+    )
+    mask = [int(bool(candidates) or used) for candidates, used in zip(allowed, shown, strict=True)]
+    return {"allowed_demos": allowed, "uses_feedback": shown, "teacher_mask": mask}

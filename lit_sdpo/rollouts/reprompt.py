@@ -1,0 +1,307 @@
+"""What the teacher reads: the question with a verified sibling's completion, and feedback, in its context."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lit_sdpo.errors import UserError
+from lit_sdpo.rollouts.types import Rollouts
+
+Message = dict[str, str]
+
+
+def strip_thinking(text: str) -> str:
+    """Remove the reasoning: closed ``<think>`` blocks, with the white space behind them.
+
+    If a lone ``</think>`` is left, everything up to it goes too: many chat templates open the block in the prompt, so
+    that a completion holds the end of it only. An unclosed block stays.
+
+    Example:
+        >>> strip_thinking("<think>2 + 2</think> The answer is 4"), strip_thinking("2 + 2</think> 4")
+        ('The answer is 4', '4')
+    """
+    text = re.sub(r"<think>.*?</think>\s*", "", text, flags=re.DOTALL)
+    return re.sub(r".*</think>\s*", "", text, flags=re.DOTALL)
+
+
+def allowed_demonstrations(
+    rewards: Tensor,
+    groups: Tensor,
+    *,
+    success_threshold: float = 1.0,
+    truncated: Tensor | None = None,
+    allow_truncated: bool = False,
+    allow_own: bool = False,
+    texts: Sequence[str] | None = None,
+) -> list[list[int]]:
+    """For each rollout the rollouts of its group that its teacher may see, in ascending order.
+
+    These reached ``success_threshold`` and ended by themselves. A rollout's own completion is never among them, nor,
+    where texts are given, a sibling that says the very same.
+
+    Args:
+        rewards: [N]; nan is no success.
+        groups: Group of each rollout, integer [N]; need not be contiguous.
+        success_threshold: Smallest reward of a demonstration.
+        truncated: Rollouts that were cut off, bool [N].
+        allow_truncated: Also allow those.
+        allow_own: Also allow a rollout's own completion, which tells its teacher what it was going to say.
+        texts: The N completions.
+
+    Example:
+        >>> import torch
+        >>> allowed_demonstrations(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 0]))
+        [[2], [0, 2], [0]]
+    """
+    usable = rewards >= success_threshold
+    if truncated is not None and not allow_truncated:
+        usable = usable & ~truncated.bool()
+    group = groups.tolist()
+    successes: dict[int, list[int]] = {}
+    for n, good in enumerate(usable.tolist()):
+        if good:
+            successes.setdefault(group[n], []).append(n)
+
+    def may_see(n: int, other: int) -> bool:
+        return allow_own or not (n == other or (texts is not None and texts[n] == texts[other]))
+
+    return [[other for other in successes.get(group[n], []) if may_see(n, other)] for n in range(len(group))]
+
+
+def choose_demonstrations(
+    allowed: Sequence[Sequence[int]],
+    demonstration: Literal["first", "random"] = "first",
+    texts: Sequence[str] = (),
+) -> list[int | None]:
+    """One demonstration for each rollout, or ``None``.
+
+    The random choice ranks the candidates by a hash of both texts. It depends on them alone, so it is the same however
+    a step is laid out and whenever a run is resumed.
+
+    Args:
+        allowed: Candidates of each rollout.
+        demonstration: The first candidate, or any.
+        texts: Completions of all rollouts; needed by ``random``.
+    """
+    if demonstration == "first":
+        return [candidates[0] if candidates else None for candidates in allowed]
+
+    def rank(n: int, candidate: int) -> bytes:
+        both = f"{texts[n]}\0{texts[candidate]}".encode(errors="surrogatepass")
+        return blake2b(both, digest_size=8).digest()
+
+    return [max(c, key=lambda candidate, n=n: rank(n, candidate), default=None) for n, c in enumerate(allowed)]  # type: ignore[misc]
+
+
+def uses_feedback(
+    feedback: Sequence[str | None], has_demonstration: Sequence[bool], *, only_without_demonstration: bool = True
+) -> list[bool]:
+    """Whether each rollout's feedback is shown. White space alone is no feedback.
+
+    Args:
+        feedback: N texts or ``None``.
+        has_demonstration: Whether each rollout has a demonstration.
+        only_without_demonstration: Feedback only takes the place of a missing demonstration.
+    """
+    return [
+        bool(text and text.strip()) and not (shown and only_without_demonstration)
+        for text, shown in zip(feedback, has_demonstration, strict=True)
+    ]
+
+
+@dataclass
+class Contexts:
+    """The teacher's prompts of N rollouts.
+
+    Attributes:
+        messages: The chat of each, or ``None`` where there is nothing to tell the teacher.
+        demonstrations: Index of the rollout that each was shown.
+        uses_feedback: Whether each was shown its feedback.
+        truncated: How many had a demonstration that was shortened or dropped for the budget.
+    """
+
+    messages: list[list[Message] | None]
+    demonstrations: list[int | None]
+    uses_feedback: list[bool]
+    truncated: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reprompt:
+    r"""How the teacher's context is built (arXiv:2601.20802; arXiv:2607.01763, appendix C.4).
+
+    The last user turn is replaced by ``template``; system messages and earlier turns stay. Placeholders are filled in
+    one pass, so braces in a question, a demonstration or a template (``\boxed{}``) are safe.
+
+    Attributes:
+        template: The user turn, from ``{prompt}`` (the original one), ``{solution}`` and ``{feedback}``.
+        solution_template: What stands for ``{solution}`` where there is a demonstration; holds ``{solution}``.
+        feedback_template: What stands for ``{feedback}`` where it is shown; holds ``{feedback}``.
+        thinking: ``strip`` the reasoning from demonstrations or ``keep`` it (the paper's CoT variants).
+        demonstration: The ``first`` verified sibling, as in the released code, or a ``random`` one.
+        success_threshold: Smallest reward of a demonstration.
+        allow_truncated: Completions that were cut off may be demonstrations.
+        use_feedback: Show what the verifier said of the rollout (the paper: no).
+        feedback_only_without_solution: Feedback only takes the place of a missing demonstration.
+        max_context_tokens: Longest teacher prompt. A longer one loses the beginning of its demonstration, then of its
+            feedback; the question and the closing instruction are never cut. Where they alone are too long, the rollout
+            has no teacher. ``None`` sets no limit.
+
+    Raises:
+        UserError: A placeholder is missing or the budget is not positive.
+    """
+
+    template: str = "{prompt}{solution}{feedback}\n\nCorrectly solve the original question."
+    solution_template: str = "\n\nCorrect solution:\n\n{solution}"
+    feedback_template: str = "\n\nThe following is feedback from your unsuccessful earlier attempt:\n\n{feedback}"
+    thinking: Literal["strip", "keep"] = "strip"
+    demonstration: Literal["first", "random"] = "first"
+    success_threshold: float = 1.0
+    allow_truncated: bool = False
+    use_feedback: bool = False
+    feedback_only_without_solution: bool = True
+    max_context_tokens: int | None = 10_240
+
+    def __post_init__(self) -> None:
+        """Check the placeholders and the budget."""
+        needed = {
+            "template": ["{prompt}", "{solution}", *(["{feedback}"] if self.use_feedback else [])],
+            "solution_template": ["{solution}"],
+            "feedback_template": ["{feedback}"],
+        }
+        for name, placeholders in needed.items():
+            for placeholder in placeholders:
+                if placeholder not in getattr(self, name):
+                    raise UserError(f"{placeholder} is missing", where=f"reprompt.{name}", fix=f"add {placeholder}")
+        if self.max_context_tokens is not None and self.max_context_tokens < 1:
+            raise UserError(
+                f"{self.max_context_tokens} tokens hold no prompt",
+                where="reprompt.max_context_tokens",
+                fix="give a positive number, or null for no limit",
+            )
+
+    def messages(
+        self, prompt: Sequence[Mapping[str, str]], demonstration: str | None = None, feedback: str | None = None
+    ) -> list[Message]:
+        """The teacher's chat for one rollout.
+
+        Args:
+            prompt: The student's chat; its last turn is the user's.
+            demonstration: Text of the demonstration.
+            feedback: Text of the feedback.
+
+        Raises:
+            UserError: The prompt does not end with a user turn.
+
+        Example:
+            >>> chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 2?"}]
+            >>> [m["role"] for m in Reprompt().messages(chat, "It is {4}.")]
+            ['system', 'user']
+            >>> print(Reprompt().messages(chat, "It is {4}.")[-1]["content"])
+            What is 2 + 2?
+            <BLANKLINE>
+            Correct solution:
+            <BLANKLINE>
+            It is {4}.
+            <BLANKLINE>
+            Correctly solve the original question.
+        """
+        if not prompt or prompt[-1]["role"] != "user":
+            last = prompt[-1]["role"] if prompt else "nothing"
+            raise UserError(f"the prompt ends with {last!r}", where="messages", fix="end the prompt with a user turn")
+        solution = "" if demonstration is None else _fill(self.solution_template, solution=demonstration)
+        remark = "" if feedback is None else _fill(self.feedback_template, feedback=feedback)
+        content = _fill(self.template, prompt=prompt[-1]["content"], solution=solution, feedback=remark)
+        return [*(dict(message) for message in prompt[:-1]), {**prompt[-1], "content": content}]
+
+    def contexts(
+        self,
+        rollouts: Rollouts,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template_options: Mapping[str, Any] | None = None,
+    ) -> Contexts:
+        """The teacher's prompts of all rollouts.
+
+        Args:
+            rollouts: Scored completions.
+            tokenizer: Counts the tokens of the budget.
+            chat_template_options: Further arguments of the chat template, as in training.
+        """
+        texts = [strip_thinking(t) for t in rollouts.texts] if self.thinking == "strip" else rollouts.texts
+        blank = torch.tensor([not text.strip() for text in texts], device=rollouts.rewards.device)
+        allowed = allowed_demonstrations(
+            rollouts.rewards.masked_fill(blank, torch.nan),
+            rollouts.groups,
+            success_threshold=self.success_threshold,
+            truncated=~rollouts.completions.finished,
+            allow_truncated=self.allow_truncated,
+            texts=rollouts.texts,
+        )
+        chosen = choose_demonstrations(allowed, self.demonstration, rollouts.texts)
+        feedback = [verdict.feedback if self.use_feedback else None for verdict in rollouts.verdicts]
+        shown = uses_feedback(
+            feedback,
+            [c is not None for c in chosen],
+            only_without_demonstration=self.feedback_only_without_solution,
+        )
+        result = Contexts([], [], [], 0)
+        for n, choice in enumerate(chosen):
+            prompt = rollouts.rows[n // rollouts.num_generations].messages
+            demonstration = None if choice is None else texts[choice]
+            fitted = self._fit(
+                prompt, demonstration, feedback[n] if shown[n] else None, tokenizer, chat_template_options
+            )
+            result.truncated += fitted[0] != demonstration
+            known = fitted != (None, None)
+            result.messages.append(self.messages(prompt, *fitted) if known else None)
+            result.demonstrations.append(choice if fitted[0] is not None else None)
+            result.uses_feedback.append(fitted[1] is not None)
+        return result
+
+    def _fit(
+        self,
+        prompt: Sequence[Mapping[str, str]],
+        demonstration: str | None,
+        feedback: str | None,
+        tokenizer: PreTrainedTokenizerBase,
+        options: Mapping[str, Any] | None,
+    ) -> tuple[str | None, str | None]:
+        """Demonstration and feedback, shortened in this order until the prompt fits; ``None`` where nothing is left."""
+
+        def excess(demonstration: str | None, feedback: str | None) -> int:
+            if self.max_context_tokens is None or (demonstration is None and feedback is None):
+                return 0
+            ids = tokenizer.apply_chat_template(
+                self.messages(prompt, demonstration, feedback),
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+                **(options or {}),
+            )
+            return len(ids) - self.max_context_tokens
+
+        while demonstration is not None and (over := excess(demonstration, feedback)) > 0:
+            demonstration = _without_beginning(demonstration, over, tokenizer)
+        while feedback is not None and (over := excess(demonstration, feedback)) > 0:
+            feedback = _without_beginning(feedback, over, tokenizer)
+        return demonstration, feedback
+
+
+def _without_beginning(text: str, tokens: int, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The text less its first tokens; a solution's answer stands at its end."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    rest = str(tokenizer.decode(ids[tokens:])).lstrip("\ufffd")
+    return rest if rest.strip() and len(rest) < len(text) else None
+
+
+def _fill(template: str, **values: str) -> str:
+    """Fill named placeholders in one pass; every other brace is text."""
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), template)
