@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import html
+import json
+import math
+from types import SimpleNamespace
+
+import lightning.pytorch as pl
+import markdown
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lit_sdpo.callbacks.samples import SampleLogger, escape, samples_table
+from lit_sdpo.data.task import Row
+from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rollouts.types import Completions, Rollouts
+
+NASTY = [
+    "<script>alert(1)</script>",
+    "a | b | c",
+    "`code` ``` **bold** [link](javascript:alert(1)) ![x](http://x/y.png)",
+    "# title\n\n- list\n\n| t | u |\n| - | - |",
+    "&lt;b&gt; &amp; \\| \\",
+    "  \t leading, \u202e turned \u200b hidden \x00\x1b[31m",
+    "数学 é 😀 <br>",
+]
+
+
+def rollouts(texts=("yes", "no", "four", "five"), rewards=(1.0, 0.0, math.nan, 0.5), generations=2):
+    rows = [
+        Row(f"id{i}", [{"role": "user", "content": f"question {i}"}], "x") for i in range(len(texts) // generations)
+    ]
+    n = len(texts)
+    ids = torch.zeros(n, 3, dtype=torch.long)
+    completions = Completions(ids, torch.arange(1, n + 1), torch.zeros(n, 3), torch.arange(n) % 2 == 0)
+    verdicts = [Verdict(1.0, flags=("no_answer",) if i == 1 else ()) for i in range(n)]
+    return Rollouts(rows, [[0]] * len(rows), generations, completions, list(texts), verdicts, torch.tensor(rewards))
+
+
+def ready(tmp_path, step=0, logger=False, sanity_checking=False, callback=None, zero=True):
+    """A logger and as much of a trainer as it looks at."""
+    trainer = SimpleNamespace(
+        loggers=[logger] if logger else [],
+        log_dir=str(tmp_path),
+        default_root_dir=str(tmp_path),
+        fast_dev_run=False,
+        is_global_zero=zero,
+        global_step=step,
+        sanity_checking=sanity_checking,
+    )
+    callback = callback or SampleLogger(every_n_steps=2)
+    callback.setup(trainer, None, "fit")
+    callback.on_train_start(trainer, None)
+    return callback, trainer
+
+
+def lines(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def see(callback, trainer, split="train", batch=None, task="math"):
+    callback.on_rollouts(trainer, None, batch or rollouts(), task=task, split=split, stage=1, step=99)
+
+
+def test_a_line_has_everything(tmp_path):
+    callback, trainer = ready(tmp_path, step=4)
+    see(callback, trainer)
+    written = lines(tmp_path)
+    assert written[1] == {
+        "id": "id0",
+        "task": "math",
+        "stage": 1,
+        "step": 4,
+        "split": "train",
+        "prompt": [{"role": "user", "content": "question 0"}],
+        "completion": "no",
+        "reward": 0.0,
+        "finished": False,
+        "length": 2,
+        "flags": ["no_answer"],
+    }
+    assert [line["id"] for line in written] == ["id0", "id0", "id1", "id1"]
+    assert written[2]["reward"] is None
+
+
+def test_training_is_kept_every_n_steps_and_evaluation_always(tmp_path):
+    callback, trainer = ready(tmp_path)
+    for trainer.global_step in range(5):
+        see(callback, trainer)
+        see(callback, trainer, split="validation")
+    kept = {(line["split"], line["step"]) for line in lines(tmp_path)}
+    assert kept == {("train", s) for s in (0, 2, 4)} | {("validation", s) for s in range(5)}
+
+
+@pytest.mark.parametrize("options", [{"sanity_checking": True}, {"zero": False}])
+def test_neither_the_sanity_check_nor_other_ranks_write(tmp_path, options):
+    callback, trainer = ready(tmp_path, **options)
+    see(callback, trainer)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unjudged_references_have_no_flags(tmp_path):
+    callback, trainer = ready(tmp_path)
+    batch = rollouts()
+    batch.verdicts = []
+    see(callback, trainer, batch=batch)
+    assert [line["flags"] for line in lines(tmp_path)] == [[]] * 4
+
+
+def test_any_text_survives_the_file(tmp_path):
+    texts = [*NASTY, "\ud800 lone, \u2028 line"]
+    callback, trainer = ready(tmp_path)
+    see(callback, trainer, batch=rollouts(texts, [0.0] * len(texts)))
+    assert [line["completion"] for line in lines(tmp_path)] == texts
+
+
+def test_resume_cuts_the_file_back_to_the_checkpoint(tmp_path):
+    callback, trainer = ready(tmp_path)
+    see(callback, trainer)
+    saved = callback.state_dict()
+    before = lines(tmp_path)
+    trainer.global_step = 2
+    see(callback, trainer)
+    again = SampleLogger(every_n_steps=2)
+    again.load_state_dict(saved)
+    ready(tmp_path, callback=again)
+    assert lines(tmp_path) == before
+    see(again, trainer)
+    assert [line["step"] for line in lines(tmp_path)] == [0] * 4 + [2] * 4
+
+
+def test_resume_elsewhere_touches_nothing(tmp_path):
+    callback, trainer = ready(tmp_path / "a")
+    saved = callback.state_dict()
+    see(callback, trainer)
+    other, trainer = ready(tmp_path / "b")
+    see(other, trainer)
+    again = SampleLogger()
+    again.load_state_dict(saved)
+    ready(tmp_path / "b", callback=again)
+    assert len(lines(tmp_path / "b")) == len(lines(tmp_path / "a")) == 4
+
+
+def test_tensorboard_shows_a_few_once_per_evaluation(tmp_path):
+    logger = TensorBoardLogger(tmp_path, "", "")
+    callback, trainer = ready(tmp_path, step=6, logger=logger, callback=SampleLogger(num_shown=3))
+    see(callback, trainer, split="validation")
+    see(callback, trainer, split="validation")
+    see(callback, trainer, split="validation", task="law")
+    logger.experiment.flush()
+    events = EventAccumulator(str(tmp_path), {"tensors": 0}).Reload()
+    assert set(events.Tags()["tensors"]) == {"samples/math/text_summary", "samples/law/text_summary"}
+    (event,) = events.Tensors("samples/math/text_summary")
+    assert event.step == 6
+    text = event.tensor_proto.string_val[0].decode()
+    assert len(text.splitlines()) == 2 + 3
+    assert "abstained" in text
+    assert "no (cut off)" not in text
+    assert "2 (cut off)" in text
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_no_text_can_act_as_markdown_or_html(text):
+    record = {"prompt": [{"role": "user", "content": text}], "completion": text, "reward": 0.5}
+    table = samples_table([{**record, "task": "a|b", "split": "train", "finished": True, "length": 3}])
+    assert len(table.splitlines()) == 3
+    # What TensorBoard renders with, here without the sanitizer behind it.
+    page = markdown.markdown(table, extensions=["markdown.extensions.tables"])
+    tags = {piece.split(">")[0].strip("/ ").split(" ")[0] for piece in page.split("<")[1:]}
+    assert tags <= {"table", "thead", "tbody", "tr", "th", "td"}
+    assert page.count("<td") == 6
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_escaping_keeps_what_can_be_seen(text):
+    shown = html.unescape(escape(text))
+    kept = [c for c in text if c.isprintable()]
+    rest = iter(shown)
+    assert all(c in rest for c in kept)
+    assert shown.count("⏎") == text.count("\n")
+    assert all(c.isprintable() for c in shown)
+
+
+def test_long_texts_lose_their_middle():
+    record = {"prompt": [], "completion": "a" * 500 + "b" * 500, "reward": 0.0, "task": "t", "split": "train"}
+    table = samples_table([{**record, "finished": True, "length": 1}], max_characters=30)
+    assert "a" * 20 + " … 970 characters left out … " + "b" * 10 in table
+
+
+@pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"num_shown": -1}, {"max_characters": 3}])
+def test_bad_numbers_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        SampleLogger(**options)
+
+
+def test_fast_dev_run_writes_nothing(tmp_path):
+    trainer = pl.Trainer(default_root_dir=tmp_path, fast_dev_run=True, accelerator="cpu")
+    callback = SampleLogger()
+    callback.setup(trainer, None, "fit")
+    see(callback, trainer)
+    assert not list(tmp_path.iterdir())
