@@ -1,0 +1,111 @@
+"""A contract is a verifier with all that an answer format decides: its markers and how a reference is written."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lit_sdpo.errors import UserError
+from lit_sdpo.rewards.base import Verdict
+
+if TYPE_CHECKING:
+    from lit_sdpo.data.task import Row
+
+_BOX_PARTS = re.compile(r"\\boxed\s*\{|\\\\(?!boxed)|\\[{}]|[{}]")
+
+
+def final_text(completion: str) -> str | None:
+    """What counts as the answer: the text after the last ``</think>``, or ``None`` while the model still thinks.
+
+    Example:
+        >>> final_text("<think>maybe 3</think>It is 4.")
+        'It is 4.'
+        >>> final_text("<think>maybe 3") is None
+        True
+    """
+    text = completion.rpartition("</think>")[2]
+    return None if "<think>" in text else text
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the last ``\boxed{...}`` whose braces balance, in one pass over the text.
+
+    Example:
+        >>> last_boxed(r"first \boxed{1}, then \boxed{\frac{1}{2}} and \boxed{cut")
+        '\\frac{1}{2}'
+    """
+    opened: list[int] = []  # Start of a box's content, or -1 for any other brace.
+    start = end = -1
+    for part in _BOX_PARTS.finditer(text):
+        token = part.group()
+        if token.startswith("\\boxed"):
+            opened.append(part.end())
+        elif token == "{":
+            opened.append(-1)
+        elif token == "}" and opened:
+            begin = opened.pop()
+            if begin > start:
+                start, end = begin, part.start()
+    return text[start:end] if start >= 0 else None
+
+
+class Contract(ABC):
+    """A scoring contract: what a correct answer looks like, and whether a completion is one.
+
+    Subclasses see only the text after thinking. Whatever a completion holds, a contract returns a verdict: a failure
+    of its own is an abstention with the flag ``"verifier_failed"``, never a score.
+    """
+
+    #: Regular expressions that find the answer format in a completion.
+    markers: ClassVar[tuple[str, ...]] = ()
+
+    #: What to tell a model whose answer is not in the format.
+    form: ClassVar[str] = ""
+
+    def __call__(self, completion: str, row: Row) -> Verdict:
+        """Judge ``completion`` as an answer to ``row``."""
+        text = final_text(completion)
+        if text is None:
+            return Verdict(0.0, f"No answer was given before the thinking ended. {self.form}".strip(), ("no_answer",))
+        try:
+            return self.judge(text, row.ground_truth)
+        except UserError:
+            raise
+        except RecursionError:
+            return self.malformed("The answer is nested too deeply to be read.")
+        except Exception as error:
+            return Verdict(None, "", ("verifier_failed", f"verifier_failed:{type(error).__name__}"))
+
+    @abstractmethod
+    def judge(self, text: str, ground_truth: str) -> Verdict:
+        """Judge the text after thinking."""
+
+    @abstractmethod
+    def reference(self, ground_truth: str, extra: Mapping[str, Any]) -> str | None:
+        """A correct completion in the contract's form, or ``None`` where none can be written.
+
+        Raises:
+            ValueError: If ``ground_truth`` cannot be used by this contract; the message says why.
+        """
+
+    def prepare(self) -> None:  # noqa: B027 - most contracts need nothing
+        """Check that everything the contract needs is there; called once before the first step.
+
+        Raises:
+            UserError: If something is missing on this machine.
+        """
+
+    def missing(self) -> Verdict:
+        """The verdict on a text without an answer."""
+        return Verdict(0.0, f"No answer was found. {self.form}".strip(), ("no_answer",))
+
+    def malformed(self, what: str) -> Verdict:
+        """The verdict on an answer that is not in the format."""
+        return Verdict(0.0, f"{what} {self.form}".strip(), ("wrong_format",))
+
+
+def right_or(correct: bool, feedback: str) -> Verdict:
+    """Score 1, or 0 with ``feedback``."""
+    return Verdict(1.0) if correct else Verdict(0.0, feedback)

@@ -1,0 +1,96 @@
+"""Logic grids as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.contract import Contract
+
+
+class ZebraGrid(Contract):
+    """The last JSON object with a ``solution`` key has every asked cell right (``zebra_json``).
+
+    Example:
+        >>> ZebraGrid().judge('{"solution": {"House 1": {"Name": "eric"}}}', '{"House 1": {"Name": "Eric"}}').score
+        1.0
+    """
+
+    markers = (r'"solution"\s*:',)
+    form = 'End with one JSON object that has the key "solution".'
+
+    def judge(self, text: str, ground_truth: str) -> Verdict:
+        """Score 1 when every cell is right."""
+        expected = json.loads(ground_truth)
+        grid = _last_solution(text)
+        if grid is None:
+            return self.missing()
+        if not isinstance(grid, dict):
+            return self.malformed("The solution is not a JSON object of houses.")
+        cells = sum(len(house) for house in expected.values())
+        right = right_cells(grid, expected)
+        if right == cells:
+            return Verdict(1.0)
+        return Verdict(0.0, f"{right} of {cells} cells are right.", (f"cells:{right}/{cells}",))
+
+    def reference(self, ground_truth: str, extra: Mapping[str, Any]) -> str | None:
+        """The grid under the key ``solution``."""
+        grid = json.loads(ground_truth)
+        if not isinstance(grid, dict) or not grid or not all(isinstance(house, dict) for house in grid.values()):
+            raise ValueError('it has to be JSON like {"House 1": {"Name": "..."}, ...}')
+        return json.dumps({"solution": grid}, ensure_ascii=False)
+
+
+def right_cells(grid: Mapping[str, Any], expected: Mapping[str, Mapping[str, Any]]) -> int:
+    """Number of cells of ``expected`` that ``grid`` has right; case and outer spaces do not count.
+
+    Example:
+        >>> right_cells({"House 1": {"Name": "Eric", "Pet": "dog"}}, {"House 1": {"Name": "Eric", "Pet": "cat"}})
+        1
+    """
+    houses = {_plain(name): house for name, house in grid.items()}
+    right = 0
+    for name, attributes in expected.items():
+        house = houses.get(_plain(name))
+        if isinstance(house, dict):
+            answers = {_plain(attribute): value for attribute, value in house.items()}
+            right += sum(_plain(answers.get(_plain(a))) == _plain(value) for a, value in attributes.items())
+    return right
+
+
+def _plain(value: Any) -> Any:
+    """Text without case and outer spaces; whole numbers as text. Anything else stays as it is and equals no text."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return value.strip().casefold() if isinstance(value, str) else value
+
+
+def _last_solution(text: str) -> Any:
+    """The ``solution`` of the last outermost JSON object that has one."""
+    found = None
+    for document in _objects(text):
+        if "solution" in document:
+            found = document["solution"]
+    return found
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """Outermost JSON objects in a text, in order; the work is bounded by a multiple of the length."""
+    decoder = json.JSONDecoder()
+    budget = 20 * len(text) + 100_000
+    at = text.find("{")
+    while at >= 0 and budget > 0:
+        try:
+            document, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            budget -= max(error.pos - at, 1)
+            end = at + 1
+        except (RecursionError, ValueError):
+            budget -= 10_000
+            end = at + 1
+        else:
+            budget -= end - at
+            yield document
+        at = text.find("{", end)
