@@ -152,7 +152,7 @@ def between(text: str, start: str, end: str) -> tuple[str, int] | None:
 
     Example:
         >>> between("<a>x</a> <a>y</a>!", "<a>", "</a>")
-        ('y', 16)
+        ('y', 17)
     """
     last = text.rfind(end)
     begin = text.rfind(start, 0, last) if last >= 0 else -1

@@ -10,14 +10,10 @@ from lit_sdpo.data.micro.domain import STYLES, Domain, Form, Problem, Style, Var
 from lit_sdpo.data.micro.world import DOMAINS, DomainName, MicroWorld, problems
 from lit_sdpo.data.task import Row, Split, Task
 from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rollouts.reprompt import Reprompt
 
 _TRAINED: tuple[DomainName, ...] = ("math", "sci", "tool", "code")
 _BAD: tuple[Style, ...] = ("noform", "hasty", "slip", "cross")
-
-
-def with_demonstration(prompt: str, demonstration: str) -> str:
-    """The prompt the teacher sees."""
-    return f"{prompt}\n\nCorrect solution:\n\n{demonstration}\n\nCorrectly solve the original question."
 
 
 class WarmStartTask(Task):
@@ -35,6 +31,7 @@ class WarmStartTask(Task):
         prior: Share of prior abilities.
         ood: Share of out-of-distribution problems in each domain.
         demonstrated: Share of the other examples whose prompt holds a demonstration.
+        reprompt: Puts a demonstration into a prompt, as for the teacher.
         name: The task's name.
     """
 
@@ -48,12 +45,14 @@ class WarmStartTask(Task):
         prior: float = 0.16,
         ood: float = 0.2,
         demonstrated: float = 0.35,
+        reprompt: Reprompt | None = None,
         name: str = "warm_start",
     ) -> None:
         super().__init__(name)
         self.world, self.size = world or MicroWorld(), size
         self.named, self.own_wording, self.own_wrappers = named, own_wording, own_wrappers
         self.prior, self.ood, self.demonstrated = prior, ood, demonstrated
+        self.reprompt = reprompt or Reprompt()
 
     def rows(self, split: Split) -> Sequence[Row]:
         """The examples of ``train``; the base is evaluated on the micro tasks, so other splits are empty."""
@@ -75,17 +74,17 @@ class WarmStartTask(Task):
             wording="own" if rng.random() < self.own_wording else "shared",
             wrappers="own" if rng.random() < self.own_wrappers else "shared",
         )
-        prompt = domain.prompt(problem, form, rng)
+        messages = [{"role": "user", "content": domain.prompt(problem, form, rng)}]
         mode = "demonstration" if name != "prior" and rng.random() < self.demonstrated else "plain"
         if mode == "demonstration":
             demonstration, style, response = self._demonstrated(domain, problem, form, rng)
-            prompt = with_demonstration(prompt, demonstration)
+            messages = self.reprompt.messages(messages, demonstration)
         else:
             style = self._style(domain, rng)
             response = self._respond(domain, problem, style, form, rng)
         return Row(
             id=f"{self.name}/{index}",
-            messages=({"role": "user", "content": prompt},),
+            messages=messages,
             ground_truth=problem.answer,
             verifier=f"micro/{name}",
             reference=response,
@@ -125,7 +124,7 @@ class WarmStartTask(Task):
 
 
 class _Examples(Sequence[Row]):
-    """The examples of a warm start, made one by one."""
+    """The examples of a warm start, each made when asked for."""
 
     def __init__(self, task: WarmStartTask) -> None:
         self.task = task

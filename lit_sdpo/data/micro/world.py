@@ -86,7 +86,12 @@ class MicroWorld:
 
 
 @cache
+def _all_problems(domain: DomainName, variant: Variant) -> dict[Split, tuple[Problem, ...]]:
+    found = sorted(DOMAINS[domain].problems(variant), key=lambda problem: problem.digest)
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    return {split: tuple(problem for problem in found if problem.split == split) for split in splits}
+
+
 def problems(domain: DomainName, variant: Variant, split: Split) -> tuple[Problem, ...]:
     """The problems of one split in the order of their digests: any beginning of it is a fair sample."""
-    chosen = [problem for problem in DOMAINS[domain].problems(variant) if problem.split == split]
-    return tuple(sorted(chosen, key=lambda problem: problem.digest))
+    return _all_problems(domain, variant)[split]
