@@ -1,13 +1,15 @@
 """The theory of arXiv 2607.01763 (section 5.3, appendix B), exact on finite spaces.
 
-A base policy P_0 with full support answers a prompt. S is the set of successes and z = P_0(S). Among all policies with
-success alpha, one stays nearest to P_0: the razor policy Q. What any other policy with the same success has on top is its
-excess KL. Logarithms are natural.
+A base policy P_0 with full support answers a prompt. S is the set of successes and z = P_0(S). Among all policies
+with success alpha, one stays nearest to P_0: the razor policy Q. What any other policy with the same success has on top
+is its excess KL. Logarithms are natural.
 
 Responses are either listed flat, [Y], or as sequences over a tree of tokens: [V, V, ..., V], one dimension per token.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -86,10 +88,8 @@ def prefix_probabilities(sequences: Tensor) -> list[Tensor]:
     Args:
         sequences: Probabilities of all sequences of length T, [V, ..., V] with T dimensions.
     """
-    return [
-        sequences.sum(tuple(range(t, sequences.dim()))) if t < sequences.dim() else sequences
-        for t in range(sequences.dim() + 1)
-    ]
+    length = sequences.dim()
+    return [*(sequences.sum(tuple(range(t, length))) for t in range(length)), sequences]
 
 
 def token_kernels(sequences: Tensor) -> list[Tensor]:
@@ -102,7 +102,7 @@ def token_kernels(sequences: Tensor) -> list[Tensor]:
         sequences: [V, ..., V].
     """
     prefixes = prefix_probabilities(sequences)
-    return [longer / shorter.unsqueeze(-1) for shorter, longer in zip(prefixes, prefixes[1:], strict=False)]
+    return [longer / shorter.unsqueeze(-1) for shorter, longer in pairwise(prefixes)]
 
 
 def razor_token_kernels(base: Tensor, success: Tensor, alpha: float | Tensor) -> list[Tensor]:
@@ -121,7 +121,7 @@ def razor_token_kernels(base: Tensor, success: Tensor, alpha: float | Tensor) ->
     expectation = [w / p for w, p in zip(prefix_probabilities(razor_policy(base, success, alpha)), mass, strict=True)]
     return [
         kernel * longer / shorter.unsqueeze(-1)
-        for kernel, shorter, longer in zip(token_kernels(base), expectation, expectation[1:], strict=False)
+        for kernel, (shorter, longer) in zip(token_kernels(base), pairwise(expectation), strict=True)
     ]
 
 

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lit_sdpo.functional import group_advantages
+
+KINDS = ["std", "none", "loo", "batch_std"]
+rows = st.lists(
+    st.tuples(st.sampled_from([0.0, 1.0, 0.25, -2.0, 0.1, math.nan]), st.integers(-3, 3)), min_size=1, max_size=12
+)
+
+
+def by_loops(rewards, groups, kind, eps):
+    known = [r for r in rewards if not math.isnan(r)]
+    out = []
+    for i, (r, g) in enumerate(zip(rewards, groups, strict=True)):
+        group = [x for x, h in zip(rewards, groups, strict=True) if h == g and not math.isnan(x)]
+        others = [x for j, (x, h) in enumerate(zip(rewards, groups, strict=True)) if h == g and j != i and x == x]
+        if math.isnan(r) or len(group) == 1 or len(set(group)) == 1:
+            out.append(0.0)
+        elif kind == "loo":
+            out.append(r - statistics.mean(others))
+        else:
+            spread = {"std": lambda g=group: statistics.stdev(g) + eps, "none": lambda: 1.0}
+            out.append((r - statistics.mean(group)) / spread.get(kind, lambda: statistics.stdev(known) + eps)())
+    return out
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows, st.sampled_from(KINDS))
+def test_against_loops(rows, kind):
+    rewards, groups = zip(*rows, strict=True)
+    got = group_advantages(torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups), kind, eps=1e-4)
+    np.testing.assert_allclose(got.numpy(), by_loops(rewards, groups, kind, 1e-4), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_rewards_give_exactly_zero(kind):
+    """The mean of three times 0.1 in float32 is not 0.1; a std of 1e-9 would turn the difference into an advantage."""
+    rewards = torch.tensor([0.1, 0.1, 0.1, 0.7, 0.7, 0.7, 0.7, 0.3])
+    groups = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2])
+    assert (group_advantages(rewards, groups, kind) == 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_abstentions_change_no_other_row(kind):
+    rewards, groups = torch.tensor([1.0, 0.0, 0.5, 0.0]), torch.tensor([0, 0, 0, 1])
+    more = torch.cat([rewards, torch.tensor([math.nan, math.nan])])
+    got = group_advantages(more, torch.cat([groups, torch.tensor([0, 5])]), kind)
+    torch.testing.assert_close(got[:4], group_advantages(rewards, groups, kind))
+    assert (got[4:] == 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_at_all(kind):
+    assert group_advantages(torch.empty(0), torch.empty(0, dtype=torch.long), kind).shape == (0,)
+
+
+def test_unknown_normalisation():
+    with pytest.raises(ValueError, match="unknown"):
+        group_advantages(torch.zeros(1), torch.zeros(1, dtype=torch.long), "mean")
