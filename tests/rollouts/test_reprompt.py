@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lit_sdpo.data.task import Row
+from lit_sdpo.errors import UserError
+from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rollouts.reprompt import (
+    Reprompt,
+    allowed_demonstrations,
+    choose_demonstrations,
+    strip_thinking,
+    uses_feedback,
+)
+from lit_sdpo.rollouts.types import Completions, Rollouts
+
+QUESTION = "What is {2} + 2? Use \\boxed{}."
+
+
+class Words:
+    """A tokenizer whose tokens are words, with a chat template of one word per turn and one for the answer."""
+
+    def encode(self, text, add_special_tokens=True):
+        assert not add_special_tokens
+        return text.split()
+
+    def decode(self, ids):
+        return " ".join(ids)
+
+    def apply_chat_template(self, messages, add_generation_prompt, tokenize, return_dict, **options):
+        words = [w for m in messages for w in (f"<{m['role']}>", *m["content"].split())]
+        return words + ["<assistant>"] * (2 if options.get("enable_thinking") else 1)
+
+
+def rollouts(texts, rewards, *, finished=None, feedback=None, generations=None, messages=None):
+    n, g = len(texts), generations or len(texts)
+    row = {"ground_truth": "4", "messages": messages or [{"role": "user", "content": QUESTION}]}
+    return Rollouts(
+        rows=[Row(id=str(p), **row) for p in range(n // g)],
+        prompt_ids=[[0]] * (n // g),
+        num_generations=g,
+        completions=Completions(
+            ids=torch.zeros(n, 1, dtype=torch.long),
+            lengths=torch.ones(n, dtype=torch.long),
+            logprobs=torch.zeros(n, 1),
+            finished=torch.tensor(finished or [True] * n),
+        ),
+        texts=list(texts),
+        verdicts=[Verdict(None, f) for f in (feedback or [""] * n)],
+        rewards=torch.tensor(rewards, dtype=torch.float32),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>a</think><think>b</think>\n\nc", "c"),
+        ("rest of it</think>\n\nThe answer </think> 4", "4"),
+        ("opened in the prompt</think> 1 <think>again</think> 2", "1 2"),
+        ("<think>never closed", "<think>never closed"),
+        ("<think>a<think>b</think>c</think> d", "d"),
+        ("a <thinking> b", "a <thinking> b"),
+    ],
+)
+def test_strip_thinking(text, expected):
+    assert strip_thinking(text) == expected
+    assert strip_thinking(expected) == expected
+
+
+def test_demonstrations_are_verified_finished_siblings_that_say_something_else():
+    rewards = torch.tensor([1.0, 0.0, 1.0, torch.nan, 1.0, 1.0])
+    groups = torch.tensor([5, 2, 5, 5, 2, 5])
+    truncated = torch.tensor([False, False, False, False, False, True])
+    assert allowed_demonstrations(rewards, groups, truncated=truncated) == [[2], [4], [0], [0, 2], [], [0, 2]]
+    texts = ["same", "b", "same", "d", "e", "f"]
+    assert allowed_demonstrations(rewards, groups, truncated=truncated, texts=texts)[0] == []
+    everything = allowed_demonstrations(rewards, groups, truncated=truncated, allow_truncated=True, allow_own=True)
+    assert everything[0] == [0, 2, 5]
+
+
+def test_the_threshold_is_compared_in_the_dtype_of_the_rewards():
+    rewards = torch.tensor([0.7, 0.0])
+    assert allowed_demonstrations(rewards, torch.zeros(2), success_threshold=0.7) == [[], [0]]
+    assert allowed_demonstrations(rewards, torch.zeros(2), success_threshold=0.71) == [[], []]
+
+
+def test_random_choice_depends_on_the_texts_alone():
+    texts = [f"answer {i}" for i in range(12)]
+    allowed = allowed_demonstrations(torch.ones(12), torch.zeros(12), texts=texts)
+    chosen = choose_demonstrations(allowed, "random", texts)
+    assert len(set(chosen)) > 3
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0)).tolist()
+    shuffled = [texts[i] for i in order]
+    again = choose_demonstrations(allowed, "random", shuffled)
+    assert {shuffled[n]: shuffled[c] for n, c in enumerate(again)} == {texts[n]: texts[c] for n, c in enumerate(chosen)}
+    assert choose_demonstrations([[], [0]], "random", texts) == [None, 0]
+    assert choose_demonstrations([[], [3, 4]]) == [None, 3]
+
+
+def test_feedback_of_white_space_is_none():
+    feedback = ["wrong", " \n", None, "wrong"]
+    assert uses_feedback(feedback, [False, False, False, True]) == [True, False, False, False]
+    both = uses_feedback(feedback, [False, False, False, True], only_without_demonstration=False)
+    assert both == [True, False, False, True]
+
+
+def test_messages_keep_everything_but_the_last_user_turn():
+    chat = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi"},
+        {"role": "user", "content": QUESTION, "name": "ann"},
+    ]
+    got = Reprompt(use_feedback=True).messages(chat, "It is {feedback} \\boxed{4} {0}.", "{solution} was wrong")
+    assert got[:3] == chat[:3]
+    assert got[3]["name"] == "ann"
+    text = got[3]["content"]
+    assert text.startswith(QUESTION)
+    assert "It is {feedback} \\boxed{4} {0}." in text
+    assert "{solution} was wrong" in text
+    assert text.endswith("Correctly solve the original question.")
+    assert chat[3]["content"] == QUESTION
+
+
+@pytest.mark.parametrize("chat", [[], [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]])
+def test_a_prompt_must_end_with_a_user_turn(chat):
+    with pytest.raises(UserError, match="user turn"):
+        Reprompt().messages(chat, "x")
+
+
+def test_contexts():
+    got = Reprompt(use_feedback=True).contexts(
+        rollouts(
+            ["plan</think> It is 4", "It is 5", "It is 4!", "no", "nothing", "again"],
+            [1, 0, 1, 0, 0, 0],
+            finished=[True, True, False, True, True, True],
+            feedback=["", "too large", "", "", "not a number", " "],
+            generations=3,
+        ),
+        Words(),
+    )
+    assert got.demonstrations == [None, 0, 0, None, None, None]
+    assert got.uses_feedback == [False, False, False, False, True, False]
+    assert [m is not None for m in got.messages] == [False, True, True, False, True, False]
+    assert "plan" not in got.messages[1][-1]["content"]
+    assert "It is 4" in got.messages[1][-1]["content"]
+    assert "not a number" in got.messages[4][-1]["content"]
+    assert got.truncated == 0
+
+
+def test_thinking_can_be_kept_and_truncated_demonstrations_allowed():
+    batch = rollouts(["plan</think> 4", "5"], [1, 0], finished=[False, True])
+    assert Reprompt().contexts(batch, Words()).messages == [None, None]
+    kept = Reprompt(thinking="keep", allow_truncated=True).contexts(batch, Words())
+    assert "plan</think> 4" in kept.messages[1][-1]["content"]
+
+
+def test_a_demonstration_of_white_space_is_none():
+    batch = rollouts(["only thoughts</think>  ", "5"], [1, 0])
+    assert Reprompt().contexts(batch, Words()).messages == [None, None]
+
+
+def test_equal_copies_are_no_demonstrations():
+    got = Reprompt().contexts(rollouts(["4", "4", "5"], [1, 1, 0]), Words())
+    assert got.demonstrations == [None, None, 0]
+
+
+@pytest.mark.parametrize("budget", range(12, 40))
+def test_only_the_demonstration_is_shortened(budget):
+    words = [f"w{i}" for i in range(20)]
+    tokenizer = Words()
+    batch = rollouts([" ".join(words), "5"], [1, 0])
+    got = Reprompt(max_context_tokens=budget).contexts(batch, tokenizer)
+    whole = tokenizer.apply_chat_template(
+        Reprompt().messages(batch.rows[0].messages, batch.texts[0]), True, True, False
+    )
+    fixed = len(whole) - 20
+    left = min(20, budget - fixed)
+    if left < 1:
+        assert got.messages == [None, None]
+        assert got.demonstrations == [None, None]
+    else:
+        text = got.messages[1][-1]["content"]
+        assert len(tokenizer.apply_chat_template(got.messages[1], True, True, False)) == fixed + left <= budget
+        assert text.startswith(QUESTION)
+        assert text.endswith("Correctly solve the original question.")
+        assert [w for w in text.split() if w in words] == words[20 - left :]
+    assert got.truncated == (left < 20)
+
+
+def test_the_chat_template_options_count():
+    batch = rollouts([" ".join(f"w{i}" for i in range(20)), "5"], [1, 0])
+    reprompt = Reprompt(max_context_tokens=25)
+    plain, thinking = (reprompt.contexts(batch, Words(), o) for o in (None, {"enable_thinking": True}))
+    assert len(plain.messages[1][-1]["content"].split()) == len(thinking.messages[1][-1]["content"].split()) + 1
+
+
+def test_feedback_is_shortened_after_the_demonstration():
+    batch = rollouts(["a b c d", "5"], [1, 0], feedback=["", " ".join(f"f{i}" for i in range(40))])
+    reprompt = Reprompt(use_feedback=True, feedback_only_without_solution=False, max_context_tokens=40)
+    got = reprompt.contexts(batch, Words())
+    assert got.demonstrations == [None, None]
+    assert got.uses_feedback == [False, True]
+    assert "f39" in got.messages[1][-1]["content"]
+    assert "f0 " not in got.messages[1][-1]["content"]
+    assert got.truncated == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"template": "{solution}"}, "template"),
+        ({"template": "{prompt}"}, "template"),
+        ({"template": "{prompt}{solution}", "use_feedback": True}, "template"),
+        ({"solution_template": "x"}, "solution_template"),
+        ({"feedback_template": "x"}, "feedback_template"),
+        ({"max_context_tokens": 0}, "max_context_tokens"),
+    ],
+)
+def test_mistakes_are_named(options, where):
+    with pytest.raises(UserError, match=where):
+        Reprompt(**options)
