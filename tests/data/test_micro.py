@@ -113,6 +113,13 @@ def test_code_answers_are_what_python_computes():
             assert [scope["f"](s) for s in inputs] == outputs
 
 
+def test_every_code_operation_changes_the_texts_it_is_tried_on():
+    for problem in problems("code", "train", "validation"):
+        inputs, _ = json.loads(problem.answer)
+        for _, expression in problem.parts:
+            assert [eval(expression, {}, {"s": s}) for s in inputs] != inputs, problem.text
+
+
 def test_tool_answers_are_among_the_listed_tools():
     for variant, count in (("train", 3), ("ood", 4)):
         for row in MicroTask("tool", variant).rows("train")[:200]:

@@ -27,7 +27,7 @@ _OPERATIONS = {
     "star ?": "s.replace('?', '*')",
 }
 _LETTERS = "abcdefghijklm"
-_INPUTS = ("Cab lid", "fJgekHm", "Magic hElf")
+_INPUTS = ("Cab lid", "fjgekHm", "Magic hElf")
 _Step = tuple[str, str]
 _STEPS: list[_Step] = [
     (request.replace("?", letter), expression.replace("?", letter))
