@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.contract import Contract
+
+_OPENING = re.compile(r'\{\s*"')
+_CHUNK = 8192
 
 
 class ZebraGrid(Contract):
@@ -80,8 +84,11 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
     """Outermost JSON objects in a text, in order; the work is bounded by a multiple of the length."""
     decoder = json.JSONDecoder()
     budget = 20 * len(text) + 100_000
-    at = text.find("{")
-    while at >= 0 and budget > 0:
+    end = 0
+    while budget > 0 and (opening := _OPENING.search(text, end)):
+        at = opening.start()
+        if at > _CHUNK:  # A JSON error counts the lines before it, so what is behind has to go.
+            text, at = text[at:], 0
         try:
             document, end = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
@@ -93,4 +100,3 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
         else:
             budget -= end - at
             yield document
-        at = text.find("{", end)

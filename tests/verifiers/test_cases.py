@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lit_sdpo.errors import UserError
+from lit_sdpo.rewards.registry import verifier
+from tests.verifiers.__main__ import judge, main
+
+CASES = Path(__file__).with_name("cases")
+
+
+@pytest.mark.parametrize("family", ["science", "tooluse", "logic", pytest.param("math", marks=pytest.mark.slow)])
+def test_cases(family, capsys):
+    assert main([str(CASES / f"{family}.jsonl")]) == 0
+    assert capsys.readouterr().out.strip().endswith("passed, 0 failed")
+
+
+@pytest.mark.slow
+def test_programs(capsys):
+    try:
+        verifier("code_tests").prepare()
+    except UserError as error:
+        pytest.skip(str(error))
+    assert main([str(CASES / "coding.jsonl")]) == 0, capsys.readouterr().out
+
+
+def test_a_wrong_score_is_a_failure(tmp_path, capsys):
+    case = json.loads((CASES / "science.jsonl").read_text(encoding="utf-8").split("\n")[0])
+    case["expected"] = 1.0 - case["expected"]
+    assert not judge(case)[0]
+    file = tmp_path / "cases.jsonl"
+    file.write_text(json.dumps(case), encoding="utf-8")
+    assert main([str(file)]) == 1
+    assert capsys.readouterr().out.endswith("0 passed, 1 failed\n")
