@@ -135,6 +135,13 @@ def test_resume_is_exact_from_every_checkpoint(tmp_path):
         assert (folder / "matrix.json").read_text() == text
 
 
+def test_a_resumed_run_has_the_earlier_rows_in_its_folder_at_once(tmp_path):
+    fit(tmp_path / "whole", extra=[Save(tmp_path)])
+    fit(tmp_path / "resumed", ckpt_path=tmp_path / "6.ckpt", max_epochs=3, limit_val_batches=0)
+    written = json.loads((tmp_path / "resumed" / "matrix.json").read_text())
+    assert [row["step"] for row in written["rows"]] == [0, 3, 6]
+
+
 def test_the_state_is_plain(tmp_path):
     matrix = fit(tmp_path)
     torch.save(matrix.state_dict(), tmp_path / "state.pt")
