@@ -38,6 +38,7 @@ class SharedPromptCache(Cache):
         super().__init__(layers=[])
         self.prompts = len(lengths)
         self.slots = 1
+        self.owners = list(range(self.prompts))
         self.width = int(lengths.max())
         self.tokens = 0
         self.max_tokens = max_new_tokens
@@ -114,38 +115,61 @@ class SharedPromptCache(Cache):
         """Count the token that the last forward stored."""
         self.tokens += 1
 
-    def compact(self, alive: Tensor) -> Tensor | None:
-        """Drop prompts without a living slot, and as many slots as no prompt needs.
+    def compact(self, alive: Tensor, fullness: float) -> tuple[Tensor, Tensor] | None:
+        """Lay the living slots out anew, in a smaller grid.
+
+        Prompts may need different numbers of slots. The grid takes the most slots per prompt with which at least the
+        share ``fullness`` of it lives; a prompt that needs more gets several rows of the grid, each with a copy of
+        its keys.
 
         Args:
             alive: Slots whose completion goes on, bool [P·S].
+            fullness: Least share of living slots in the new grid.
 
         Returns:
-            Index [P'·S'] of the kept slots among the old, or ``None`` if no slot can be dropped.
+            For each new slot [P'·S'], its index among the old slots, and whether it lives: the others repeat a living
+            one. ``None`` if no smaller grid was found.
         """
-        grid = alive.view(self.prompts, self.slots)
-        living = grid.sum(-1)
-        slots = int(living.max())
-        kept = living.nonzero().squeeze(-1)
-        if len(kept) * slots == alive.numel():
+        slots_of: dict[int, list[int]] = {}
+        for slot in alive.nonzero().squeeze(-1).tolist():
+            slots_of.setdefault(self.owners[slot // self.slots], []).append(slot)
+        living = sum(map(len, slots_of.values()))
+
+        def size(slots: int) -> int:
+            return sum(-(-len(own) // slots) * slots for own in slots_of.values())
+
+        slots = next(s for s in range(self.slots, 0, -1) if s == 1 or living >= fullness * size(s))
+        if size(slots) >= alive.numel():
             return None
-        # Living slots first; a prompt with fewer than `slots` of them carries finished ones along.
-        order = grid.long().argsort(dim=-1, descending=True, stable=True)[kept, :slots]
+        grid, lives, self.owners = [], [], []
+        for owner, own in slots_of.items():
+            for start in range(0, len(own), slots):
+                part = own[start : start + slots]
+                grid.append(part + part[:1] * (slots - len(part)))
+                lives.append([True] * len(part) + [False] * (slots - len(part)))
+                self.owners.append(owner)
+        index = torch.tensor(grid, device=alive.device)
+        self._select(index)
+        self.prompts, self.slots = index.shape
+        return index.flatten(), torch.tensor(lives, device=alive.device).flatten()
+
+    def _select(self, index: Tensor) -> None:
+        """Move keys and values to a grid whose slots were at ``index`` [P', S']."""
+        prompt = index[:, 0] // self.slots
+        old = self.prompts * self.slots
         for storage in (self.keys, self.values):
             for layer, own in storage.items():
-                heads = own.shape[0] // alive.numel()
-                head = torch.arange(heads, device=alive.device)[:, None]
-                index = (kept[:, None, None] * heads + head) * self.slots + order[:, None]
-                storage[layer] = own.index_select(0, index.flatten())
-        if len(kept) < self.prompts:
-            for prompt_storage in (self.prompt_keys, self.prompt_values):
-                for layer, shared in prompt_storage.items():
-                    prompt_storage[layer] = shared[kept]
-            self.padding = None if self.padding is None else self.padding[kept]
-            self.bias = None
-        index = (kept[:, None] * self.slots + order).flatten()
-        self.prompts, self.slots = len(kept), slots
-        return index
+                heads = own.shape[0] // old
+                head = torch.arange(heads, device=index.device)[:, None]
+                rows = ((index // self.slots)[:, None] * heads + head) * self.slots + (index % self.slots)[:, None]
+                storage[layer] = own.index_select(0, rows.flatten())
+        if torch.equal(prompt, torch.arange(self.prompts, device=index.device)):
+            return
+        for storage in (self.prompt_keys, self.prompt_values):
+            for layer, shared in storage.items():
+                storage[layer] = shared.index_select(0, prompt)
+        self.padding = None if self.padding is None else self.padding[prompt]
+        self.bias = None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention of the pending layer for queries [B, H, T, D]; gives [B, T, H, D]."""

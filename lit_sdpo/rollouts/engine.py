@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from lit_sdpo.rollouts.cache import ATTENTION, SharedPromptCache, UnsupportedModelError, active
+from lit_sdpo.rollouts.cache import ATTENTION, UnsupportedModelError
+from lit_sdpo.rollouts.decoders import Decoder, RepeatedPrompts, SharedPrompts
 from lit_sdpo.rollouts.sampling import BLOCK, sample, uniforms
 from lit_sdpo.rollouts.types import Completions, Sampling
 
@@ -99,14 +99,21 @@ class NativeEngine:
             try:
                 with _attention(model, ATTENTION):
                     return drawing.run(
-                        _SharedPrompts(model, prompts, num_generations, sampling.max_new_tokens, self.prefill_tokens)
+                        SharedPrompts(
+                            model,
+                            prompts,
+                            num_generations,
+                            max_new_tokens=sampling.max_new_tokens,
+                            prefill_tokens=self.prefill_tokens,
+                            fullness=self.compact_below,
+                        )
                     )
             except UnsupportedModelError as error:
                 reason = str(error)
         if self.share_prompts and reason not in self._said:
             self._said.add(reason)
             log.warning("%s is decoded without shared prompts, which is slower: %s", type(model).__name__, reason)
-        return drawing.run(_RepeatedPrompts(model, prompts, num_generations))
+        return drawing.run(RepeatedPrompts(model, prompts, num_generations))
 
     def _obstacle(self, model: PreTrainedModel, length: int) -> str | None:
         """Why shared prompts cannot serve this model for sequences of ``length`` tokens, as far as its config tells."""
@@ -127,49 +134,38 @@ class NativeEngine:
         return None
 
 
-class _Decoder(Protocol):
-    """The model behind the sampling loop; slot n of ``start``'s logits is row n."""
-
-    def start(self) -> Tensor:
-        """Forward the prompts; logits of the first token of every row, [N, V]."""
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Forward one token per slot, [n]; logits of the next, [n, V]."""
-
-    def compact(self, alive: Tensor) -> Tensor | None:
-        """Drop finished slots, where ``alive`` [n] is false; the kept slots' index, or ``None`` for no change."""
-
-
 class _Drawing:
     """The sampling loop: which rows live, and what they drew."""
 
     def __init__(
         self, sampling: Sampling, seeds: Tensor, end_ids: Sequence[int], pad_id: int, compact_below: float
     ) -> None:
-        self.sampling, self.seeds, self.pad_id, self.compact_below = sampling, seeds, pad_id, compact_below
+        self.sampling, self.pad_id, self.compact_below = sampling, pad_id, compact_below
+        self.count = len(seeds)
+        # One row more than asked for: slots that only fill up a decoder's grid draw there.
+        self.seeds = torch.nn.functional.pad(seeds, (0, 1))
         self.end_ids = torch.tensor(list(end_ids), dtype=torch.long, device=seeds.device)
-        self.lengths = torch.zeros_like(seeds)
-        self.finished = torch.zeros_like(seeds, dtype=torch.bool)
+        self.lengths = torch.zeros_like(self.seeds)
+        self.finished = torch.zeros_like(self.seeds, dtype=torch.bool)
         self.ids: list[Tensor] = []
         self.logprobs: list[Tensor] = []
 
-    def run(self, decoder: _Decoder) -> Completions:
+    def run(self, decoder: Decoder) -> Completions:
         """Draw until every row has ended or reached ``max_new_tokens``."""
         logits = decoder.start()
-        count = len(self.seeds)
-        rows = torch.arange(count, device=self.seeds.device)
-        alive = torch.ones_like(self.finished)
-        living = count
-        scratch = torch.empty(count * (-(-logits.shape[-1] // BLOCK)) * BLOCK, device=logits.device)
-        for position in range(self.sampling.max_new_tokens):
+        living, last = self.count, self.sampling.max_new_tokens - 1
+        rows = torch.arange(living, device=self.seeds.device)
+        alive = torch.ones_like(rows, dtype=torch.bool)
+        scratch = torch.empty(living * (-(-logits.shape[-1] // BLOCK)) * BLOCK, device=rows.device)
+        for position in range(last + 1):
             offset = position % UNIFORM_BLOCK
             if offset == 0:
-                block = torch.arange(position, position + UNIFORM_BLOCK, device=self.seeds.device)
-                numbers = uniforms(self.seeds[:, None], block).t().contiguous()
+                block = torch.arange(position, position + UNIFORM_BLOCK, device=rows.device)
+                numbers = uniforms(self.seeds, block[:, None])
             tokens, logprobs = sample(logits, self.sampling, numbers[offset][rows], scratch=scratch)
-            # Finished slots write too, beyond their row's length, where `completions` clears.
-            self.ids.append(torch.empty_like(self.seeds).index_copy_(0, rows, tokens))
-            self.logprobs.append(torch.zeros(count, device=rows.device).index_copy_(0, rows, logprobs))
+            # Finished slots write too: beyond their row's length, where `completions` clears.
+            self.ids.append(torch.zeros_like(self.seeds).index_copy_(0, rows, tokens))
+            self.logprobs.append(scratch.new_zeros(len(self.seeds)).index_copy_(0, rows, logprobs))
             ended = torch.isin(tokens, self.end_ids).logical_and_(alive)
             if bool(ended.any()):
                 self.lengths[rows[ended]] = position + 1
@@ -178,120 +174,25 @@ class _Drawing:
                 living = int(alive.sum())
                 if living == 0:
                     break
-            if position + 1 == self.sampling.max_new_tokens:
-                break
-            if living < self.compact_below * len(rows):
-                kept = decoder.compact(alive)
-                if kept is not None:
-                    rows, alive, tokens = rows[kept], alive[kept], tokens[kept]
-            logits = decoder.step(tokens)
+                if position < last and living < self.compact_below * len(rows):
+                    layout = decoder.compact(alive)
+                    if layout is not None:
+                        kept, alive = layout
+                        rows, tokens = rows[kept].masked_fill_(~alive, self.count), tokens[kept]
+            if position < last:
+                logits = decoder.step(tokens)
         self.lengths.masked_fill_(~self.finished, len(self.ids))
         return self.completions()
 
     def completions(self) -> Completions:
         """What was drawn so far."""
-        width = len(self.ids)
-        shape = (len(self.seeds), 0)
-        beyond = torch.arange(width, device=self.seeds.device) >= self.lengths[:, None]
-        ids = torch.stack(self.ids, 1) if width else self.seeds.new_zeros(shape)
-        logprobs = torch.stack(self.logprobs, 1) if width else torch.zeros(shape, device=self.seeds.device)
-        return Completions(
-            ids.masked_fill_(beyond, self.pad_id), self.lengths, logprobs.masked_fill_(beyond, 0.0), self.finished
-        )
-
-
-class _SharedPrompts:
-    """Decodes on a :class:`SharedPromptCache`."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        prompts: Sequence[Sequence[int]],
-        num_generations: int,
-        max_new_tokens: int,
-        prefill_tokens: int,
-    ) -> None:
-        self.forward = _Forward(model)
-        self.prompts, self.generations, self.prefill_tokens = prompts, num_generations, prefill_tokens
-        self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
-        self.cache = SharedPromptCache(self.lengths, max_new_tokens)
-        self.positions = self.lengths.repeat_interleave(num_generations)[:, None]
-        active.set(self.cache)
-
-    def start(self) -> Tensor:
-        first: Tensor | None = None
-        for chunk in _chunks(self.prompts, self.prefill_tokens):
-            ids, _, positions = _left_pad([self.prompts[i] for i in chunk], self.lengths.device)
-            rows = torch.tensor(chunk, device=ids.device)
-            self.cache.begin_prefill(rows, self.lengths[rows])
-            logits = self.forward(ids, positions, self.cache, None)
-            if first is None:
-                first = logits.new_empty(len(self.prompts), logits.shape[-1])
-            first[rows] = logits
-        assert first is not None
-        self.cache.begin_decoding(self.generations)
-        return first.repeat_interleave(self.generations, 0)
-
-    def step(self, tokens: Tensor) -> Tensor:
-        logits = self.forward(tokens[:, None], self.positions, self.cache, None)
-        self.cache.advance()
-        self.positions = self.positions + 1
-        return logits
-
-    def compact(self, alive: Tensor) -> Tensor | None:
-        kept = self.cache.compact(alive)
-        if kept is not None:
-            self.positions = self.positions[kept]
-        return kept
-
-
-class _RepeatedPrompts:
-    """Decodes on Transformers' own cache: prompts left-padded and forwarded once, then repeated."""
-
-    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], num_generations: int) -> None:
-        self.forward = _Forward(model)
-        self.generations = num_generations
-        self.ids, self.mask, self.positions = _left_pad(prompts, model.device)
-        self.cache = DynamicCache(config=model.config)
-
-    def start(self) -> Tensor:
-        logits = self.forward(self.ids, self.positions, self.cache, self.mask)
-        self.cache.batch_repeat_interleave(self.generations)
-        self.mask = self.mask.repeat_interleave(self.generations, 0)
-        self.positions = self.positions[:, -1:].repeat_interleave(self.generations, 0)
-        return logits.repeat_interleave(self.generations, 0)
-
-    def step(self, tokens: Tensor) -> Tensor:
-        self.positions = self.positions + 1
-        self.mask = torch.cat((self.mask, torch.ones_like(self.positions)), 1)
-        return self.forward(tokens[:, None], self.positions, self.cache, self.mask)
-
-    def compact(self, alive: Tensor) -> Tensor | None:
-        kept = alive.nonzero().squeeze(-1)
-        self.cache.batch_select_indices(kept)
-        self.mask, self.positions = self.mask[kept], self.positions[kept]
-        return kept
-
-
-class _Forward:
-    """Calls the model for the logits of each row's last position, with the argument names this model knows."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        self.known = inspect.signature(model.forward).parameters
-        # Transformers calls the argument `cache` since 5.2x, `past_key_values` before.
-        self.cache_name = "cache" if "cache" in self.known else "past_key_values"
-
-    def __call__(self, ids: Tensor, positions: Tensor, cache: Any, mask: Tensor | None) -> Tensor:
-        arguments: dict[str, Any] = {
-            self.cache_name: cache,
-            "position_ids": positions,
-            "attention_mask": mask,
-            "logits_to_keep": 1,
-            "use_cache": True,
-        }
-        given = {name: value for name, value in arguments.items() if name in self.known}
-        return self.model(input_ids=ids, **given).logits[:, -1]
+        lengths = self.lengths[: self.count]
+        beyond = torch.arange(len(self.ids), device=lengths.device) >= lengths[:, None]
+        ids, logprobs = lengths.new_zeros(self.count, 0), torch.zeros(self.count, 0, device=lengths.device)
+        if self.ids:
+            ids = torch.stack(self.ids, 1)[: self.count].masked_fill_(beyond, self.pad_id)
+            logprobs = torch.stack(self.logprobs, 1)[: self.count].masked_fill_(beyond, 0.0)
+        return Completions(ids, lengths, logprobs, self.finished[: self.count])
 
 
 def _causal_model(policy: Any) -> PreTrainedModel:
@@ -315,23 +216,3 @@ def _attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     finally:
         for config, implementation in before:
             config._attn_implementation = implementation
-
-
-def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, mask and positions [P, S] of prompts that end in the last column."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    positions = torch.arange(width, device=device) - (width - lengths)[:, None]
-    return ids, (positions >= 0).long(), positions.clamp_(min=0)
-
-
-def _chunks(prompts: Sequence[Sequence[int]], budget: int) -> Iterator[list[int]]:
-    """Prompts of similar length together, as many as their padded tokens fit the budget."""
-    chunk: list[int] = []
-    for index in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
-        if chunk and len(prompts[chunk[0]]) * (len(chunk) + 1) > budget:
-            yield chunk
-            chunk = []
-        chunk.append(index)
-    yield chunk
