@@ -13,7 +13,19 @@ from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.registry import verifier as find_verifier
 
-FIELDS = ("id", "family", "task", "split", "verifier", "messages", "ground_truth", "extra", "source", "prompt")
+FIELDS = (
+    "id",
+    "family",
+    "task",
+    "split",
+    "verifier",
+    "messages",
+    "ground_truth",
+    "extra",
+    "source",
+    "prompt",
+    "system",
+)
 _ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -39,7 +51,8 @@ def read_rows(
     Args:
         path: The file.
         columns: Names of the fields in a file of another layout, ``{"ground_truth": "answer", "prompt": "question"}``;
-            ``prompt`` is a plain text that becomes one user message. Ids may then be missing: file and line stand in.
+            ``prompt`` is a plain text that becomes one user message, ``system`` one before it. Ids may then be missing:
+            file and line stand in.
         on_bad_row: ``"error"`` stops at the first row that does not fit, ``"skip"`` counts such rows.
         verifier: Scores every row, whatever the rows say.
 
@@ -132,7 +145,10 @@ def _text(fields: Mapping[str, Any], field: str, columns: Mapping[str, str] | No
 def _messages(fields: Mapping[str, Any], columns: Mapping[str, str] | None) -> Sequence[Mapping[str, str]]:
     messages = fields["messages"]
     if messages is None and fields["prompt"] is not None:
-        return [{"role": "user", "content": _text(fields, "prompt", columns)}]
+        question = {"role": "user", "content": _text(fields, "prompt", columns)}
+        if fields["system"] is None:
+            return [question]
+        return [{"role": "system", "content": _text(fields, "system", columns)}, question]
     column = (columns or {}).get("messages", "messages")
     fix = f'write [{{"role": "user", "content": "..."}}] with roles among {", ".join(_ROLES)}'
     if messages is None:

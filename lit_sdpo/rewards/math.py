@@ -71,6 +71,8 @@ class MathBoxed(Contract):
         """The reference solution, if any, with the answer in a box."""
         if not ground_truth.strip():
             raise ValueError("it is empty")
+        if "####" in ground_truth:
+            raise ValueError("it is a whole solution; only what follows #### is the answer")
         if last_boxed(rf"\boxed{{{ground_truth}}}") != ground_truth:
             return None
         solution = extra.get("reference_solution")

@@ -49,9 +49,12 @@ def test_gzip_and_strange_separators(tmp_path):
 
 
 def test_columns_of_another_layout(tmp_path):
-    path = write(tmp_path, {"question": "1+1?", "answer": "2"}, {"question": "1+2?", "answer": "3"}, name="sums.jsonl")
-    rows, _ = read_rows(path, {"ground_truth": "answer", "prompt": "question"}, verifier="math_boxed")
+    first, second = {"question": "1+1?", "answer": "2", "task": "Add."}, {"question": "1+2?", "answer": "3"}
+    path = write(tmp_path, first, second, name="sums.jsonl")
+    columns = {"ground_truth": "answer", "prompt": "question", "system": "task"}
+    rows, _ = read_rows(path, columns, verifier="math_boxed")
     assert [row.id for row in rows] == ["sums/1", "sums/2"]
+    assert rows[0].messages == [{"role": "system", "content": "Add."}, {"role": "user", "content": "1+1?"}]
     assert rows[1].messages == [{"role": "user", "content": "1+2?"}]
     assert rows[1].reference == "\\boxed{3}"
 
@@ -72,6 +75,7 @@ def test_columns_of_another_layout(tmp_path):
         ({"messages": [{"role": "assistant", "content": "a"}]}, "messages[0]", "no question"),
         ({"extra": "{broken"}, "extra", "not JSON"),
         ({"extra": [1]}, "extra", "object is needed"),
+        ({"ground_truth": "1+1=2\n#### 2"}, "ground_truth", "follows ####"),
         ({"verifier": "tooluse_react"}, "ground_truth", "Action_Input"),
         ({"verifier": "mcq_xml"}, "ground_truth", "capital letter"),
     ],
