@@ -1,8 +1,8 @@
 """Useful tokens per CPU second of the native engine against Transformers' ``generate``, in one process on one thread.
 
 Both draw from the same random model with the same prompts, lengths and end tokens; ``generate`` gets its rows repeated
-and left-padded. Ends are drawn with a chance of 1/64 per token (``hazard``) or never (``fixed``). Runs alternate and the
-best of each counts, as a shared machine is noisy.
+and left-padded. Ends are drawn with a chance of 1/64 per token (``hazard``) or never (``fixed``). Runs alternate and
+the best of each counts, as a shared machine is noisy.
 
     python -m benchmarks.rollout --size s
 """

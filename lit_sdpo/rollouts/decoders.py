@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from lit_sdpo.rollouts.cache import SharedPromptCache, active
+from lit_sdpo.rollouts.cache import SharedPromptCache
 
 
 class Decoder(Protocol):
@@ -49,7 +49,6 @@ class SharedPrompts:
         self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
         self.cache = SharedPromptCache(self.lengths, max_new_tokens)
         self.positions = self.lengths.repeat_interleave(num_generations)[:, None]
-        active.set(self.cache)
 
     def start(self) -> Tensor:
         """Forward the prompts."""

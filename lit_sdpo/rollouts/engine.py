@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lit_sdpo.rollouts.cache import ATTENTION, UnsupportedModelError
+from lit_sdpo.rollouts.cache import ATTENTION, SharedPromptCache, UnsupportedModelError, active
 from lit_sdpo.rollouts.decoders import Decoder, RepeatedPrompts, SharedPrompts
 from lit_sdpo.rollouts.sampling import BLOCK, sample, uniforms
 from lit_sdpo.rollouts.types import Completions, Sampling
@@ -96,18 +96,17 @@ class NativeEngine:
             return drawing.completions()
         reason = self._obstacle(model, max(map(len, prompts)) + sampling.max_new_tokens)
         if reason is None:
+            shared = SharedPrompts(
+                model,
+                prompts,
+                num_generations,
+                max_new_tokens=sampling.max_new_tokens,
+                prefill_tokens=self.prefill_tokens,
+                fullness=self.compact_below,
+            )
             try:
-                with _attention(model, ATTENTION):
-                    return drawing.run(
-                        SharedPrompts(
-                            model,
-                            prompts,
-                            num_generations,
-                            max_new_tokens=sampling.max_new_tokens,
-                            prefill_tokens=self.prefill_tokens,
-                            fullness=self.compact_below,
-                        )
-                    )
+                with _attention(model, shared.cache):
+                    return drawing.run(shared)
             except UnsupportedModelError as error:
                 reason = str(error)
         if self.share_prompts and reason not in self._said:
@@ -205,14 +204,16 @@ def _causal_model(policy: Any) -> PreTrainedModel:
 
 
 @contextmanager
-def _attention(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Set the attention implementation of the model and its submodels, and put back what was there."""
+def _attention(model: PreTrainedModel, cache: SharedPromptCache) -> Iterator[None]:
+    """Let the model and its submodels attend on the cache, and put back the attention implementation that was there."""
     configs = {id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)}
     before = [(config, config._attn_implementation) for config in configs.values()]
+    token = active.set(cache)
     try:
         for config, _ in before:
-            config._attn_implementation = name
+            config._attn_implementation = ATTENTION
         yield
     finally:
+        active.reset(token)
         for config, implementation in before:
             config._attn_implementation = implementation

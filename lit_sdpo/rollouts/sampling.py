@@ -138,7 +138,8 @@ def _invert_cdf(
     total = upper[:, -1:]
     target = torch.minimum(uniforms.double()[:, None] * total, total * _BELOW_ONE)
     block = torch.searchsorted(upper, target, right=True)
-    inside = weights.gather(1, block[..., None].expand(-1, -1, BLOCK)).squeeze(1).double().cumsum(-1)
+    chosen = block + torch.arange(0, rows * blocks, blocks, device=block.device)[:, None]
+    inside = weights.view(-1, BLOCK).index_select(0, chosen.flatten()).double().cumsum(-1)
     rest = target - (upper.gather(-1, block) - sums.gather(-1, block))
     rest = torch.minimum(rest.clamp_(min=0), inside[:, -1:] * _BELOW_ONE)
     index = torch.searchsorted(inside, rest, right=True) + block * BLOCK

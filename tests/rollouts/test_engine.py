@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from dataclasses import fields
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
+from lit_sdpo.rollouts.cache import SharedPromptCache
 from lit_sdpo.rollouts.engine import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.types import Completions, RolloutEngine, Sampling
@@ -296,6 +299,18 @@ def test_the_global_random_state_is_left_alone(qwen):
     torch.manual_seed(5)
     generate(qwen)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_keys_and_values_are_freed(qwen):
+    seen = []
+    hook = qwen.register_forward_pre_hook(lambda _, args, given: seen.append(given), with_kwargs=True)
+    generate(qwen)
+    hook.remove()
+    caches = [weakref.ref(value) for value in seen[0].values() if isinstance(value, SharedPromptCache)]
+    assert len(caches) == 1
+    seen.clear()
+    gc.collect()
+    assert caches[0]() is None
 
 
 def test_no_prompts_give_no_rows(qwen):
