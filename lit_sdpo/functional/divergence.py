@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lit_sdpo.functional.precision import at_least_float32, fill_masked
+from lit_sdpo.functional.precision import at_least_float32, fill_masked, tempered
 
 
 def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -21,7 +21,7 @@ def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
         logits: [..., V].
         temperature: Divides the logits; that of sampling.
     """
-    return torch.log_softmax(at_least_float32(logits) / temperature, -1)
+    return torch.log_softmax(tempered(logits, temperature), -1)
 
 
 def mix_logits(reference_logits: Tensor, teacher_logits: Tensor, mix: float) -> Tensor:
@@ -74,7 +74,7 @@ def on_support(logits: Tensor, ids: Tensor, *, tail: bool, temperature: float = 
     Returns:
         [..., K + 1] with the tail last, or [..., K].
     """
-    scaled = at_least_float32(logits) / temperature
+    scaled = tempered(logits, temperature)
     inside = scaled.gather(-1, ids)
     if tail:
         inside = torch.cat([inside, log_tail_mass(scaled, ids).unsqueeze(-1)], -1)
@@ -111,8 +111,9 @@ def top_k_with_tail(
 class _Divergence(torch.autograd.Function):
     """Value and gradient in one pass; one [..., K] tensor is kept for the backward.
 
-    Both sides are normalised, so ``sum(T) - sum(S)`` may be added to a KL without changing it. The gradient is that of
-    the KL with this term: it vanishes entry by entry where S = T.
+    S is normalised, so a multiple of S may be added to the gradient without changing what arrives at the logits. It is
+    chosen such that the gradient adds up to zero: it then vanishes entry by entry where S = T, and the softmax backward
+    has no large terms left to cancel at confident tokens.
     """
 
     @staticmethod
@@ -120,7 +121,7 @@ class _Divergence(torch.autograd.Function):
         s, t = student.exp(), teacher.exp()
 
         def expected(mass: Tensor, log_ratio: Tensor) -> Tensor:
-            return torch.where(mass > 0, mass * log_ratio, 0.0)  # 0 log 0 = 0
+            return log_ratio.mul_(mass).masked_fill_(mass == 0, 0.0)  # 0 log 0 = 0
 
         if alpha == 0:
             terms, gradient = expected(t, teacher - student), s - t
@@ -129,12 +130,15 @@ class _Divergence(torch.autograd.Function):
         else:
             # log(M/S) and log(M/T) from d = log(T/S), exact at d = 0 and without overflow at either end.
             d = teacher - student
-            above, below = d.clamp(min=0), d.clamp(max=0)
-            common = torch.log1p(alpha * torch.expm1(below)) + torch.log1p((1 - alpha) * torch.expm1(-above))
-            gradient = -(1 - alpha) * expected(s, common + above)
-            terms = gradient - alpha * expected(t, common - below)
+            share = torch.where(d > 0, d.new_tensor(1 - alpha), d.new_tensor(alpha))
+            common = torch.expm1(d.abs().neg_()).mul_(share).log1p_()
+            gradient = expected(s, common + d.clamp(min=0)).mul_(alpha - 1)
+            terms = gradient - alpha * expected(t, common - d.clamp(max=0))
+        total = terms.sum(-1)
+        if alpha > 0:
+            gradient = gradient.addcmul(s, gradient.sum(-1, keepdim=True), value=-1)
         ctx.save_for_backward(gradient)
-        return terms.sum(-1)
+        return total
 
     @staticmethod
     @once_differentiable

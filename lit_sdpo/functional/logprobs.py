@@ -19,10 +19,10 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from lit_sdpo.functional.divergence import log_tail_mass
-from lit_sdpo.functional.precision import at_least_float32
+from lit_sdpo.functional.precision import at_least_float32, tempered
 
-_CHUNK_BYTES = {"cpu": 2**26}  # 64 MiB stay near the cache on a CPU; a GPU needs more to be busy
-_CHUNK_BYTES_ACCELERATOR = 2**28
+_CPU_CHUNK_BYTES = 2**25  # small enough to stay near the cache, large enough for the matrix products
+_ACCELERATOR_CHUNK_BYTES = 2**28
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -36,18 +36,19 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
         >>> entropy(torch.zeros(4))
         tensor(1.3863)
     """
-    logprobs = torch.log_softmax(at_least_float32(logits) / temperature, -1)
+    logprobs = torch.log_softmax(tempered(logits, temperature), -1)
     return -(logprobs.exp() * logprobs.masked_fill(logprobs == -torch.inf, 0.0)).sum(-1)
 
 
 def default_chunk_size(vocabulary: int, device: torch.device) -> int:
-    """Tokens per chunk so that a chunk of float32 logits takes 64 MiB on a CPU and 256 MiB on an accelerator.
+    """Tokens per chunk so that a chunk of float32 logits takes 32 MiB on a CPU and 256 MiB on an accelerator.
 
     Args:
         vocabulary: V.
         device: Where the logits are made.
     """
-    return max(1, _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ACCELERATOR) // (4 * vocabulary))
+    chunk = _CPU_CHUNK_BYTES if device.type == "cpu" else _ACCELERATOR_CHUNK_BYTES
+    return max(1, chunk // (4 * vocabulary))
 
 
 def _spans(tokens: int, weight: Tensor, chunk_size: int | None) -> Iterator[slice]:
@@ -65,8 +66,15 @@ def _product_dtype(hidden: Tensor) -> torch.dtype:
 
 def _head(hidden: Tensor, weight: Tensor, dtype: torch.dtype, temperature: float) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
-        logits = at_least_float32(hidden.to(dtype) @ weight.to(dtype).T)
-    return logits if temperature == 1.0 else logits / temperature
+        return tempered(hidden.to(dtype) @ weight.to(dtype).T, temperature)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """``total += a @ b``, without a temporary where the dtypes allow."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -110,7 +118,7 @@ class _TokenLogprobs(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[span] = grad.to(dtype) @ weight.to(dtype)
             if grad_weight is not None:
-                grad_weight += grad.to(dtype).T @ hidden[span].to(dtype)
+                _add_product(grad_weight, grad.to(dtype).T, hidden[span].to(dtype))
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
 
 
@@ -226,7 +234,7 @@ class _ChunkedLoss(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[span] = (grad @ weight.to(dtype)).to(hidden.dtype)
             if grad_weight is not None:
-                grad_weight += grad.T @ hidden[span].to(dtype)
+                _add_product(grad_weight, grad.T, hidden[span].to(dtype))
         ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
         ctx.mark_non_differentiable(per_token)
         return (loss_weights * per_token).sum(), per_token

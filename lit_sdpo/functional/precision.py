@@ -16,6 +16,18 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == float64 else x.float()
 
 
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Return ``logits / temperature`` in float32 or better.
+
+    Example:
+        >>> import torch
+        >>> tempered(torch.tensor([1.0, 2.0]), 0.5)
+        tensor([2., 4.])
+    """
+    logits = at_least_float32(logits)
+    return logits if temperature == 1 else logits / temperature
+
+
 def fill_masked(x: Tensor, mask: Tensor | None, value: float = 0.0) -> Tensor:
     """Replace what stands outside ``mask``, so that inf and nan there reach neither a value nor a gradient.
 
