@@ -1,1 +1,68 @@
+"""Train causal language models with SDPO and GRPO through a stream of tasks, and measure what they forget."""
 
+from lit_sdpo.callbacks import (
+    ExportPolicy,
+    ForgettingMatrix,
+    InitialEvaluation,
+    RolloutCallback,
+    SampleLogger,
+    StageCheckpoint,
+    StreamProgressBar,
+    TensorBoardLayout,
+)
+from lit_sdpo.data.datamodule import ContinualDataModule
+from lit_sdpo.data.jsonl import JsonlTask
+from lit_sdpo.data.micro.datamodule import MicroDataModule
+from lit_sdpo.data.micro.tasks import MicroTask
+from lit_sdpo.data.micro.warmstart import WarmStartTask
+from lit_sdpo.data.micro.world import MicroWorld
+from lit_sdpo.data.task import Row, Stage, Task
+from lit_sdpo.errors import UserError
+from lit_sdpo.modules import GRPO, SDPO, SFT, OnPolicyModule
+from lit_sdpo.optimizers import MuonAdamW, WarmupConstant, WarmupLinearDecay
+from lit_sdpo.policies.teachers import EMATeacher, FrozenTeacher, Teacher
+from lit_sdpo.rewards.base import Reward, Verdict
+from lit_sdpo.rewards.combine import WeightedRewards
+from lit_sdpo.rollouts.engine import NativeEngine
+from lit_sdpo.rollouts.reprompt import Reprompt
+from lit_sdpo.rollouts.types import Rollouts, Sampling
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRPO",
+    "SDPO",
+    "SFT",
+    "ContinualDataModule",
+    "EMATeacher",
+    "ExportPolicy",
+    "ForgettingMatrix",
+    "FrozenTeacher",
+    "InitialEvaluation",
+    "JsonlTask",
+    "MicroDataModule",
+    "MicroTask",
+    "MicroWorld",
+    "MuonAdamW",
+    "NativeEngine",
+    "OnPolicyModule",
+    "Reprompt",
+    "Reward",
+    "RolloutCallback",
+    "Rollouts",
+    "Row",
+    "SampleLogger",
+    "Sampling",
+    "Stage",
+    "StageCheckpoint",
+    "StreamProgressBar",
+    "Task",
+    "Teacher",
+    "TensorBoardLayout",
+    "UserError",
+    "Verdict",
+    "WarmStartTask",
+    "WarmupConstant",
+    "WarmupLinearDecay",
+    "WeightedRewards",
+]

@@ -1,1 +1,21 @@
+"""What happens around a step: rollouts, evaluation, measurement, records."""
 
+from lit_sdpo.callbacks.checkpoint import StageCheckpoint
+from lit_sdpo.callbacks.evaluation import InitialEvaluation
+from lit_sdpo.callbacks.export import ExportPolicy
+from lit_sdpo.callbacks.forgetting import ForgettingMatrix
+from lit_sdpo.callbacks.progress import StreamProgressBar
+from lit_sdpo.callbacks.rollout import RolloutCallback
+from lit_sdpo.callbacks.samples import SampleLogger
+from lit_sdpo.callbacks.tensorboard import TensorBoardLayout
+
+__all__ = [
+    "ExportPolicy",
+    "ForgettingMatrix",
+    "InitialEvaluation",
+    "RolloutCallback",
+    "SampleLogger",
+    "StageCheckpoint",
+    "StreamProgressBar",
+    "TensorBoardLayout",
+]

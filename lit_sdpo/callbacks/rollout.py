@@ -12,16 +12,19 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
-from lit_sdpo.functional import token_weights
+from lit_sdpo.functional.reduce import Totals, count, token_weights
 from lit_sdpo.metrics.items import ItemAccuracy
 from lit_sdpo.policies.load import end_token_ids, render
-from lit_sdpo.rewards.combine import WeightedRewards
+from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.combine import Scores, WeightedRewards
 from lit_sdpo.rollouts.engine import NativeEngine
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.reference import reference_completions
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.types import Completions, LossBatch, RolloutEngine, Rollouts, Sampling
+from lit_sdpo.seed import run_seed
 
 #: Rows of a generated or very large split that are checked against the prompt budget before the first step.
 CHECKED_ROWS = 20_000
@@ -47,7 +50,7 @@ class RolloutCallback(Callback):
         engine: What generates; ``None`` is the native engine.
         rewards: How the verifier and further rewards are combined; ``None`` is the verifier alone.
         max_prompt_tokens: Longest allowed prompt (the paper: 2,048). A longer one is an error before the first step.
-        seed: Seed of everything that is sampled.
+        seed: Seed of everything that is sampled; ``None`` takes that of ``seed_everything``.
 
     Raises:
         UserError: The module lacks what is needed, or a prompt exceeds the budget.
@@ -61,7 +64,7 @@ class RolloutCallback(Callback):
         engine: RolloutEngine | None = None,
         rewards: WeightedRewards | None = None,
         max_prompt_tokens: int = 2048,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         if num_generations < 1:
             raise ValueError(f"num_generations must be at least 1, got {num_generations}")
@@ -71,11 +74,11 @@ class RolloutCallback(Callback):
         self.engine = engine or NativeEngine()
         self.rewards = rewards or WeightedRewards()
         self.max_prompt_tokens = max_prompt_tokens
-        self.seed = seed
+        self.seed = run_seed(seed)
         #: Mean score of each item in the last evaluation: task -> item id -> score.
         self.item_scores: dict[str, dict[str, float]] = {}
         self._slices: list[LossBatch] = []
-        self._totals = torch.zeros(3)
+        self._contributing = torch.zeros(())
         self._evaluation: dict[str, _TaskEvaluation] = {}
 
     # ------------------------------------------------------------------------------------------------- before the run
@@ -120,7 +123,7 @@ class RolloutCallback(Callback):
             for piece in self._slices:
                 piece.fresh = batch.update == 0
         batch.loss = self._slices[batch.slot]
-        batch.contributing_rows = self._totals[2]
+        batch.contributing_rows = self._contributing
 
     def _roll(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:
         started = time.perf_counter()
@@ -128,7 +131,8 @@ class RolloutCallback(Callback):
             rollouts = self._references(module, batch)
         else:
             key = ("train", batch.stage, batch.step)
-            rollouts = self._rollouts(trainer, module, batch, self.num_generations, self.sampling, key, batch.positions)
+            places = [str(position) for position in batch.positions]
+            rollouts = self._rollouts(trainer, module, batch, self.num_generations, self.sampling, key, places)
             self._log_rollouts(trainer, module, batch, rollouts, time.perf_counter() - started)
         prepare: Callable[[Rollouts], LossBatch] = getattr(module, "prepare_rollouts", LossBatch.of)
         window = prepare(rollouts)
@@ -138,11 +142,11 @@ class RolloutCallback(Callback):
 
     def _normalise(self, trainer: pl.Trainer, module: Any, window: LossBatch) -> None:
         """Set the weights from the counts of active tokens and rows over all ranks."""
-        counts = torch.stack([window.active.sum(), window.active.any(1).sum(), window.contributes.sum()]).float()
-        self._totals = trainer.strategy.reduce(counts, reduce_op="sum")
-        tokens, rows, _ = self._totals
+        counts = [*count(window.active), window.contributes.sum()]
+        counts = torch.stack([torch.as_tensor(n, device=window.active.device).double() for n in counts])
+        *totals, self._contributing = trainer.strategy.reduce(counts, reduce_op="sum")
         aggregation = getattr(module, "aggregation", "token_mean")
-        window.weights = token_weights(window.active, aggregation, total_tokens=tokens, total_rows=rows)
+        window.weights = token_weights(window.active, aggregation, totals=Totals(*totals))
 
     def _references(self, module: Any, batch: PromptBatch) -> Rollouts:
         completions = reference_completions(batch.rows, module.tokenizer, module.device)
@@ -225,10 +229,10 @@ class RolloutCallback(Callback):
         generations: int,
         sampling: Sampling,
         key: tuple[str | int, ...],
-        names: Sequence[str | int],
+        names: Sequence[str],
     ) -> Rollouts:
         prompt_ids = [self._render(module, row.messages) for row in batch.rows]
-        seeds = sample_seeds(self.seed, *key, items=names, num_generations=generations).to(module.device)
+        seeds = sample_seeds(self.seed, *key, item_ids=names, num_generations=generations).to(module.device)
         with _generating(module.policy), torch.no_grad(), trainer.precision_plugin.forward_context():
             completions = self.engine.generate(
                 module.policy,
@@ -243,9 +247,8 @@ class RolloutCallback(Callback):
         rows = [row for row in batch.rows for _ in range(generations)]
         started = time.perf_counter()
         verdicts = [batch.task.verify(text, row) for text, row in zip(texts, rows, strict=True)]
-        scored = self.rewards(rows, texts, verdicts)
-        self._reward_seconds = time.perf_counter() - started
-        self._components = scored
+        scores = self._score(rows, texts, verdicts, completions)
+        self._reward_seconds, self._scores = time.perf_counter() - started, scores
         return Rollouts(
             rows=batch.rows,
             prompt_ids=prompt_ids,
@@ -253,8 +256,20 @@ class RolloutCallback(Callback):
             completions=completions,
             texts=texts,
             verdicts=verdicts,
-            rewards=scored.rewards.to(module.device),
+            rewards=scores.rewards.to(module.device),
             temperature=sampling.temperature,
+        )
+
+    def _score(self, rows: list[Row], texts: list[str], verdicts: list[Verdict], completions: Completions) -> Scores:
+        # TRL hands chat completions to its rewards as messages.
+        return self.rewards(
+            verdicts,
+            [list(row.messages) for row in rows],
+            [[{"role": "assistant", "content": text}] for text in texts],
+            token_lists(completions),
+            ground_truth=[row.ground_truth for row in rows],
+            id=[row.id for row in rows],
+            extra=[row.extra for row in rows],
         )
 
     def _render(self, module: Any, messages: Any) -> list[int]:
@@ -276,7 +291,7 @@ class RolloutCallback(Callback):
             "time/rollout": seconds - self._reward_seconds,
             "time/reward": self._reward_seconds,
         }
-        values |= {f"rollout/reward/{name}": value for name, value in self._components.means.items()}
+        values |= {f"rollout/reward/{name}": value for name, value in self._scores.means.items()}
         values |= {
             f"rollout/{batch.task.name}/{key}": values[f"rollout/{key}"] for key in ("reward", "length", "truncated")
         }
@@ -324,10 +339,14 @@ class _TaskEvaluation:
         return {name: getattr(self, name).compute() for name in ("accuracy", "length", "truncated", "invalid")}
 
 
+def token_lists(completions: Completions) -> list[list[int]]:
+    """The sampled tokens of each row, without padding."""
+    return [row[:n] for row, n in zip(completions.ids.tolist(), completions.lengths.tolist(), strict=True)]
+
+
 def decode(tokenizer: Any, completions: Completions) -> list[str]:
     """Text of each completion, special tokens left out."""
-    ids, lengths = completions.ids.tolist(), completions.lengths.tolist()
-    return tokenizer.batch_decode([row[:n] for row, n in zip(ids, lengths, strict=True)], skip_special_tokens=True)
+    return tokenizer.batch_decode(token_lists(completions), skip_special_tokens=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 from lit_sdpo.data.stream import EvaluationLoader, WindowLoader
 from lit_sdpo.data.task import Row, Split, Stage, Task
 from lit_sdpo.errors import UserError
+from lit_sdpo.seed import run_seed
 
 
 class ContinualDataModule(pl.LightningDataModule):
@@ -27,8 +28,9 @@ class ContinualDataModule(pl.LightningDataModule):
         eval_batch_size: Prompts that are generated for at once in an evaluation.
         eval_every: Optimizer steps between evaluations inside a stage; has to divide every stage's steps. ``None``
             evaluates at stage ends only.
+        evaluate_trained: Evaluate the trained tasks too; without, the probes alone.
         updates_per_rollout: Optimizer steps on the same rollouts (the paper: 1, strictly on-policy).
-        seed: Seed of the order of the training prompts.
+        seed: Seed of the order of the training prompts; ``None`` takes that of ``seed_everything``.
 
     Raises:
         UserError: Two different tasks share a name, a stage has no steps or no training rows, or ``eval_every`` does
@@ -43,13 +45,15 @@ class ContinualDataModule(pl.LightningDataModule):
         eval_generations: int = 4,
         eval_batch_size: int = 32,
         eval_every: int | None = None,
+        evaluate_trained: bool = True,
         updates_per_rollout: int = 1,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         self.stages, self.probes = stages, probes or []
         self.eval_prompts, self.eval_generations, self.eval_batch_size = eval_prompts, eval_generations, eval_batch_size
-        self.eval_every, self.updates_per_rollout, self.seed = eval_every, updates_per_rollout, seed
+        self.eval_every, self.updates_per_rollout, self.seed = eval_every, updates_per_rollout, run_seed(seed)
+        self.evaluate_trained = evaluate_trained
         self._check()
 
     def _check(self) -> None:
@@ -58,7 +62,9 @@ class ContinualDataModule(pl.LightningDataModule):
         for i, stage in enumerate(self.stages):
             for field in ("steps", "prompts_per_step"):
                 if getattr(stage, field) < 1:
-                    raise UserError(f"{field} is {getattr(stage, field)}", where=f"data.stages[{i}].{field}", fix="at least 1")
+                    raise UserError(
+                        f"{field} is {getattr(stage, field)}", where=f"data.stages[{i}].{field}", fix="at least 1"
+                    )
             if self.eval_every is not None and (self.eval_every < 1 or stage.steps % self.eval_every):
                 raise UserError(
                     f"eval_every {self.eval_every} does not divide the {stage.steps} steps of stage {i} ({stage.task.name})",
@@ -69,7 +75,9 @@ class ContinualDataModule(pl.LightningDataModule):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} is {getattr(self, key)}", where=f"data.{key}", fix="at least 1")
         if clash := set(self.task_names) & set(self.probe_names):
-            raise UserError(f"{sorted(clash)} are both trained and probes", where="data.probes", fix="name them differently")
+            raise UserError(
+                f"{sorted(clash)} are both trained and probes", where="data.probes", fix="name them differently"
+            )
         if len(set(self.probe_names)) < len(self.probe_names):
             raise UserError("two probes share a name", where="data.probes", fix="give each its own name")
 
@@ -77,6 +85,11 @@ class ContinualDataModule(pl.LightningDataModule):
     def tasks(self) -> list[Task]:
         """The trained tasks, in order of first appearance."""
         return list({stage.task.name: stage.task for stage in reversed(self.stages)}[name] for name in self.task_names)
+
+    @property
+    def evaluated(self) -> list[Task]:
+        """Everything that is evaluated: trained tasks, then probes."""
+        return [*(self.tasks if self.evaluate_trained else []), *self.probes]
 
     @property
     def task_names(self) -> list[str]:
@@ -115,7 +128,7 @@ class ContinualDataModule(pl.LightningDataModule):
                 if not len(entry.task.rows("train")):
                     raise UserError(f"task {entry.task.name!r} has no training rows", where=f"data.stages[{i}].task")
             self._check_trainer()
-        for task in [*self.tasks, *self.probes]:
+        for task in self.evaluated:
             if not self.evaluation_rows(task):
                 raise UserError(f"task {task.name!r} has no rows to evaluate", where="data")
 
@@ -125,9 +138,13 @@ class ContinualDataModule(pl.LightningDataModule):
             return
         wanted = "pass **data.trainer_arguments() to the Trainer (the command line does)"
         if trainer.reload_dataloaders_every_n_epochs != 1:
-            raise UserError("loaders have to be rebuilt each epoch", where="trainer.reload_dataloaders_every_n_epochs", fix=wanted)
+            raise UserError(
+                "loaders have to be rebuilt each epoch", where="trainer.reload_dataloaders_every_n_epochs", fix=wanted
+            )
         if trainer.max_steps != -1:
-            raise UserError("max_steps would cut a stage", where="trainer.max_steps", fix="set the steps of the stages instead")
+            raise UserError(
+                "max_steps would cut a stage", where="trainer.max_steps", fix="set the steps of the stages instead"
+            )
         if trainer.max_epochs is None or not 0 <= trainer.max_epochs <= len(self.stages):
             raise UserError(
                 f"{trainer.max_epochs} epochs for {len(self.stages)} stages", where="trainer.max_epochs", fix=wanted
@@ -169,7 +186,7 @@ class ContinualDataModule(pl.LightningDataModule):
                 batch_size=self.eval_batch_size,
                 **self._place(),
             )
-            for task in [*self.tasks, *self.probes]
+            for task in self.evaluated
         ]
 
     def evaluation_rows(self, task: Task, split: Split = "validation") -> Sequence[Row]:
@@ -185,7 +202,7 @@ class ContinualDataModule(pl.LightningDataModule):
         if stage == "fit":
             for task in self.tasks:
                 yield f"{task.name} (train)", task.rows("train")
-        for task in [*self.tasks, *self.probes]:
+        for task in self.evaluated:
             yield f"{task.name} ({split})", self.evaluation_rows(task, split)
 
     def _place(self) -> dict[str, int]:

@@ -85,7 +85,9 @@ class WindowLoader:
     def _batch(self, step: int, slot: int) -> PromptBatch:
         window, update = divmod(step, self.updates_per_rollout)
         prompts = self.stage.prompts_per_step
-        positions = range(prompts)[self.rank * prompts // self.world_size : (self.rank + 1) * prompts // self.world_size]
+        positions = range(prompts)[
+            self.rank * prompts // self.world_size : (self.rank + 1) * prompts // self.world_size
+        ]
         return PromptBatch(
             self.stage.task,
             [self.stream[window * prompts + position] for position in positions],

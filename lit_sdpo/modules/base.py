@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -12,17 +12,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from lit_sdpo.optimizers import PaperAdamW, WarmupConstant
 from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
 from lit_sdpo.policies.scoring import completion_hidden, logits
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.types import LossBatch, Rollouts
 
 Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum"]
-
-
-def adamw(parameters: Iterable[Any]) -> Optimizer:
-    """AdamW with the paper's settings for GRPO: learning rate 1e-6, weight decay 0.01."""
-    return torch.optim.AdamW(parameters, lr=1e-6, weight_decay=0.01)
 
 
 class OnPolicyModule(pl.LightningModule):
@@ -35,8 +31,10 @@ class OnPolicyModule(pl.LightningModule):
 
     Args:
         model_name: Model folder, Hub name, or ``micro`` for the small model of the package.
-        optimizer: From parameters to optimizer.
-        scheduler: From optimizer to learning-rate scheduler, stepped once per optimizer step.
+        optimizer: From parameters to optimizer (the paper: AdamW, weight decay 0.01, learning rate 1e-6 for GRPO and 1e-5
+            for SDPO).
+        scheduler: From optimizer to learning-rate scheduler, stepped once per optimizer step (the paper: 10 steps of
+            linear warm-up).
         reset_optimizer: Begin every stage with a new optimizer state and the first learning rate of the schedule; the
             paper trains each stage as a run of its own.
         aggregation: How token losses become one number: ``token_mean`` over all active tokens of the step,
@@ -46,6 +44,8 @@ class OnPolicyModule(pl.LightningModule):
         attn_implementation: As in Transformers; ``None`` lets it choose.
         gradient_checkpointing: Recompute activations in the backward pass.
         chat_template_options: Further arguments of the chat template, such as ``enable_thinking``.
+        random_weights: Take the architecture only and begin with random weights.
+        config_overrides: Values of the model's configuration that are replaced, with ``random_weights``.
 
     Raises:
         UserError: The model or its tokenizer cannot be used.
@@ -57,8 +57,8 @@ class OnPolicyModule(pl.LightningModule):
     def __init__(
         self,
         model_name: str,
-        optimizer: OptimizerCallable = adamw,
-        scheduler: LRSchedulerCallable | None = None,
+        optimizer: OptimizerCallable = PaperAdamW,
+        scheduler: LRSchedulerCallable | None = WarmupConstant,
         reset_optimizer: bool = True,
         aggregation: Aggregation = "token_mean",
         lora: Lora | None = None,
@@ -66,6 +66,8 @@ class OnPolicyModule(pl.LightningModule):
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
         chat_template_options: dict[str, Any] | None = None,
+        random_weights: bool = False,
+        config_overrides: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.optimizer, self.scheduler, self.reset_optimizer = optimizer, scheduler, reset_optimizer
@@ -77,6 +79,8 @@ class OnPolicyModule(pl.LightningModule):
             attn_implementation=attn_implementation,
             gradient_checkpointing=gradient_checkpointing,
             lora=lora,
+            random_weights=random_weights,
+            config_overrides=config_overrides,
         )
         self.tokenizer = load_tokenizer(model_name)
         self.policy: PreTrainedModel | None = None
@@ -129,11 +133,16 @@ class OnPolicyModule(pl.LightningModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Take the step, unless no row of the window contributes: momentum and weight decay must not move then."""
-        if bool(self._skip):
-            optimizer_closure()
-            optimizer.zero_grad()
-        else:
-            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        skip = bool(self._skip)
+
+        def closure() -> Any:
+            loss = optimizer_closure()
+            if skip:  # optimizers leave a parameter without a gradient alone, weight decay included
+                optimizer.zero_grad(set_to_none=True)
+            return loss
+
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        if not skip:
             self.after_optimizer_step()
 
     def after_optimizer_step(self) -> None:

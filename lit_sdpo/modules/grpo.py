@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lit_sdpo.functional import group_advantages, ppo_clip_loss
+from lit_sdpo.functional import group_advantages, ppo_loss
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.rollouts.types import LossBatch, Rollouts
 
@@ -60,6 +60,6 @@ class GRPO(OnPolicyModule):
         logprobs = logprobs.gather(-1, batch.completion_ids[mask][:, None])[:, 0]
         old = logprobs.detach() if batch.fresh else batch.old_logprobs[mask]
         advantages = batch.advantages[:, None].expand_as(mask)[mask]  # type: ignore[index]
-        losses, clipped = ppo_clip_loss(logprobs, old, advantages, self.clip_eps_low, self.clip_eps_high)
-        self.tally_mean("train/clip_fraction", clipped, batch)
-        return losses
+        loss = ppo_loss(logprobs, old, advantages, low=self.clip_eps_low, high=self.clip_eps_high)
+        self.tally_mean("train/clip_fraction", loss.clipped_low | loss.clipped_high, batch)
+        return loss.per_token

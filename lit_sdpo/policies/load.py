@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_sdpo.errors import UserError
 
@@ -44,7 +44,9 @@ def resolve(model_name: str) -> str:
     if looks_local and not path.is_dir():
         raise UserError(f"no folder {model_name!r}", where=WHERE, fix="give a model folder, a Hub name or 'micro'")
     if path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(f"{model_name!r} has no config.json", where=WHERE, fix="give a folder that holds a Hugging Face model")
+        raise UserError(
+            f"{model_name!r} has no config.json", where=WHERE, fix="give a folder that holds a Hugging Face model"
+        )
     return str(path) if path.is_dir() else model_name
 
 
@@ -65,11 +67,15 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
         ) from error
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"the tokenizer of {model_name!r} has no end token", where=WHERE, fix="set eos_token in tokenizer_config.json"
+            f"the tokenizer of {model_name!r} has no end token",
+            where=WHERE,
+            fix="set eos_token in tokenizer_config.json",
         )
     if tokenizer.chat_template is None:
         raise UserError(
-            f"the tokenizer of {model_name!r} has no chat template", where=WHERE, fix="save a chat_template.jinja beside it"
+            f"the tokenizer of {model_name!r} has no chat template",
+            where=WHERE,
+            fix="save a chat_template.jinja beside it",
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -83,6 +89,8 @@ def load_policy(
     attn_implementation: str | None = None,
     gradient_checkpointing: bool = False,
     lora: Lora | None = None,
+    random_weights: bool = False,
+    config_overrides: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Load the model in training mode.
 
@@ -92,17 +100,30 @@ def load_policy(
         attn_implementation: As in Transformers; ``None`` lets it choose.
         gradient_checkpointing: Recompute activations in the backward pass.
         lora: Adapters instead of full-parameter training.
+        random_weights: Take the architecture only and begin with random weights, drawn from torch's global generator.
+        config_overrides: Values of the model's configuration that are replaced, such as ``hidden_size``; with
+            ``random_weights`` only.
 
     Raises:
         UserError: The model cannot be loaded.
     """
     source = resolve(model_name)
+    if config_overrides and not random_weights:
+        raise UserError(
+            "loaded weights fit one architecture", where="model.config_overrides", fix="set random_weights too"
+        )
     chosen: Any = dtype if dtype == "auto" else getattr(torch, dtype)
-    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     try:
-        policy: Any = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, **options)
+        if random_weights:
+            config = AutoConfig.from_pretrained(source, **(config_overrides or {}))
+            policy: Any = AutoModelForCausalLM.from_config(config, dtype=None if dtype == "auto" else chosen, **options)
+        else:
+            policy = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, **options)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load {model_name!r} ({_first_line(error)})", where=WHERE, fix="check the name") from error
+        raise UserError(
+            f"cannot load {model_name!r} ({_first_line(error)})", where=WHERE, fix="check the name"
+        ) from error
     if gradient_checkpointing:
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if lora is not None:
