@@ -13,7 +13,6 @@ from lit_sdpo.functional import sdpo_loss
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.optimizers import SDPOAdamW
 from lit_sdpo.policies.load import render
-from lit_sdpo.policies.scoring import completion_hidden, logits
 from lit_sdpo.policies.teachers import FrozenTeacher, Teacher
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.types import LossBatch, Rollouts
@@ -77,11 +76,13 @@ class SDPO(OnPolicyModule):
 
     def after_optimizer_step(self) -> None:
         """Let the teacher follow."""
-        self.teacher.update(self.policy)
+        self.teacher.after_optimizer_step(self.policy)
         self.log("teacher/distance", self.teacher.distance(self.policy), batch_size=1)
+        self.log("teacher/refreshes", self.teacher.refreshes.float(), batch_size=1)
 
     def prepare_rollouts(self, rollouts: Rollouts) -> LossBatch:
         """Choose demonstrations and build the teacher's prompts."""
+        self._tell_teacher(rollouts)
         contexts = self.reprompt.contexts(rollouts, self.tokenizer, self.chat_template_options)
         prompts = [None if messages is None else self._render(messages) for messages in contexts.messages]
         known = torch.tensor([prompt is not None for prompt in prompts], device=rollouts.rewards.device)
@@ -94,12 +95,20 @@ class SDPO(OnPolicyModule):
             contributes=known,
         )
 
+    def _tell_teacher(self, rollouts: Rollouts) -> None:
+        self.teacher.before_rollout(self.policy)
+        rewards, lengths = rollouts.rewards, rollouts.completions.lengths.float()
+        sums = torch.stack([rewards.nansum(), (~rewards.isnan()).sum(), lengths.sum(), lengths.new_tensor(len(lengths))])
+        reduce = self.trainer.strategy.reduce
+        reward, judged, tokens, rows = reduce(sums, reduce_op="sum").tolist()
+        longest = reduce(lengths.max(), reduce_op="max").item()
+        self.teacher.observe(reward / max(judged, 1), longest * rows / tokens)
+
     def token_losses(self, batch: LossBatch) -> Tensor:
         """Divergence from the teacher per token, [M]."""
         mask = batch.completion_mask
         student = self.token_logits(batch)
-        with torch.no_grad():
-            teacher = self._teacher_logits(batch)
+        teacher = self._teacher_logits(batch)
         ids = batch.completion_ids[mask]
         logprobs = torch.log_softmax(student.detach(), -1).gather(-1, ids[:, None])[:, 0]
         old = logprobs if batch.fresh else batch.old_logprobs[mask]
@@ -122,8 +131,8 @@ class SDPO(OnPolicyModule):
             own if given is None else given
             for own, given in zip(batch.prompt_ids, batch.teacher_prompt_ids or (), strict=True)
         ]
-        hidden = completion_hidden(self.teacher.model, prompts, batch.completion_ids, batch.completion_mask)
-        return logits(self.teacher.model, hidden) / (batch.temperature or 1.0)
+        out = self.teacher.logits(self.policy, prompts, batch.completion_ids, batch.completion_mask)
+        return out / (batch.temperature or 1.0)
 
     def _render(self, messages: Any) -> list[int]:
         return render(self.tokenizer, messages, self.chat_template_options)

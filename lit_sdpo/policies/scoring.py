@@ -56,3 +56,10 @@ def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
         out = torch.tanh(out / cap) * cap
     return out
+
+
+def completion_logits(
+    model: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], completion_ids: Tensor, completion_mask: Tensor
+) -> Tensor:
+    """Float32 logits for the completion tokens, [M, V]; see :func:`completion_hidden`."""
+    return logits(model, completion_hidden(model, prompt_ids, completion_ids, completion_mask))

@@ -6,61 +6,117 @@ the student has become. It is part of the module, so its weights and its clock a
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-StagePolicy = Literal["keep", "reset_to_student"]
+from lit_sdpo.functional import mix_logits
+from lit_sdpo.policies.copies import WeightCopy, copy_of
+from lit_sdpo.policies.scoring import completion_logits
+
+StagePolicy = Literal["keep", "reset_to_student", "reset_to_base"]
+Clock = Literal["optimizer_step", "rollout"]
 
 
 class Teacher(nn.Module):
-    """Base: a copy of the student that changes only through :meth:`update` and :meth:`start_stage`.
+    """Base: a copy of the student that changes only when its clock ticks and when a stage begins.
 
     Args:
         at_stage: What happens when a stage begins: ``keep`` goes on with the same weights, ``reset_to_student`` copies
-            the student. In the first stage the student is the base model, so both begin alike.
+            the student, ``reset_to_base`` goes back to the model before the first stage.
+        clock: What a tick is: an ``optimizer_step``, or a ``rollout`` (all updates on the same completions). They are the
+            same while rollouts are used once.
+        checkpoint: A model folder that is mixed into the weights at the start.
+        checkpoint_share: Share of ``checkpoint`` in that mixture, the student being the rest.
     """
 
-    def __init__(self, at_stage: StagePolicy) -> None:
+    ticks: Tensor
+
+    def __init__(
+        self,
+        at_stage: StagePolicy = "keep",
+        clock: Clock = "optimizer_step",
+        checkpoint: str | None = None,
+        checkpoint_share: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.at_stage = at_stage
-        self.model: PreTrainedModel
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        _check_share("checkpoint_share", checkpoint_share)
+        self.at_stage, self.clock = at_stage, clock
+        self.checkpoint, self.checkpoint_share = checkpoint, checkpoint_share
+        self.weights: WeightCopy
+        self.base: WeightCopy | None = None
+        self.register_buffer("ticks", torch.zeros((), dtype=torch.long))
+        self.register_buffer("refreshes", torch.zeros((), dtype=torch.long))
+        self.register_buffer("pending", torch.zeros((), dtype=torch.bool))
 
     def attach(self, policy: PreTrainedModel) -> None:
         """Copy the student; called once, when the module has loaded its policy."""
-        self.model = copy.deepcopy(policy)
-        self.model.requires_grad_(False).eval()
+        self.weights = copy_of(policy, "teacher")
+        if self.checkpoint is not None:
+            self.weights.mix_checkpoint(self.checkpoint, self.checkpoint_share)
+        if self.at_stage == "reset_to_base":
+            self.base = copy_of(policy, "base")
 
     def train(self, mode: bool = True) -> Teacher:
         """A teacher is always in eval mode."""
         return super().train(False)
 
+    # ------------------------------------------------------------------------------------------------------- when it moves
     def start_stage(self, policy: PreTrainedModel) -> None:
-        """A stage begins."""
+        """A later stage begins."""
+        self.pending.zero_()
         if self.at_stage == "reset_to_student":
-            self._mix(policy, 1.0)
+            self.weights.mix(policy, 1.0)
+        elif self.at_stage == "reset_to_base" and self.base is not None:
+            self.weights.copy(self.base)
+
+    def after_optimizer_step(self, policy: PreTrainedModel) -> None:
+        """The student has changed."""
+        if self.clock == "optimizer_step":
+            self._tick(policy)
+        else:
+            self.pending.fill_(True)
+
+    def before_rollout(self, policy: PreTrainedModel) -> None:
+        """New completions are about to be prepared."""
+        if bool(self.pending):
+            self.pending.zero_()
+            self._tick(policy)
+
+    def observe(self, reward: float, longest_over_mean: float) -> None:
+        """What the latest rollouts were like, over all ranks; for teachers that wait for a good moment."""
+
+    def _tick(self, policy: PreTrainedModel) -> None:
+        self.ticks += 1
+        self.update(policy)
 
     def update(self, policy: PreTrainedModel) -> None:
-        """The student has taken an optimizer step."""
-        self.steps += 1
+        """Follow the student, or do not."""
 
+    def refresh(self, policy: PreTrainedModel, share: float) -> None:
+        """Move by ``share`` towards the student."""
+        self.weights.mix(policy, share)
+        self.refreshes += 1
+
+    # --------------------------------------------------------------------------------------------------------- what it says
     @torch.no_grad()
+    def logits(
+        self,
+        policy: PreTrainedModel,
+        prompt_ids: Sequence[Sequence[int]],
+        completion_ids: Tensor,
+        completion_mask: Tensor,
+    ) -> Tensor:
+        """The teacher's float32 logits for the completion tokens, [M, V], without gradient."""
+        with self.weights.active(policy) as model:
+            return completion_logits(model, prompt_ids, completion_ids, completion_mask)
+
     def distance(self, policy: PreTrainedModel) -> Tensor:
-        """Relative distance ``‖student - teacher‖ / ‖teacher‖`` over all parameters, a scalar."""
-        pairs = list(zip(policy.parameters(), self.model.parameters(), strict=True))
-        difference = torch.stack([torch.sum((s.float() - t.float()) ** 2) for s, t in pairs]).sum()
-        norm = torch.stack([torch.sum(t.float() ** 2) for _, t in pairs]).sum()
-        return (difference / norm).sqrt()
-
-    @torch.no_grad()
-    def _mix(self, policy: PreTrainedModel, share: float) -> None:
-        """Move by the given share towards the student; 1 copies exactly."""
-        for own, other in zip(self.model.parameters(), policy.parameters(), strict=True):
-            own.copy_(other) if share == 1.0 else own.lerp_(other.to(own.dtype), share)
+        """Relative distance ``‖student - teacher‖ / ‖teacher‖`` over the trained parameters, a scalar."""
+        return self.weights.distance(policy)
 
 
 class FrozenTeacher(Teacher):
@@ -69,35 +125,180 @@ class FrozenTeacher(Teacher):
     Args:
         at_stage: ``reset_to_student`` freezes anew at each stage, as the paper's runs did, one per stage; ``keep`` stays
             with the base model throughout.
+        checkpoint: A model folder that is mixed into the weights at the start.
+        checkpoint_share: Share of ``checkpoint`` in that mixture.
     """
 
-    def __init__(self, at_stage: StagePolicy = "reset_to_student") -> None:
-        super().__init__(at_stage)
+    def __init__(
+        self,
+        at_stage: StagePolicy = "reset_to_student",
+        checkpoint: str | None = None,
+        checkpoint_share: float = 1.0,
+    ) -> None:
+        super().__init__(at_stage, "optimizer_step", checkpoint, checkpoint_share)
 
 
 class EMATeacher(Teacher):
-    """Exponential moving average of the student: ``teacher ← (1 - update_rate) · teacher + update_rate · student``.
+    """Exponential moving average: ``teacher ← (1 - update_rate) · teacher + update_rate · student``.
 
-    Updated after every optimizer step, with float32 weights whatever the student's dtype: at small rates the change of a
-    step is lost in bfloat16.
+    Averaged in float32 whatever the student's dtype: at small rates the change of a step is lost in bfloat16.
 
     Args:
-        update_rate: Share of the student mixed in per step (the paper: 0.005 to 0.05; 0.05 is the one that collapses).
-        at_stage: Whether the average is carried over to the next stage (``keep``) or starts again from the student.
+        update_rate: Share of the student mixed in per tick (the paper: 0.005 to 0.05; 0.05 is the one that collapses).
+        at_stage: Whether the average is carried over to the next stage (``keep``) or starts again.
+        clock: ``optimizer_step`` or ``rollout``.
+        checkpoint: A model folder that is mixed into the weights at the start.
+        checkpoint_share: Share of ``checkpoint`` in that mixture.
     """
 
-    def __init__(self, update_rate: float = 0.05, at_stage: StagePolicy = "keep") -> None:
-        super().__init__(at_stage)
-        if not 0 <= update_rate <= 1:
-            raise ValueError(f"update_rate is a share between 0 and 1, got {update_rate}")
-        self.update_rate = update_rate
-
-    def attach(self, policy: PreTrainedModel) -> None:
-        """Copy the student in float32."""
-        super().attach(policy)
-        self.model.float()
+    def __init__(
+        self,
+        update_rate: float = 0.05,
+        at_stage: StagePolicy = "keep",
+        clock: Clock = "optimizer_step",
+        checkpoint: str | None = None,
+        checkpoint_share: float = 1.0,
+    ) -> None:
+        super().__init__(at_stage, clock, checkpoint, checkpoint_share)
+        self.update_rate = _check_share("update_rate", update_rate)
 
     def update(self, policy: PreTrainedModel) -> None:
         """Move towards the student."""
-        super().update(policy)
-        self._mix(policy, self.update_rate)
+        self.weights.mix(policy, self.update_rate)
+
+
+class RestartTeacher(Teacher):
+    """StableSDPO (arXiv:2607.01763, section 3.1): restart and freeze.
+
+    Every ``every`` ticks ``teacher ← (1 - mix) · teacher + mix · student``, frozen in between.
+
+    Args:
+        every: Ticks between restarts, k (the paper: 10).
+        mix: Share of the student, γ (the paper: 1, a hard copy, or 0.4, which matches an EMA of 0.05 over 10 steps).
+        at_stage: What happens when a stage begins; the count of ticks starts again with ``reset_to_student``.
+        clock: ``optimizer_step`` or ``rollout``.
+    """
+
+    def __init__(
+        self,
+        every: int = 10,
+        mix: float = 1.0,
+        at_stage: StagePolicy = "reset_to_student",
+        clock: Clock = "optimizer_step",
+    ) -> None:
+        super().__init__(at_stage, clock)
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        self.every, self.mix = every, _check_share("mix", mix)
+
+    def start_stage(self, policy: PreTrainedModel) -> None:
+        """Begin a stage; a teacher that starts anew also counts anew."""
+        super().start_stage(policy)
+        if self.at_stage != "keep":
+            self.ticks.zero_()
+
+    def update(self, policy: PreTrainedModel) -> None:
+        """Restart when it is time."""
+        if int(self.ticks) % self.every == 0:
+            self.refresh(policy, self.mix)
+
+
+class GatedTeacher(Teacher):
+    """CGTR (arXiv:2606.03532): a hard copy of the student only when the student has earned it.
+
+    Every ``check_every`` ticks the teacher is replaced if it is at least ``min_age`` ticks old, the mean reward of the last
+    ``window`` rollouts exceeds that at the last replacement by ``reward_gain``, and the longest of the latest completions
+    is at most ``max_length_tail`` times their mean.
+
+    Args:
+        check_every: Ticks between checks (the source: 5).
+        min_age: Ticks a teacher stays at least (the source: 30).
+        reward_gain: How much the mean reward has to rise (the source: 0.05).
+        window: Rollouts in the mean (the source: 5).
+        max_length_tail: Longest over mean completion length (the source: 3.2).
+        at_stage: What happens when a stage begins; the reference reward starts again unless it is ``keep``.
+        clock: ``optimizer_step`` or ``rollout``.
+    """
+
+    rewards: Tensor
+    reference: Tensor
+    age: Tensor
+    length_tail: Tensor
+
+    def __init__(
+        self,
+        check_every: int = 5,
+        min_age: int = 30,
+        reward_gain: float = 0.05,
+        window: int = 5,
+        max_length_tail: float = 3.2,
+        at_stage: StagePolicy = "reset_to_student",
+        clock: Clock = "optimizer_step",
+    ) -> None:
+        super().__init__(at_stage, clock)
+        self.check_every, self.min_age, self.reward_gain = check_every, min_age, reward_gain
+        self.max_length_tail = max_length_tail
+        self.register_buffer("rewards", torch.full((window,), torch.nan))
+        self.register_buffer("reference", torch.tensor(torch.nan))
+        self.register_buffer("age", torch.zeros((), dtype=torch.long))
+        self.register_buffer("length_tail", torch.tensor(torch.nan))
+
+    def start_stage(self, policy: PreTrainedModel) -> None:
+        """Begin a stage."""
+        super().start_stage(policy)
+        if self.at_stage != "keep":
+            self.rewards.fill_(torch.nan)
+            self.reference.fill_(torch.nan)
+            self.age.zero_()
+
+    def observe(self, reward: float, longest_over_mean: float) -> None:
+        """Keep the latest rewards; the first full window is the reference."""
+        self.rewards.copy_(self.rewards.roll(-1))
+        self.rewards[-1] = reward
+        self.length_tail.fill_(longest_over_mean)
+        if bool(self.reference.isnan()):
+            self.reference.copy_(self.rewards.mean())
+
+    def update(self, policy: PreTrainedModel) -> None:
+        """Replace the teacher if all three conditions hold."""
+        self.age += 1
+        if int(self.ticks) % self.check_every or int(self.age) < self.min_age:
+            return
+        mean = self.rewards.mean()
+        if bool((mean > self.reference + self.reward_gain) & (self.length_tail <= self.max_length_tail)):
+            self.refresh(policy, 1.0)
+            self.reference.copy_(mean)
+            self.age.zero_()
+
+
+class TrustRegionTeacher(Teacher):
+    """The current student, held back by a frozen reference (arXiv:2601.20802).
+
+    ``logits = (1 - mix) · reference logits + mix · student logits``, both with the teacher's context.
+
+    Args:
+        mix: Share of the student.
+        at_stage: When the reference is taken anew.
+    """
+
+    def __init__(self, mix: float = 0.5, at_stage: StagePolicy = "keep") -> None:
+        super().__init__(at_stage)
+        self.mix = _check_share("mix", mix)
+
+    @torch.no_grad()
+    def logits(
+        self,
+        policy: PreTrainedModel,
+        prompt_ids: Sequence[Sequence[int]],
+        completion_ids: Tensor,
+        completion_mask: Tensor,
+    ) -> Tensor:
+        """Mix the reference's logits with the student's."""
+        reference = super().logits(policy, prompt_ids, completion_ids, completion_mask)
+        return mix_logits(reference, completion_logits(policy, prompt_ids, completion_ids, completion_mask), self.mix)
+
+
+def _check_share(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is a share between 0 and 1, got {value}")
+    return value

@@ -1,0 +1,98 @@
+"""Copies of a policy's weights: a whole model, or a second adapter beside the trained one."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lit_sdpo.errors import UserError
+from lit_sdpo.functional import ema_update_
+from lit_sdpo.policies.load import load_policy
+
+
+class WeightCopy(nn.Module):
+    """Weights of a policy at some moment, kept in float32 where they are averaged."""
+
+    @abstractmethod
+    def mix(self, policy: PreTrainedModel, share: float) -> None:
+        """Move by ``share`` towards the policy; 1 copies exactly, 0 changes nothing."""
+
+    @abstractmethod
+    def copy(self, other: WeightCopy) -> None:
+        """Take over another copy's weights."""
+
+    @abstractmethod
+    def mix_checkpoint(self, folder: str, share: float) -> None:
+        """Move by ``share`` towards the model in a folder."""
+
+    @abstractmethod
+    def distance(self, policy: PreTrainedModel) -> Tensor:
+        """``‖policy - copy‖ / ‖copy‖`` over the trained parameters, a scalar."""
+
+    @abstractmethod
+    def active(self, policy: PreTrainedModel) -> contextmanager[PreTrainedModel]:  # type: ignore[valid-type]
+        """A model that computes with these weights, in eval mode, inside the context."""
+
+
+def copy_of(policy: PreTrainedModel, name: str) -> WeightCopy:
+    """The right kind of copy for a policy."""
+    return ModelCopy(policy)
+
+
+class ModelCopy(WeightCopy):
+    """A second model. Where the policy is not float32, a float32 shadow takes the averages and the model follows it."""
+
+    def __init__(self, policy: PreTrainedModel) -> None:
+        super().__init__()
+        self.model: PreTrainedModel = copy.deepcopy(policy)
+        self.model.requires_grad_(False).eval()
+        exact = all(p.dtype == torch.float32 for p in self.model.parameters())
+        shadow = [] if exact else [p.detach().float() for p in self.model.parameters()]
+        self.shadow = nn.ParameterList(nn.Parameter(p, requires_grad=False) for p in shadow)
+
+    @torch.no_grad()
+    def mix(self, policy: PreTrainedModel, share: float) -> None:
+        """Move towards the policy, parameter by parameter."""
+        ema_update_(self._averages(), policy.parameters(), share)
+        self._follow()
+
+    @torch.no_grad()
+    def copy(self, other: WeightCopy) -> None:
+        """Take over another copy's weights."""
+        assert isinstance(other, ModelCopy)
+        for own, theirs in zip(self._averages(), other._averages(), strict=True):
+            own.copy_(theirs)
+        self._follow()
+
+    def mix_checkpoint(self, folder: str, share: float) -> None:
+        """Move towards the model in a folder, which needs the same architecture."""
+        other = load_policy(folder)
+        shapes = [p.shape for p in other.parameters()]
+        if shapes != [p.shape for p in self.model.parameters()]:
+            raise UserError(f"{folder!r} has another architecture than the policy", where="teacher.checkpoint")
+        self.mix(other, share)
+
+    @torch.no_grad()
+    def distance(self, policy: PreTrainedModel) -> Tensor:
+        """Relative distance over all parameters."""
+        pairs = list(zip(policy.parameters(), self._averages(), strict=True))
+        difference = torch.stack([torch.sum((s.float() - t) ** 2) for s, t in pairs]).sum()
+        return (difference / torch.stack([torch.sum(t.float() ** 2) for _, t in pairs]).sum()).sqrt()
+
+    @contextmanager
+    def active(self, policy: PreTrainedModel) -> Iterator[PreTrainedModel]:
+        """The second model."""
+        yield self.model
+
+    def _averages(self) -> list[Tensor]:
+        return list(self.shadow) or list(self.model.parameters())
+
+    def _follow(self) -> None:
+        for weight, average in zip(self.model.parameters(), self.shadow, strict=False):
+            weight.copy_(average)
