@@ -54,6 +54,8 @@ class ContinualDataModule(pl.LightningDataModule):
         self.eval_prompts, self.eval_generations, self.eval_batch_size = eval_prompts, eval_generations, eval_batch_size
         self.eval_every, self.updates_per_rollout, self.seed = eval_every, updates_per_rollout, run_seed(seed)
         self.evaluate_trained = evaluate_trained
+        # More devices than evaluation prompts: the others have nothing to do there.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self._check()
 
     def _check(self) -> None:
@@ -67,12 +69,20 @@ class ContinualDataModule(pl.LightningDataModule):
                     )
             if self.eval_every is not None and (self.eval_every < 1 or stage.steps % self.eval_every):
                 raise UserError(
-                    f"eval_every {self.eval_every} does not divide the {stage.steps} steps of stage {i} ({stage.task.name})",
+                    f"eval_every {self.eval_every} does not divide the {stage.steps} steps of stage {i}"
+                    f" ({stage.task.name})",
                     where="data.eval_every",
                     fix="use a divisor of every stage's steps, so that each stage's end is evaluated",
                 )
-        for key in ("eval_generations", "eval_batch_size", "updates_per_rollout"):
-            if getattr(self, key) < 1:
+            first = next(task for task in self.tasks if task.name == stage.task.name)
+            if not _same(first, stage.task):
+                raise UserError(
+                    f"two different tasks are named {stage.task.name!r}",
+                    where=f"data.stages[{i}].task",
+                    fix="give each its own name",
+                )
+        for key in ("eval_prompts", "eval_generations", "eval_batch_size", "updates_per_rollout"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise UserError(f"{key} is {getattr(self, key)}", where=f"data.{key}", fix="at least 1")
         if clash := set(self.task_names) & set(self.probe_names):
             raise UserError(
@@ -133,7 +143,7 @@ class ContinualDataModule(pl.LightningDataModule):
                 raise UserError(f"task {task.name!r} has no rows to evaluate", where="data")
 
     def _check_trainer(self) -> None:
-        trainer = self.trainer
+        trainer: Any = self.trainer
         if trainer is None or trainer.fast_dev_run:
             return
         wanted = "pass **data.trainer_arguments() to the Trainer (the command line does)"
@@ -151,6 +161,13 @@ class ContinualDataModule(pl.LightningDataModule):
             )
         if trainer.overfit_batches:
             raise UserError("it would replace the stream", where="trainer.overfit_batches", fix="leave it at 0")
+        for i, stage in enumerate(self.stages):
+            if stage.prompts_per_step < trainer.world_size:
+                raise UserError(
+                    f"{stage.prompts_per_step} prompts for {trainer.world_size} devices",
+                    where=f"data.stages[{i}].prompts_per_step",
+                    fix="give at least one prompt per device",
+                )
 
     def train_dataloader(self) -> WindowLoader:
         """The windows of the current stage."""
@@ -210,3 +227,12 @@ class ContinualDataModule(pl.LightningDataModule):
             "rank": self.trainer.global_rank if self.trainer else 0,
             "world_size": self.trainer.world_size if self.trainer else 1,
         }
+
+
+def _same(one: Task, other: Task) -> bool:
+    """Whether two tasks ask the same; a configuration that names a task twice makes two objects of it."""
+    if one is other:
+        return True
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    beginnings = [[[len(task.rows(s)), *task.rows(s)[:16]] for s in splits] for task in (one, other)]
+    return type(one) is type(other) and beginnings[0] == beginnings[1]

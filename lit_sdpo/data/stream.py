@@ -67,7 +67,7 @@ class WindowLoader:
         self.stage, self.index, self.slots, self.updates_per_rollout = stage, index, slots, updates_per_rollout
         self.stream = PromptStream(stage.task.rows("train"), seed=(seed, index))
         self.rank, self.world_size = rank, world_size
-        self._handed_out = 0
+        self._start = self._handed_out = 0
 
     def __len__(self) -> int:
         """Micro-batches of the stage."""
@@ -75,12 +75,11 @@ class WindowLoader:
 
     def __iter__(self) -> Iterator[PromptBatch]:
         """Go on where a restored state left off, once; later passes start at the beginning."""
-        start, self._handed_out = self._handed_out, 0
+        start, self._start = self._start, 0
         for number in range(start, len(self)):
             self._handed_out = number + 1
             step, slot = divmod(number, self.slots)
             yield self._batch(step, slot)
-        self._handed_out = 0
 
     def _batch(self, step: int, slot: int) -> PromptBatch:
         window, update = divmod(step, self.updates_per_rollout)
@@ -105,7 +104,7 @@ class WindowLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after that many micro-batches."""
-        self._handed_out = state["handed_out"]
+        self._start = self._handed_out = state["handed_out"]
 
 
 class EvaluationLoader:

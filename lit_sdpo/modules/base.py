@@ -8,15 +8,16 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from lit_sdpo.modules.objective import Slice, Term, Tokens
 from lit_sdpo.optimizers import PaperAdamW, WarmupConstant
 from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
-from lit_sdpo.policies.scoring import completion_hidden, logits
+from lit_sdpo.policies.scoring import weighted_loss
 from lit_sdpo.rollouts.prompts import PromptBatch
-from lit_sdpo.rollouts.types import LossBatch, Rollouts
+from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
 Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum"]
 
@@ -24,9 +25,9 @@ Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum"]
 class OnPolicyModule(pl.LightningModule):
     """A policy that learns from batches which :class:`~lit_sdpo.callbacks.RolloutCallback` has filled.
 
-    A method says what becomes of the rollouts of a window (:meth:`prepare_rollouts`) and what each token costs
-    (:meth:`token_losses`). The loss of a step is ``Σ weights · token_losses`` over all active tokens of the window, all
-    slices and all ranks, so it does not depend on how the step is cut up. Optimisation is Lightning's automatic one:
+    A method is one or more terms (:class:`~lit_sdpo.modules.objective.Term`). The loss of a step is
+    ``Σ_terms coefficient · Σ_tokens weights · losses`` over all active tokens of the window, all slices and all ranks, so
+    it does not depend on how the step is cut up. Optimisation is Lightning's automatic one:
     ``accumulate_grad_batches``, ``gradient_clip_val``, ``precision`` and ``strategy`` of the Trainer work as usual.
 
     Args:
@@ -84,16 +85,28 @@ class OnPolicyModule(pl.LightningModule):
         )
         self.tokenizer = load_tokenizer(model_name)
         self.policy: PreTrainedModel | None = None
+        self.terms = nn.ModuleDict()
+        self._skip = False
         self._tally: dict[str, Tensor] = {}
 
     # ---------------------------------------------------------------------------------------------------- the method
-    def prepare_rollouts(self, rollouts: Rollouts) -> LossBatch:
-        """Turn the scored rollouts of a window into what the loss needs."""
-        return LossBatch.of(rollouts)
+    def add_term(self, term: Term) -> None:
+        """Add a term to the objective."""
+        self.terms[term.name] = term
 
-    def token_losses(self, batch: LossBatch) -> Tensor:
-        """Loss of each completion token, [M], M = true entries of ``batch.completion_mask`` in row-major order."""
-        raise NotImplementedError
+    def prepare_rollouts(self, rollouts: Rollouts) -> LossBatch:
+        """Turn the scored rollouts of a window into what the terms need."""
+        return self.prepare_terms(rollouts, LossBatch.of(rollouts))
+
+    def prepare_terms(self, rollouts: Rollouts, batch: LossBatch) -> LossBatch:
+        """Let each term add its part."""
+        for name, term in self.terms.items():
+            batch.parts[name] = term.prepare(rollouts, batch, self)
+        return batch
+
+    def penalty(self) -> Tensor | None:
+        """Anything in the loss that is about the weights rather than about tokens; counted once per step."""
+        return None
 
     # ------------------------------------------------------------------------------------------------------- Lightning
     def configure_model(self) -> None:
@@ -101,6 +114,8 @@ class OnPolicyModule(pl.LightningModule):
         if self.policy is None:
             self.policy = self._load()
             self.policy.train()
+            for term in self.terms.values():
+                term.attach(self)
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the scheduler from their callables."""
@@ -111,20 +126,39 @@ class OnPolicyModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Begin a stage."""
-        if self.reset_optimizer and self.trainer.current_epoch > 0:
+        if self.trainer.current_epoch == 0:
+            return
+        if self.reset_optimizer:
             self.trainer.strategy.setup_optimizers(self.trainer)
+        for term in self.terms.values():
+            term.start_stage(self)
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """The loss of one slice, scaled so that the step's gradient is that of the whole window."""
         rows: LossBatch = batch.loss  # type: ignore[assignment]
-        self._skip = batch.contributing_rows == 0
-        losses = self.token_losses(rows)
-        total = (rows.weights[rows.completion_mask] * losses).sum()
-        self.tally("train/loss", total)
+        self._skip = bool(batch.contributing_rows == 0)
+        slice_ = Slice(self, rows)
+        weights = {name: part.weights[slice_.mask] for name, part in rows.parts.items()}
+
+        def token_losses(logits: Tensor, span: slice) -> Tensor:
+            tokens = Tokens(slice_, span, logits)
+            total = torch.zeros(len(tokens.ids), device=logits.device)
+            for name, term in self.terms.items():
+                weight = weights[name][span]
+                losses = torch.where(weight != 0, weight * term.losses(tokens, rows.parts[name]), 0.0)
+                self.tally(f"train/loss/{name}", losses.sum())
+                total = total + term.factor(self.global_step) * losses
+            return total
+
+        loss = weighted_loss(self.policy, slice_.hidden, token_losses)
+        if batch.slot == 0 and (penalty := self.penalty()) is not None:
+            self.tally("train/penalty", penalty)
+            loss = loss + penalty / self.trainer.world_size
+        self.tally("train/loss", loss)
         if batch.slot == batch.slots - 1:
             self._log_tally()
         # Lightning divides by the slots, and distributed strategies average over the ranks.
-        return total * batch.slots * self.trainer.world_size
+        return loss * batch.slots * self.trainer.world_size
 
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Nothing to do: the rollout callback has generated and scored."""
@@ -133,17 +167,18 @@ class OnPolicyModule(pl.LightningModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Take the step, unless no row of the window contributes: momentum and weight decay must not move then."""
-        skip = bool(self._skip)
 
         def closure() -> Any:
             loss = optimizer_closure()
-            if skip:  # optimizers leave a parameter without a gradient alone, weight decay included
+            if self._skip:  # optimizers leave a parameter without a gradient alone, weight decay included
                 optimizer.zero_grad(set_to_none=True)
             return loss
 
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
-        if not skip:
+        if not self._skip:
             self.after_optimizer_step()
+            for term in self.terms.values():
+                term.after_optimizer_step(self)
 
     def after_optimizer_step(self) -> None:
         """The weights have changed; a teacher that follows them is updated here, so that checkpoints hold it."""
@@ -154,20 +189,15 @@ class OnPolicyModule(pl.LightningModule):
         self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients), batch_size=1)
         self.log("train/lr", optimizer.param_groups[0]["lr"], batch_size=1)
 
-    # ------------------------------------------------------------------------------------------------------- for methods
-    def token_logits(self, batch: LossBatch) -> Tensor:
-        """The policy's float32 logits for the completion tokens at the sampling temperature, [M, V]."""
-        hidden = completion_hidden(self.policy, batch.prompt_ids, batch.completion_ids, batch.completion_mask)
-        return logits(self.policy, hidden) / (batch.temperature or 1.0)
-
+    # --------------------------------------------------------------------------------------------------------- logging
     def tally(self, name: str, value: Tensor) -> None:
         """Add to a value that is logged once per step, summed over slices and ranks."""
         value = value.detach()
         self._tally[name] = self._tally[name] + value if name in self._tally else value
 
-    def tally_mean(self, name: str, values: Tensor, batch: LossBatch) -> None:
-        """Tally the weighted mean of a per-token value [M], with the weights of the loss."""
-        self.tally(name, (batch.weights[batch.completion_mask] * values.detach()).sum())
+    def tally_mean(self, name: str, values: Tensor, tokens: Tokens, part: Part) -> None:
+        """Tally the mean of a per-token value [m], weighted as in the loss."""
+        self.tally(name, (tokens.of(part.weights) * values.detach()).sum())
 
     def _log_tally(self) -> None:
         for name, value in self._tally.items():

@@ -7,59 +7,131 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lit_sdpo.functional import group_advantages, ppo_loss
+from lit_sdpo.functional import group_advantages, kl_penalty, ppo_loss
 from lit_sdpo.modules.base import OnPolicyModule
-from lit_sdpo.rollouts.types import LossBatch, Rollouts
+from lit_sdpo.modules.objective import Term, Tokens, judged
+from lit_sdpo.policies.copies import copy_of
+from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
+
+Advantage = Literal["none", "std", "loo", "batch_std"]
+KLEstimator = Literal["k1", "k2", "k3"]
+
+
+class PolicyGradient(Term):
+    r"""Reinforce what scored above its group's mean, within a clipped ratio.
+
+    .. math::
+        \ell = -\min(r A,\; \mathrm{clip}(r, 1 - \epsilon_\text{low}, 1 + \epsilon_\text{high}) A),
+        \qquad r = \exp(\log \pi - \log \pi_\text{old})
+
+    Args:
+        advantage: How the advantage A is normalised; see :class:`GRPO`.
+        clip_eps_low: Width of the ratio's range below 1.
+        clip_eps_high: Width above 1.
+        drop_flat_groups: Groups whose rewards are all equal leave the denominator too.
+        coefficient: Factor in the loss.
+    """
+
+    name = "policy_gradient"
+
+    def __init__(
+        self,
+        advantage: Advantage = "none",
+        clip_eps_low: float = 0.2,
+        clip_eps_high: float = 0.28,
+        drop_flat_groups: bool = False,
+        coefficient: float = 1.0,
+    ) -> None:
+        super().__init__(coefficient)
+        self.advantage, self.clip_eps_low, self.clip_eps_high = advantage, clip_eps_low, clip_eps_high
+        self.drop_flat_groups = drop_flat_groups
+
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+        """Advantages within each prompt's group; a completion without a reward carries no loss."""
+        advantages = group_advantages(rollouts.rewards, rollouts.groups, self.advantage)
+        counts = judged(rollouts)
+        if self.drop_flat_groups:
+            flat = (advantages == 0).view(-1, rollouts.num_generations).all(1)
+            counts = counts & ~flat.repeat_interleave(rollouts.num_generations)
+        return Part(
+            active=batch.completion_mask & counts[:, None],
+            contributes=counts & (advantages != 0),
+            values={"advantages": advantages},
+        )
+
+    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+        """The clipped surrogate."""
+        advantages = tokens.of(part.values["advantages"])
+        loss = ppo_loss(
+            tokens.logprobs, tokens.old_logprobs, advantages, low=self.clip_eps_low, high=self.clip_eps_high
+        )
+        tokens.slice.module.tally_mean("train/clip_fraction", loss.clipped_low | loss.clipped_high, tokens, part)
+        return loss.per_token
+
+
+class BaseKL(Term):
+    """Penalty on the KL divergence from the base model, the policy before the first stage.
+
+    Args:
+        beta: Factor in the loss.
+        estimator: ``k1``, ``k2`` or ``k3`` of :func:`lit_sdpo.functional.kl_penalty`, from the sampled tokens.
+    """
+
+    name = "base_kl"
+
+    def __init__(self, beta: float, estimator: KLEstimator = "k3") -> None:
+        super().__init__(beta)
+        self.estimator = estimator
+
+    def attach(self, module: Any) -> None:
+        """Keep the base."""
+        self.base = copy_of(module.policy, "base")
+
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+        """Every token with a reward."""
+        counts = judged(rollouts)
+        return Part(active=batch.completion_mask & counts[:, None], contributes=counts)
+
+    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+        """The estimate per token."""
+        base = torch.log_softmax(tokens.logits_of(self.base), -1).gather(-1, tokens.ids[:, None])[:, 0]
+        return kl_penalty(tokens.logprobs, base, self.estimator)
 
 
 class GRPO(OnPolicyModule):
     r"""GRPO: reinforce what scored above its group's mean, within a clipped ratio.
 
     .. math::
-        \ell = -\min(r A,\; \mathrm{clip}(r, 1 - \epsilon_\text{low}, 1 + \epsilon_\text{high}) A),
-        \qquad r = \exp(\log \pi - \log \pi_\text{old})
+        \ell = -\min(r A,\; \mathrm{clip}(r, 1 - \epsilon_\text{low}, 1 + \epsilon_\text{high}) A) + \beta\, k(\log \pi - \log \pi_0)
 
     with the advantage :math:`A` of the completion within the group of its prompt. On the first update of fresh rollouts
     :math:`r = 1` and the gradient is that of the plain policy gradient.
 
     Args:
+        model_name: Model folder, Hub name, or ``micro``.
         advantage: ``none`` is reward minus group mean (the released code of arXiv:2607.01763), ``std`` divides by the
             group's standard deviation (arXiv:2402.03300, and the paper's text), ``loo`` compares with the mean of the
             others, ``batch_std`` divides by the standard deviation of all rewards.
         clip_eps_low: The paper: 0.2.
         clip_eps_high: The paper: 0.28.
+        drop_flat_groups: Groups whose rewards are all equal leave the denominator too (arXiv:2503.14476).
+        kl_beta: Factor of the KL penalty to the base model (the paper: 0, and then there is no base in memory).
+        kl_estimator: ``k1``, ``k2`` or ``k3``.
         **kwargs: Of :class:`OnPolicyModule`. The paper's learning rate for GRPO is 1e-6.
     """
 
     def __init__(
         self,
         model_name: str,
-        advantage: Literal["none", "std", "loo", "batch_std"] = "none",
+        advantage: Advantage = "none",
         clip_eps_low: float = 0.2,
         clip_eps_high: float = 0.28,
+        drop_flat_groups: bool = False,
+        kl_beta: float = 0.0,
+        kl_estimator: KLEstimator = "k3",
         **kwargs: Any,
     ) -> None:
         super().__init__(model_name, **kwargs)
-        self.advantage, self.clip_eps_low, self.clip_eps_high = advantage, clip_eps_low, clip_eps_high
-
-    def prepare_rollouts(self, rollouts: Rollouts) -> LossBatch:
-        """Advantages within each prompt's group; a completion without a reward carries no loss."""
-        advantages = group_advantages(rollouts.rewards, rollouts.groups, self.advantage)
-        judged = ~rollouts.rewards.isnan()
-        return LossBatch.of(
-            rollouts,
-            advantages=advantages,
-            active=rollouts.completion_mask & judged[:, None],
-            contributes=judged & (advantages != 0),
-        )
-
-    def token_losses(self, batch: LossBatch) -> Tensor:
-        """The clipped surrogate per token, [M]."""
-        mask = batch.completion_mask
-        logprobs = torch.log_softmax(self.token_logits(batch), -1)
-        logprobs = logprobs.gather(-1, batch.completion_ids[mask][:, None])[:, 0]
-        old = logprobs.detach() if batch.fresh else batch.old_logprobs[mask]
-        advantages = batch.advantages[:, None].expand_as(mask)[mask]  # type: ignore[index]
-        loss = ppo_loss(logprobs, old, advantages, low=self.clip_eps_low, high=self.clip_eps_high)
-        self.tally_mean("train/clip_fraction", loss.clipped_low | loss.clipped_high, batch)
-        return loss.per_token
+        self.add_term(PolicyGradient(advantage, clip_eps_low, clip_eps_high, drop_flat_groups))
+        if kl_beta:
+            self.add_term(BaseKL(kl_beta, kl_estimator))

@@ -11,11 +11,88 @@ from torch import Tensor
 
 from lit_sdpo.functional import sdpo_loss
 from lit_sdpo.modules.base import OnPolicyModule
+from lit_sdpo.modules.grpo import PolicyGradient
+from lit_sdpo.modules.objective import Term, Tokens
 from lit_sdpo.optimizers import SDPOAdamW
 from lit_sdpo.policies.load import render
 from lit_sdpo.policies.teachers import FrozenTeacher, Teacher
 from lit_sdpo.rollouts.reprompt import Reprompt
-from lit_sdpo.rollouts.types import LossBatch, Rollouts
+from lit_sdpo.rollouts.sampling import uniforms
+from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
+
+
+class Distillation(Term):
+    r"""Move the student towards what the teacher predicts for the student's own completion.
+
+    .. math::
+        \ell_t = D_\alpha\big(\pi(\cdot \mid x, y_{<t}),\; \pi_T(\cdot \mid x, c, y_{<t})\big)
+        \cdot \min(\pi(y_t) / \pi_\text{old}(y_t),\; c_\text{max})
+
+    Subclasses change one thing each: the rows (:meth:`row_weights`), the target (:meth:`target`) or the divergence
+    (:meth:`divergence`).
+
+    Args:
+        alpha: 0 is KL(teacher‖student), 1 KL(student‖teacher), between them the Jensen-Shannon form.
+        top_k: Compare on the student's k most likely tokens; ``None`` on the whole vocabulary.
+        tail: Add the mass outside the top-k as one bucket; otherwise both sides are renormalised.
+        importance_clip: Largest importance weight.
+        token_mask: Share of tokens that are left out at random, in the loss and in its denominator.
+        coefficient: Factor in the loss.
+    """
+
+    name = "distillation"
+
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        top_k: int | None = 100,
+        tail: bool = True,
+        importance_clip: float = 2.0,
+        token_mask: float = 0.0,
+        coefficient: float = 1.0,
+    ) -> None:
+        super().__init__(coefficient)
+        if not 0 <= token_mask < 1:
+            raise ValueError(f"token_mask is a share from 0 to below 1, got {token_mask}")
+        self.alpha, self.top_k, self.tail = alpha, top_k, tail
+        self.importance_clip, self.token_mask = importance_clip, token_mask
+
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+        """Rows whose teacher has something to tell, without the tokens that are masked at random."""
+        prompts = batch.teacher_prompt_ids or []
+        known = torch.tensor([prompt is not None for prompt in prompts], device=rollouts.rewards.device)
+        weights = self.row_weights(rollouts, known, module)
+        known = known if weights is None else known & (weights != 0)
+        active = batch.completion_mask & known[:, None]
+        if self.token_mask:
+            places = torch.arange(active.shape[1], device=active.device)
+            # ~seed: a stream of its own beside the sampler's, as independent of the layout.
+            active = active & (uniforms(~rollouts.seeds[:, None], places) >= self.token_mask)
+        return Part(active=active, contributes=active.any(1), scale=weights)
+
+    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+        """The divergence, times the bounded importance weight."""
+        losses = self.divergence(tokens)
+        ratio = (
+            (tokens.logprobs.detach() - tokens.old_logprobs).clamp(-20.0, 20.0).exp().clamp(max=self.importance_clip)
+        )
+        module = tokens.slice.module
+        module.tally_mean("sdpo/divergence", losses, tokens, part)
+        module.tally_mean("sdpo/importance_weight", ratio, tokens, part)
+        return losses * ratio
+
+    def row_weights(self, rollouts: Rollouts, known: Tensor, module: Any) -> Tensor | None:
+        """Weight of each row, [N]; 0 leaves it out. ``None`` weighs all alike."""
+        return None
+
+    def target(self, tokens: Tokens) -> Tensor:
+        """Logits of the target, [m, V]."""
+        return tokens.teacher_logits
+
+    def divergence(self, tokens: Tokens) -> Tensor:
+        """Divergence of each token, [m]."""
+        top_k = self.top_k if self.top_k and self.top_k < tokens.logits.shape[-1] else None
+        return sdpo_loss(tokens.logits, self.target(tokens), alpha=self.alpha, top_k=top_k, tail=self.tail)
 
 
 class SDPO(OnPolicyModule):
@@ -37,6 +114,8 @@ class SDPO(OnPolicyModule):
         top_k: Compare on the student's k most likely tokens; ``None`` on the whole vocabulary (the paper: 100).
         tail: Add the mass outside the top-k as one bucket, as the paper does; otherwise both sides are renormalised.
         importance_clip: Largest importance weight (the paper: 2); matters when rollouts are trained on more than once.
+        token_mask: Share of response tokens left out at random (the paper's ablation: 0.25, 0.5, 0.75).
+        outcome_coefficient: Factor of an added policy-gradient term on the rewards' advantages; 0 adds none.
         optimizer: From parameters to optimizer (the paper: AdamW, learning rate 1e-5, weight decay 0.01).
         **kwargs: Of :class:`OnPolicyModule`.
     """
@@ -50,13 +129,17 @@ class SDPO(OnPolicyModule):
         top_k: int | None = 100,
         tail: bool = True,
         importance_clip: float = 2.0,
+        token_mask: float = 0.0,
+        outcome_coefficient: float = 0.0,
         optimizer: OptimizerCallable = SDPOAdamW,
         **kwargs: Any,
     ) -> None:
         super().__init__(model_name, optimizer=optimizer, **kwargs)
         self.teacher = teacher or FrozenTeacher()
         self.reprompt = reprompt or Reprompt()
-        self.alpha, self.top_k, self.tail, self.importance_clip = alpha, top_k, tail, importance_clip
+        self.add_term(Distillation(alpha, top_k, tail, importance_clip, token_mask))
+        if outcome_coefficient:
+            self.add_term(PolicyGradient(coefficient=outcome_coefficient))
 
     def configure_model(self) -> None:
         """Load the policy and copy it into the teacher, once."""
@@ -81,58 +164,24 @@ class SDPO(OnPolicyModule):
         self.log("teacher/refreshes", self.teacher.refreshes.float(), batch_size=1)
 
     def prepare_rollouts(self, rollouts: Rollouts) -> LossBatch:
-        """Choose demonstrations and build the teacher's prompts."""
+        """Choose demonstrations, build the teacher's prompts, then let the terms prepare."""
         self._tell_teacher(rollouts)
         contexts = self.reprompt.contexts(rollouts, self.tokenizer, self.chat_template_options)
-        prompts = [None if messages is None else self._render(messages) for messages in contexts.messages]
-        known = torch.tensor([prompt is not None for prompt in prompts], device=rollouts.rewards.device)
-        self.log("sdpo/context_fraction", known.float().mean(), batch_size=1)
+        prompts = [
+            None if messages is None else render(self.tokenizer, messages, self.chat_template_options)
+            for messages in contexts.messages
+        ]
+        self.log("sdpo/context_fraction", sum(p is not None for p in prompts) / len(prompts), batch_size=1)
         self.log("sdpo/demonstration_truncated", float(contexts.truncated), batch_size=1)
-        return LossBatch.of(
-            rollouts,
-            teacher_prompt_ids=prompts,
-            active=rollouts.completion_mask & known[:, None],
-            contributes=known,
-        )
+        return self.prepare_terms(rollouts, LossBatch.of(rollouts, teacher_prompt_ids=prompts))
 
     def _tell_teacher(self, rollouts: Rollouts) -> None:
         self.teacher.before_rollout(self.policy)
         rewards, lengths = rollouts.rewards, rollouts.completions.lengths.float()
-        sums = torch.stack([rewards.nansum(), (~rewards.isnan()).sum(), lengths.sum(), lengths.new_tensor(len(lengths))])
+        sums = torch.stack(
+            [rewards.nansum(), (~rewards.isnan()).sum(), lengths.sum(), lengths.new_tensor(len(lengths))]
+        )
         reduce = self.trainer.strategy.reduce
         reward, judged, tokens, rows = reduce(sums, reduce_op="sum").tolist()
         longest = reduce(lengths.max(), reduce_op="max").item()
         self.teacher.observe(reward / max(judged, 1), longest * rows / tokens)
-
-    def token_losses(self, batch: LossBatch) -> Tensor:
-        """Divergence from the teacher per token, [M]."""
-        mask = batch.completion_mask
-        student = self.token_logits(batch)
-        teacher = self._teacher_logits(batch)
-        ids = batch.completion_ids[mask]
-        logprobs = torch.log_softmax(student.detach(), -1).gather(-1, ids[:, None])[:, 0]
-        old = logprobs if batch.fresh else batch.old_logprobs[mask]
-        losses = sdpo_loss(
-            student,
-            teacher,
-            ids,
-            alpha=self.alpha,
-            top_k=self.top_k if self.top_k and self.top_k < student.shape[-1] else None,
-            tail=self.tail,
-            old_logprobs=old,
-            importance_clip=self.importance_clip,
-        )
-        self.tally_mean("sdpo/divergence", losses, batch)
-        self.tally_mean("sdpo/importance_weight", (logprobs - old).exp().clamp(max=self.importance_clip), batch)
-        return losses
-
-    def _teacher_logits(self, batch: LossBatch) -> Tensor:
-        prompts = [
-            own if given is None else given
-            for own, given in zip(batch.prompt_ids, batch.teacher_prompt_ids or (), strict=True)
-        ]
-        out = self.teacher.logits(self.policy, prompts, batch.completion_ids, batch.completion_mask)
-        return out / (batch.temperature or 1.0)
-
-    def _render(self, messages: Any) -> list[int]:
-        return render(self.tokenizer, messages, self.chat_template_options)

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lit_sdpo.modules.base import OnPolicyModule
-from lit_sdpo.rollouts.types import LossBatch
+from lit_sdpo.modules.objective import Term, Tokens
+from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
+
+
+class Imitation(Term):
+    r"""Maximum likelihood, :math:`\ell = -\log \pi(y_t \mid x, y_{<t})`."""
+
+    name = "imitation"
+
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+        """Every token of every row."""
+        everyone = torch.ones(len(batch), dtype=torch.bool, device=batch.completion_ids.device)
+        return Part(active=batch.completion_mask, contributes=everyone)
+
+    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+        """Negative log-probability of the tokens."""
+        return -tokens.logprobs
 
 
 class SFT(OnPolicyModule):
-    r"""Maximum likelihood of the reference answers, :math:`\ell = -\log \pi(y_t \mid x, y_{<t})`.
+    """Supervised fine-tuning on the reference answers of the prompts.
 
     The baseline that has an oracle: it learns from answers that the other methods never see. It runs on the same windows
     and loss weights; one completion, the reference, stands in the place of each prompt's rollouts.
+
+    Args:
+        model_name: Model folder, Hub name, or ``micro``.
+        **kwargs: Of :class:`OnPolicyModule`.
     """
 
     learns_from: Literal["policy", "reference"] = "reference"
 
-    def token_losses(self, batch: LossBatch) -> Tensor:
-        """Cross-entropy per token, [M]."""
-        targets = batch.completion_ids[batch.completion_mask]
-        return torch.nn.functional.cross_entropy(self.token_logits(batch), targets, reduction="none")
+    def __init__(self, model_name: str, **kwargs: Any) -> None:
+        super().__init__(model_name, **kwargs)
+        self.add_term(Imitation())

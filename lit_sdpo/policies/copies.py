@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional import ema_update_
 from lit_sdpo.policies.load import load_policy
+from lit_sdpo.policies.scoring import Scorer, scorer
 
 
 class WeightCopy(nn.Module):
@@ -36,8 +36,14 @@ class WeightCopy(nn.Module):
         """``‖policy - copy‖ / ‖copy‖`` over the trained parameters, a scalar."""
 
     @abstractmethod
-    def active(self, policy: PreTrainedModel) -> contextmanager[PreTrainedModel]:  # type: ignore[valid-type]
-        """A model that computes with these weights, in eval mode, inside the context."""
+    def scorer(
+        self,
+        policy: PreTrainedModel,
+        prompt_ids: Sequence[Sequence[int]],
+        completion_ids: Tensor,
+        completion_mask: Tensor,
+    ) -> Scorer:
+        """What a model with these weights predicts for completion tokens, in eval mode and without gradient."""
 
 
 def copy_of(policy: PreTrainedModel, name: str) -> WeightCopy:
@@ -85,10 +91,15 @@ class ModelCopy(WeightCopy):
         difference = torch.stack([torch.sum((s.float() - t) ** 2) for s, t in pairs]).sum()
         return (difference / torch.stack([torch.sum(t.float() ** 2) for _, t in pairs]).sum()).sqrt()
 
-    @contextmanager
-    def active(self, policy: PreTrainedModel) -> Iterator[PreTrainedModel]:
-        """The second model."""
-        yield self.model
+    def scorer(
+        self,
+        policy: PreTrainedModel,
+        prompt_ids: Sequence[Sequence[int]],
+        completion_ids: Tensor,
+        completion_mask: Tensor,
+    ) -> Scorer:
+        """The second model's predictions."""
+        return scorer(self.model, prompt_ids, completion_ids, completion_mask)
 
     def _averages(self) -> list[Tensor]:
         return list(self.shadow) or list(self.model.parameters())

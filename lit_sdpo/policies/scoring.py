@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from lit_sdpo.functional import chunked_loss
 
 
 def completion_hidden(
@@ -45,10 +47,15 @@ def decoder(model: PreTrainedModel) -> nn.Module:
     return getattr(base, base.base_model_prefix)
 
 
-def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Logits in float32, [M, V], with the architecture's own scaling and soft cap."""
+def head(model: PreTrainedModel) -> nn.Module:
+    """The language-model head."""
+    return model.get_output_embeddings()
+
+
+def finish(model: PreTrainedModel, products: Tensor) -> Tensor:
+    """Logits in float32 from the head's products, with the architecture's own scaling and soft cap."""
     config = model.config.get_text_config()
-    out = model.get_output_embeddings()(hidden).float()
+    out = products.float()
     if (scale := getattr(config, "logit_scale", None)) is not None:
         out = out * scale
     if (divisor := getattr(config, "logits_scaling", None)) is not None:
@@ -58,8 +65,40 @@ def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     return out
 
 
-def completion_logits(
+def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits in float32, [M, V]."""
+    return finish(model, head(model)(hidden))
+
+
+#: Logits of some of the M completion tokens: from their place to [m, V].
+Scorer = Callable[[slice], Tensor]
+
+
+@torch.no_grad()
+def scorer(
     model: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], completion_ids: Tensor, completion_mask: Tensor
-) -> Tensor:
-    """Float32 logits for the completion tokens, [M, V]; see :func:`completion_hidden`."""
-    return logits(model, completion_hidden(model, prompt_ids, completion_ids, completion_mask))
+) -> Scorer:
+    """Run the decoder once, without gradient, and make logits where they are asked for; never all [M, V] at once."""
+    hidden = completion_hidden(model, prompt_ids, completion_ids, completion_mask)
+
+    @torch.no_grad()
+    def score(span: slice) -> Tensor:
+        return logits(model, hidden[span])
+
+    return score
+
+
+def weighted_loss(model: PreTrainedModel, hidden: Tensor, token_losses: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    """Sum of the losses of M tokens, their logits made in chunks and their gradient in the forward pass where possible.
+
+    Args:
+        model: Gives the head.
+        hidden: [M, D].
+        token_losses: From a chunk's float32 logits [m, V] and its place to the weighted losses, [m].
+    """
+    layer = head(model)
+    if type(layer) is not nn.Linear or layer.bias is not None:
+        return token_losses(logits(model, hidden), slice(0, len(hidden))).sum()
+    ones = torch.ones(len(hidden), device=hidden.device)
+    loss, _ = chunked_loss(hidden, layer.weight, ones, lambda x, span: token_losses(finish(model, x), span))
+    return loss

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from lit_sdpo.functional import mix_logits
 from lit_sdpo.policies.copies import WeightCopy, copy_of
-from lit_sdpo.policies.scoring import completion_logits
+from lit_sdpo.policies.scoring import Scorer, scorer
 
 StagePolicy = Literal["keep", "reset_to_student", "reset_to_base"]
 Clock = Literal["optimizer_step", "rollout"]
@@ -102,17 +102,15 @@ class Teacher(nn.Module):
         self.refreshes += 1
 
     # --------------------------------------------------------------------------------------------------------- what it says
-    @torch.no_grad()
-    def logits(
+    def scorer(
         self,
         policy: PreTrainedModel,
         prompt_ids: Sequence[Sequence[int]],
         completion_ids: Tensor,
         completion_mask: Tensor,
-    ) -> Tensor:
-        """The teacher's float32 logits for the completion tokens, [M, V], without gradient."""
-        with self.weights.active(policy) as model:
-            return completion_logits(model, prompt_ids, completion_ids, completion_mask)
+    ) -> Scorer:
+        """What the teacher predicts for the completion tokens, without gradient."""
+        return self.weights.scorer(policy, prompt_ids, completion_ids, completion_mask)
 
     def distance(self, policy: PreTrainedModel) -> Tensor:
         """Relative distance ``‖student - teacher‖ / ‖teacher‖`` over the trained parameters, a scalar."""
@@ -285,17 +283,17 @@ class TrustRegionTeacher(Teacher):
         super().__init__(at_stage)
         self.mix = _check_share("mix", mix)
 
-    @torch.no_grad()
-    def logits(
+    def scorer(
         self,
         policy: PreTrainedModel,
         prompt_ids: Sequence[Sequence[int]],
         completion_ids: Tensor,
         completion_mask: Tensor,
-    ) -> Tensor:
+    ) -> Scorer:
         """Mix the reference's logits with the student's."""
-        reference = super().logits(policy, prompt_ids, completion_ids, completion_mask)
-        return mix_logits(reference, completion_logits(policy, prompt_ids, completion_ids, completion_mask), self.mix)
+        reference = super().scorer(policy, prompt_ids, completion_ids, completion_mask)
+        student = scorer(policy, prompt_ids, completion_ids, completion_mask)
+        return lambda span: mix_logits(reference(span), student(span), self.mix)
 
 
 def _check_share(name: str, value: float) -> float:

@@ -57,7 +57,8 @@ class Completions:
     Attributes:
         ids: Sampled tokens, right-padded, int64 [N, T]. An end token that was sampled is included.
         lengths: Tokens per row, int64 [N].
-        logprobs: Log-probability of each sampled token under the distribution it was drawn from, float32 [N, T]; 0 at padding.
+        logprobs: Log-probability of each sampled token under the distribution it was drawn from, float32 [N, T]; 0 at
+            padding.
         finished: Whether the row ended with an end token rather than at ``max_new_tokens``, bool [N].
     """
 
@@ -108,6 +109,7 @@ class Rollouts:
         texts: Their decoded text, special tokens left out.
         verdicts: What the task's verifier said of each.
         rewards: The weighted reward per row, float32 [N]; nan where every component abstained.
+        seeds: The seeds that the rows were drawn with, int64 [N].
         temperature: The completions were drawn at this temperature.
     """
 
@@ -118,6 +120,7 @@ class Rollouts:
     texts: list[str]
     verdicts: list[Verdict]
     rewards: Tensor
+    seeds: Tensor
     temperature: float = 1.0
 
     def __len__(self) -> int:
@@ -137,6 +140,36 @@ class Rollouts:
 
 
 @dataclass
+class Part:
+    """What one term of an objective needs to know of the rows of a batch.
+
+    Attributes:
+        active: Tokens that count in the term's denominator, bool [N, T]; a subset of the completion mask.
+        contributes: Rows that can have a gradient, bool [N]; the others count but need no forward pass.
+        scale: Further weight of each row, float32 [N].
+        values: Anything else that the term keeps per row or per token, [N, ...].
+        weights: Weight of each token in the loss, float32 [N, T]; the term's loss of a step is their inner product with the
+            tokens' losses over all slices and ranks. Set by the rollout callback, once the global counts are known.
+    """
+
+    active: Tensor
+    contributes: Tensor
+    scale: Tensor | None = None
+    values: dict[str, Tensor] = field(default_factory=dict)
+    weights: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def select(self, index: Tensor, width: int) -> Part:
+        """The given rows, cut to the given width."""
+        return Part(
+            active=self.active[index, :width],
+            contributes=self.contributes[index],
+            scale=None if self.scale is None else self.scale[index],
+            values={k: v[index, :width] if v.dim() > 1 else v[index] for k, v in self.values.items()},
+            weights=self.weights[index, :width],
+        )
+
+
+@dataclass
 class LossBatch:
     """What a loss needs to know of some rows: the whole window first, then one slice of it per micro-batch.
 
@@ -144,71 +177,57 @@ class LossBatch:
         prompt_ids: The student's prompt of each row, N lists.
         completion_ids: int64 [N, T].
         completion_mask: bool [N, T].
-        active: Tokens that count in the loss's denominator, bool [N, T]; a subset of ``completion_mask``.
-        contributes: Rows that can have a gradient, bool [N]; the others count but need no forward pass.
         old_logprobs: Log-probabilities at rollout, float32 [N, T].
-        advantages: float32 [N], where the method has them.
+        parts: One for each term of the objective, by name.
         teacher_prompt_ids: The teacher's prompt of each row, or ``None`` for a row without context; absent for methods
             without a teacher.
         temperature: The completions were drawn at this temperature, and losses score them at it.
         fresh: This is the first update on these rollouts: the policy is the one that drew them.
-        weights: Weight of each token in the loss, float32 [N, T]; the loss of a step is their inner product with the
-            tokens' losses over all slices and ranks. Set by the rollout callback, once the global counts are known.
     """
 
     prompt_ids: list[list[int]]
     completion_ids: Tensor
     completion_mask: Tensor
-    active: Tensor
-    contributes: Tensor
     old_logprobs: Tensor
-    advantages: Tensor | None = None
+    parts: dict[str, Part] = field(default_factory=dict)
     teacher_prompt_ids: list[list[int] | None] | None = None
     temperature: float = 1.0
     fresh: bool = True
-    weights: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @classmethod
-    def of(cls, rollouts: Rollouts, **values: Any) -> LossBatch:
-        """All rows of some rollouts, every token active unless said otherwise."""
-        mask = rollouts.completion_mask
-        prompts = [rollouts.prompt_ids[n // rollouts.num_generations] for n in range(len(rollouts))]
-        defaults = {
-            "active": mask,
-            "contributes": torch.ones(len(rollouts), dtype=torch.bool, device=mask.device),
-            "temperature": rollouts.temperature,
-        }
+    def of(cls, rollouts: Rollouts, teacher_prompt_ids: list[list[int] | None] | None = None) -> LossBatch:
+        """All rows of some rollouts, without a term yet."""
         return cls(
-            prompt_ids=prompts,
+            prompt_ids=[rollouts.prompt_ids[n // rollouts.num_generations] for n in range(len(rollouts))],
             completion_ids=rollouts.completions.ids,
-            completion_mask=mask,
+            completion_mask=rollouts.completion_mask,
             old_logprobs=rollouts.completions.logprobs,
-            **(defaults | values),
+            teacher_prompt_ids=teacher_prompt_ids,
+            temperature=rollouts.temperature,
         )
 
     def __len__(self) -> int:
         """Number of rows, N."""
         return len(self.prompt_ids)
 
+    @property
+    def contributes(self) -> Tensor:
+        """Rows to which any term gives a gradient, bool [N]."""
+        nobody = torch.zeros(len(self), dtype=torch.bool, device=self.completion_ids.device)
+        return torch.stack([nobody, *(part.contributes for part in self.parts.values())]).any(0)
+
     def select(self, rows: Sequence[int]) -> LossBatch:
         """The given rows in the given order, cut to their longest completion."""
         index = torch.as_tensor(rows, dtype=torch.long, device=self.completion_ids.device)
         width = int(self.completion_mask[index].sum(1).max()) if len(rows) else 0
-
-        def cut(x: Tensor) -> Tensor:
-            return x[index, :width]
-
         return replace(
             self,
             prompt_ids=[self.prompt_ids[i] for i in rows],
-            completion_ids=cut(self.completion_ids),
-            completion_mask=cut(self.completion_mask),
-            active=cut(self.active),
-            contributes=self.contributes[index],
-            old_logprobs=cut(self.old_logprobs),
-            advantages=None if self.advantages is None else self.advantages[index],
+            completion_ids=self.completion_ids[index, :width],
+            completion_mask=self.completion_mask[index, :width],
+            old_logprobs=self.old_logprobs[index, :width],
+            parts={name: part.select(index, width) for name, part in self.parts.items()},
             teacher_prompt_ids=None if self.teacher_prompt_ids is None else [self.teacher_prompt_ids[i] for i in rows],
-            weights=cut(self.weights),
         )
 
     def slices(self, count: int) -> list[LossBatch]:
@@ -223,5 +242,8 @@ class LossBatch:
         return [self.select(rows[a:b]) if a < b else self._silent() for a, b in pairwise(bounds)]
 
     def _silent(self) -> LossBatch:
-        row = self.select([min(range(len(self)), key=lambda n: len(self.prompt_ids[n]))])
-        return replace(row, weights=torch.zeros_like(row.weights))
+        lengths = self.completion_mask.sum(1).tolist()
+        row = self.select([min(range(len(self)), key=lambda n: len(self.prompt_ids[n]) + lengths[n])])
+        for part in row.parts.values():
+            part.weights = torch.zeros_like(part.weights)
+        return row

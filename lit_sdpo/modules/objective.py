@@ -1,0 +1,168 @@
+"""Objectives as sums of terms: ``loss = Σ_terms coefficient · Σ_tokens weights · losses``.
+
+A term says which tokens of the rollouts it is about (:meth:`Term.prepare`) and what each costs (:meth:`Term.losses`).
+A method is a module with one or more terms; a new method is a new combination, or one new term.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_sdpo.policies.copies import WeightCopy
+from lit_sdpo.policies.scoring import Scorer, completion_hidden
+from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
+
+
+class Slice:
+    """The rows of one micro-batch, and what other models than the policy say of them; each is asked once.
+
+    Attributes:
+        module: The method.
+        batch: The rows.
+        ids: The completion tokens, int64 [M], in row-major order of the mask.
+        rows: The row of each, int64 [M].
+    """
+
+    def __init__(self, module: Any, batch: LossBatch) -> None:
+        self.module, self.batch = module, batch
+        self.mask = batch.completion_mask
+        self.ids = batch.completion_ids[self.mask]
+        self.rows = self.mask.nonzero(as_tuple=True)[0]
+        self._scorers: dict[int, Scorer] = {}
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """The policy's hidden states, [M, D], with gradient."""
+        batch = self.batch
+        return completion_hidden(self.module.policy, batch.prompt_ids, batch.completion_ids, batch.completion_mask)
+
+    @cached_property
+    def teacher(self) -> Scorer:
+        """The teacher's predictions; only rows with a context are asked for, the others read zeros."""
+        batch = self.batch
+        prompts = batch.teacher_prompt_ids or [None] * len(batch)
+        known = [n for n, prompt in enumerate(prompts) if prompt is not None]
+        if not known:
+            return lambda span: self.hidden.new_zeros(len(self.ids[span]), 1)
+        rows = batch.select(known)
+        score = self.module.teacher.scorer(
+            self.module.policy, rows.teacher_prompt_ids, rows.completion_ids, rows.completion_mask
+        )
+        if len(known) == len(batch):
+            return score
+        chosen = torch.isin(self.rows, torch.tensor(known, device=self.rows.device))
+        place = chosen.cumsum(0)
+
+        def spread(span: slice) -> Tensor:
+            inside = chosen[span]
+            first = int(place[span.start - 1]) if span.start else 0
+            found = score(slice(first, first + int(inside.sum())))
+            out = found.new_zeros(len(inside), found.shape[-1])
+            out[inside] = found
+            return out
+
+        return spread
+
+    def scored_by(self, weights: WeightCopy) -> Scorer:
+        """Predictions of other weights after the student's own prompt."""
+        if id(weights) not in self._scorers:
+            batch = self.batch
+            self._scorers[id(weights)] = weights.scorer(
+                self.module.policy, batch.prompt_ids, batch.completion_ids, batch.completion_mask
+            )
+        return self._scorers[id(weights)]
+
+
+class Tokens:
+    """Some completion tokens of a slice, with the policy's logits.
+
+    Attributes:
+        slice: The slice.
+        span: Which of its M tokens these are.
+        logits: The policy's, float32 [m, V], at the sampling temperature, with gradient.
+        ids: What was sampled, int64 [m].
+        rows: Row of each token in the slice, int64 [m].
+    """
+
+    def __init__(self, slice_: Slice, span: slice, logits: Tensor) -> None:
+        self.slice, self.span = slice_, span
+        self.temperature = slice_.batch.temperature or 1.0
+        self.logits = logits / self.temperature
+        self.ids, self.rows = slice_.ids[span], slice_.rows[span]
+
+    @cached_property
+    def logprobs(self) -> Tensor:
+        """The policy's log-probability of each sampled token, [m], with gradient."""
+        return torch.log_softmax(self.logits, -1).gather(-1, self.ids[:, None])[:, 0]
+
+    @cached_property
+    def old_logprobs(self) -> Tensor:
+        """The same when it was sampled; on fresh rollouts that is now, to the last digit."""
+        batch = self.slice.batch
+        return self.logprobs.detach() if batch.fresh else batch.old_logprobs[self.slice.mask][self.span]
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """The policy's entropy in nats, [m], without gradient."""
+        logprobs = torch.log_softmax(self.logits.detach(), -1)
+        return -(logprobs.exp() * logprobs).sum(-1)
+
+    @cached_property
+    def teacher_logits(self) -> Tensor:
+        """The teacher's logits at the same temperature, [m, V] without gradient; zeros for rows without a context."""
+        found = self.slice.teacher(self.span) / self.temperature
+        return found if found.shape == self.logits.shape else torch.zeros_like(self.logits)
+
+    def logits_of(self, weights: WeightCopy) -> Tensor:
+        """Other weights' logits after the student's prompt, [m, V], without gradient."""
+        return self.slice.scored_by(weights)(self.span) / self.temperature
+
+    def of(self, values: Tensor) -> Tensor:
+        """The entries of per-row [N] or per-token [N, T] values that belong to these tokens, [m]."""
+        return values[self.rows] if values.dim() == 1 else values[self.slice.mask][self.span]
+
+
+class Term(nn.Module):
+    """One term of an objective.
+
+    Args:
+        coefficient: Factor of the term in the loss.
+    """
+
+    #: Name of its part of the batch.
+    name = "term"
+
+    def __init__(self, coefficient: float = 1.0) -> None:
+        super().__init__()
+        self.coefficient = coefficient
+
+    @abstractmethod
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+        """Say which tokens the term is about. All ranks call it at the same time."""
+
+    @abstractmethod
+    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+        """The cost of each token, [m]. What stands at tokens of weight 0 does not matter, as long as it is finite."""
+
+    def attach(self, module: Any) -> None:
+        """The module has loaded its policy."""
+
+    def start_stage(self, module: Any) -> None:
+        """A later stage begins."""
+
+    def after_optimizer_step(self, module: Any) -> None:
+        """The policy has changed."""
+
+    def factor(self, step: int) -> float:
+        """The coefficient at an optimizer step."""
+        return self.coefficient
+
+
+def judged(rollouts: Rollouts) -> Tensor:
+    """Rows that got a reward, bool [N]; a completion without one carries no loss."""
+    return ~rollouts.rewards.isnan()

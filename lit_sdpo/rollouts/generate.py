@@ -1,0 +1,147 @@
+"""From prompts to scored completions: render, sample, decode, verify, reward."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lit_sdpo.data.task import Row, Task
+from lit_sdpo.policies.load import end_token_ids, render
+from lit_sdpo.rewards.combine import Scores, WeightedRewards
+from lit_sdpo.rollouts.sampling import sample_seeds
+from lit_sdpo.rollouts.types import Completions, RolloutEngine, Rollouts, Sampling
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Rollouts and how they came about.
+
+    Attributes:
+        rollouts: The scored completions.
+        scores: What each component of the reward said.
+        sampling_seconds: Time to render, sample and decode.
+        reward_seconds: Time to verify and reward.
+    """
+
+    rollouts: Rollouts
+    scores: Scores
+    sampling_seconds: float
+    reward_seconds: float
+
+
+def generate(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    rows: Sequence[Row],
+    *,
+    num_generations: int,
+    sampling: Sampling,
+    engine: RolloutEngine,
+    rewards: WeightedRewards,
+    seed: int,
+    stream: Sequence[str | int] = (),
+    names: Sequence[str] | None = None,
+    template_options: Mapping[str, Any] | None = None,
+    autocast: AbstractContextManager[Any] | None = None,
+) -> Generation:
+    """Sample completions for all prompts at once and score them.
+
+    The policy is in eval mode meanwhile, and every submodule gets its own mode back. Global random states are neither
+    read nor changed.
+
+    Args:
+        policy: The model that answers.
+        tokenizer: With a chat template.
+        task: Verifies the completions.
+        rows: The P prompts.
+        num_generations: Completions per prompt, G.
+        sampling: How tokens are drawn.
+        engine: What draws them.
+        rewards: Combines the verdicts with further rewards.
+        seed: Seed of the run.
+        stream: What sets these draws apart from others, such as ``("train", stage, step)``.
+        names: Identity of each prompt within the stream; the same identity gets the same draws. Default: the rows' ids.
+        template_options: Further arguments of the chat template.
+        autocast: Context of the policy's forward passes.
+    """
+    started = time.perf_counter()
+    prompt_ids = [render(tokenizer, row.messages, template_options) for row in rows]
+    ids = [row.id for row in rows] if names is None else names
+    seeds = sample_seeds(seed, *stream, item_ids=ids, num_generations=num_generations).to(policy.device)
+    with eval_mode(policy), torch.no_grad(), autocast or nullcontext():
+        completions = engine.generate(
+            policy,
+            prompt_ids,
+            num_generations=num_generations,
+            sampling=sampling,
+            seeds=seeds,
+            end_ids=end_token_ids(policy, tokenizer),
+            pad_id=tokenizer.pad_token_id,
+        )
+    tokens = token_lists(completions)
+    texts: list[str] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    sampled = time.perf_counter()
+    repeated = [row for row in rows for _ in range(num_generations)]
+    verdicts = [task.verify(text, row) for text, row in zip(texts, repeated, strict=True)]
+    scores = rewards(
+        verdicts,
+        [list(row.messages) for row in repeated],
+        # TRL hands chat completions to its rewards as messages.
+        [[{"role": "assistant", "content": text}] for text in texts],
+        tokens,
+        ground_truth=[row.ground_truth for row in repeated],
+        id=[row.id for row in repeated],
+        extra=[row.extra for row in repeated],
+    )
+    rollouts = Rollouts(
+        rows=rows,
+        prompt_ids=prompt_ids,
+        num_generations=num_generations,
+        completions=completions,
+        texts=texts,
+        verdicts=verdicts,
+        rewards=scores.rewards.to(policy.device),
+        seeds=seeds,
+        temperature=sampling.temperature,
+    )
+    return Generation(rollouts, scores, sampled - started, time.perf_counter() - sampled)
+
+
+def token_lists(completions: Completions) -> list[list[int]]:
+    """The sampled tokens of each row, without padding.
+
+    Example:
+        >>> drawn = Completions(torch.tensor([[5, 6], [7, 0]]), torch.tensor([2, 1]), torch.zeros(2, 2), torch.ones(2))
+        >>> token_lists(drawn)
+        [[5, 6], [7]]
+    """
+    return [row[:n] for row, n in zip(completions.ids.tolist(), completions.lengths.tolist(), strict=True)]
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every submodule's own mode after.
+
+    Example:
+        >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+        >>> with eval_mode(model):
+        ...     model[0].training
+        False
+        >>> model[0].training, model[1].training
+        (True, False)
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
