@@ -138,9 +138,10 @@ class ContinualDataModule(pl.LightningDataModule):
                 if not len(entry.task.rows("train")):
                     raise UserError(f"task {entry.task.name!r} has no training rows", where=f"data.stages[{i}].task")
             self._check_trainer()
+        split: Split = "test" if stage == "test" else "validation"
         for task in self.evaluated:
-            if not self.evaluation_rows(task):
-                raise UserError(f"task {task.name!r} has no rows to evaluate", where="data")
+            if not self.evaluation_rows(task, split):
+                raise UserError(f"task {task.name!r} has no rows to evaluate in the {split} split", where="data")
 
     def _check_trainer(self) -> None:
         trainer: Any = self.trainer

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import GenerationConfig, Qwen3ForCausalLM
+
+from lit_sdpo.data.micro.model import base_config
+from lit_sdpo.policies.load import load_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Folder of a random Qwen3 with the micro tokenizer; one token in five ends a completion, so that lengths vary."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = load_tokenizer("micro")
+    config = base_config(len(tokenizer), 32, layers=2, eos_token_id=tokenizer.eos_token_id, pad_token_id=3)
+    config.initializer_range = 0.2
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen3ForCausalLM(config)
+    ends = [tokenizer.eos_token_id, *range(10, len(tokenizer), 5)]
+    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
