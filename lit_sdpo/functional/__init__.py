@@ -25,6 +25,7 @@ from lit_sdpo.functional.divergence import (
     mix_logits,
     on_support,
     sampled_divergence,
+    squared_fisher_rao,
     squared_hellinger,
     top_k_with_tail,
 )
@@ -147,6 +148,7 @@ __all__ = [
     "sampled_divergence",
     "sdpo_loss",
     "seen_average_by_stage",
+    "squared_fisher_rao",
     "squared_hellinger",
     "squared_mmd",
     "stable_rank",

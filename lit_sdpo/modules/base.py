@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lit_sdpo.modules.objective import Slice, Term, Tokens
+from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import PaperAdamW, WarmupConstant
 from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
 from lit_sdpo.policies.scoring import weighted_loss
@@ -44,6 +45,7 @@ class OnPolicyModule(pl.LightningModule):
         dtype: Of the weights; ``auto`` keeps what the files hold.
         attn_implementation: As in Transformers; ``None`` lets it choose.
         gradient_checkpointing: Recompute activations in the backward pass.
+        weight_anchor: Hold the parameters that mattered for past stages; ``None`` holds nothing.
         chat_template_options: Further arguments of the chat template, such as ``enable_thinking``.
         random_weights: Take the architecture only and begin with random weights.
         config_overrides: Values of the model's configuration that are replaced, with ``random_weights``.
@@ -66,6 +68,7 @@ class OnPolicyModule(pl.LightningModule):
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
+        weight_anchor: WeightAnchor | None = None,
         chat_template_options: dict[str, Any] | None = None,
         random_weights: bool = False,
         config_overrides: dict[str, Any] | None = None,
@@ -86,6 +89,7 @@ class OnPolicyModule(pl.LightningModule):
         self.tokenizer = load_tokenizer(model_name)
         self.policy: PreTrainedModel | None = None
         self.terms = nn.ModuleDict()
+        self.weight_anchor = weight_anchor
         self._skip = False
         self._tally: dict[str, Tensor] = {}
 
@@ -105,8 +109,8 @@ class OnPolicyModule(pl.LightningModule):
         return batch
 
     def penalty(self) -> Tensor | None:
-        """Anything in the loss that is about the weights rather than about tokens; counted once per step."""
-        return None
+        """What the loss says about the weights rather than about tokens; counted once per step."""
+        return self.weight_anchor.penalty(self.policy) if self.weight_anchor is not None else None
 
     # ------------------------------------------------------------------------------------------------------- Lightning
     def configure_model(self) -> None:
@@ -116,6 +120,8 @@ class OnPolicyModule(pl.LightningModule):
             self.policy.train()
             for term in self.terms.values():
                 term.attach(self)
+            if self.weight_anchor is not None:
+                self.weight_anchor.attach(self.policy)
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the scheduler from their callables."""
@@ -132,6 +138,8 @@ class OnPolicyModule(pl.LightningModule):
             self.trainer.strategy.setup_optimizers(self.trainer)
         for term in self.terms.values():
             term.start_stage(self)
+        if self.weight_anchor is not None:
+            self.weight_anchor.start_stage(self.policy)
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """The loss of one slice, scaled so that the step's gradient is that of the whole window."""

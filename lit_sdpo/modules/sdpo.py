@@ -120,6 +120,9 @@ class SDPO(OnPolicyModule):
         **kwargs: Of :class:`OnPolicyModule`.
     """
 
+    #: The term; variants of SDPO name their own.
+    distillation = Distillation
+
     def __init__(
         self,
         model_name: str,
@@ -137,7 +140,7 @@ class SDPO(OnPolicyModule):
         super().__init__(model_name, optimizer=optimizer, **kwargs)
         self.teacher = teacher or FrozenTeacher()
         self.reprompt = reprompt or Reprompt()
-        self.add_term(Distillation(alpha, top_k, tail, importance_clip, token_mask))
+        self.add_term(self.distillation(alpha, top_k, tail, importance_clip, token_mask))
         if outcome_coefficient:
             self.add_term(PolicyGradient(coefficient=outcome_coefficient))
 

@@ -1,0 +1,58 @@
+"""A penalty on moving the parameters that mattered for past tasks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAnchor(nn.Module):
+    r"""Masked L1 distance to the weights at the last stage's end (CPO, arXiv:2607.04364); usable with every method.
+
+    .. math::
+        \frac{\lambda}{\|m\|_0} \| m \odot (\theta - \tilde\theta) \|_1
+
+    with :math:`\tilde\theta` the weights when the current stage began and :math:`m` the union, over past stages, of the
+    share of parameters that changed most in that stage. Nothing is held in the first stage.
+
+    Args:
+        strength: Factor λ (the source: 100).
+        share: Share of each matrix that is held per past stage (the source: 0.1).
+    """
+
+    def __init__(self, strength: float = 100.0, share: float = 0.1) -> None:
+        super().__init__()
+        if not 0 < share <= 1:
+            raise ValueError(f"share is in (0, 1], got {share}")
+        self.strength, self.share = strength, share
+        self.register_buffer("stages", torch.zeros((), dtype=torch.long))
+
+    def attach(self, policy: nn.Module) -> None:
+        """Keep the first weights."""
+        for number, parameter in enumerate(_trained(policy)):
+            self.register_buffer(f"anchor_{number}", parameter.detach().clone())
+            self.register_buffer(f"mask_{number}", torch.zeros_like(parameter, dtype=torch.bool))
+
+    @torch.no_grad()
+    def start_stage(self, policy: nn.Module) -> None:
+        """A stage has ended and another begins: what moved most is held from now on."""
+        self.stages += 1
+        for number, parameter in enumerate(_trained(policy)):
+            anchor, mask = getattr(self, f"anchor_{number}"), getattr(self, f"mask_{number}")
+            change = (parameter - anchor).abs().flatten()
+            held = change.topk(max(1, round(self.share * change.numel()))).indices
+            mask.view(-1)[held] = True
+            anchor.copy_(parameter)
+
+    def penalty(self, policy: nn.Module) -> Tensor:
+        """The penalty, a scalar with gradient; 0 in the first stage."""
+        total, held = torch.zeros((), device=self.stages.device), torch.zeros((), device=self.stages.device)
+        for number, parameter in enumerate(_trained(policy)):
+            anchor, mask = getattr(self, f"anchor_{number}"), getattr(self, f"mask_{number}")
+            total = total + torch.where(mask, (parameter - anchor).abs(), 0.0).sum()
+            held = held + mask.sum()
+        return self.strength * total / held.clamp(min=1)
+
+
+def _trained(policy: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in policy.parameters() if parameter.requires_grad]
