@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -27,8 +28,6 @@ class ExportPolicy(Callback):
         if folder is None or not trainer.is_global_zero:
             return
         policy: Any = pl_module.policy
-        weights = {name: w.to(self.dtype or w.dtype) for name, w in policy.state_dict().items()}
-        if self.dtype is not None:
-            policy.config.dtype = self.dtype
-        policy.save_pretrained(folder / "policy", state_dict=weights)
+        written = policy if self.dtype is None else copy.deepcopy(policy).to(self.dtype)
+        written.save_pretrained(folder / "policy")
         pl_module.tokenizer.save_pretrained(folder / "policy")
