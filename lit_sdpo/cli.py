@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from transformers.utils.logging import disable_progress_bar
 
 import lit_sdpo
 from lit_sdpo.callbacks import (
@@ -27,9 +30,10 @@ from lit_sdpo.callbacks import (
     TensorBoardLayout,
 )
 from lit_sdpo.callbacks.folder import run_folder
-from lit_sdpo.configs import expand
+from lit_sdpo.configs import expand, origin
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.errors import UserError
+from lit_sdpo.messages import explain_building, explain_parsing
 from lit_sdpo.modules.base import OnPolicyModule
 
 PACKAGES = ("lit-sdpo", "torch", "lightning", "transformers", "torchmetrics", "peft", "jsonargparse", "tensorboard")
@@ -44,12 +48,12 @@ class RunRecord(SaveConfigCallback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write ``config.yaml`` and ``environment.json``."""
         folder = run_folder(trainer)
-        if self.already_saved or folder is None or trainer.fast_dev_run or not trainer.is_global_zero:
+        if self.already_saved or folder is None or not trainer.is_global_zero:
             return
         self.already_saved = True
         folder.mkdir(parents=True, exist_ok=True)
         config = _unused(folder / self.config_filename)
-        self.parser.save(self.config, config, skip_none=False, overwrite=False, multifile=self.multifile)
+        self.parser.save(self.config, config, skip_unset=False, overwrite=False, multifile=self.multifile)
         environment = {
             "command": sys.argv,
             "seed": os.environ.get("PL_GLOBAL_SEED"),
@@ -79,29 +83,87 @@ class LitSDPOCLI(LightningCLI):
         parser.add_lightning_class_args(SampleLogger, "samples")
         parser.add_lightning_class_args(StageCheckpoint, "checkpoint")
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Evaluation and training; the commands with the arguments that are not the user's."""
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "validate": {"model", "dataloaders", "datamodule"},
+            "test": {"model", "dataloaders", "datamodule"},
+        }
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the expanded arguments."""
-        self.config = parser.parse_args(args)
+        """Parse the expanded arguments.
+
+        Raises:
+            UserError: One mistake in them.
+        """
+        try:
+            self.config = parser.parse_args(expand(args))
+        except ArgumentError as error:
+            chosen = self._subcommand_parsers.get(args[0]) if args else None
+            keys = chosen.get_defaults(skip_validation=True).keys(branches=True) if chosen else ()
+            mistake = explain_parsing(str(error), keys=keys, namespaces=(lit_sdpo, torch.optim))
+            if file := origin(args, mistake.where):
+                mistake = UserError(mistake.what, where=f"{file}: {mistake.where}", fix=mistake.fix)
+            raise mistake from error
+
+    def instantiate_classes(self) -> None:
+        """Build everything.
+
+        Raises:
+            UserError: A value that a constructor refuses.
+        """
+        config = self.config[self.subcommand]
+        path = config.get("ckpt_path")
+        if path and path not in ("last", "best", "hpc", "registry") and "://" not in path and not Path(path).exists():
+            raise UserError(f"no checkpoint {path!r}", where="--ckpt_path", fix="give the path of a .ckpt file")
+        try:
+            # Lightning 2.6 calls a method of the parser that jsonargparse has deprecated.
+            self.config_init = self.parser.instantiate(self.config)
+            self.datamodule, self.model = self._get(self.config_init, "data"), self._get(self.config_init, "model")
+            self.trainer = self.instantiate_trainer()
+        except Exception as error:
+            mistake = explain_building(error, (key.replace(".init_args", "") for key in config.keys()))  # noqa: SIM118
+            if mistake is None:
+                raise
+            raise mistake from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Fill in what the stream knows: as many epochs as there are stages."""
+        """Fill in what the stream knows, and leave out callbacks that the trainer's flags have switched off."""
         for source in (self.config_init, self.config):
             trainer = self._get(source, "trainer")
             for key, value in self.datamodule.trainer_arguments().items():
                 if trainer.get(key) is None:
                     trainer[key] = value
+        if trainer.get("enable_progress_bar") is False:
+            kept = [c for c in self.trainer_defaults["callbacks"] if not isinstance(c, pl.callbacks.ProgressBar)]
+            self.trainer_defaults["callbacks"] = kept
+        if trainer.get("enable_checkpointing") is False:
+            self._parser(self.subcommand).callback_keys.remove("checkpoint")
         return super().instantiate_trainer(**kwargs)
 
+    def after_fit(self) -> None:
+        """Say where the results are."""
+        folder = run_folder(self.trainer)
+        if folder is not None and self.trainer.is_global_zero:
+            print(f"run folder:  {folder}")
+            print(f"tensorboard: tensorboard --logdir {folder}")
+            print(f"samples:     {folder / 'samples.jsonl'}")
 
-TRAINER_DEFAULTS: dict[str, Any] = {
-    "max_epochs": None,
-    "reload_dataloaders_every_n_epochs": 1,
-    "num_sanity_val_steps": 0,
-    "inference_mode": False,
-    "log_every_n_steps": 1,
-    "callbacks": [InitialEvaluation(), TensorBoardLayout(), StreamProgressBar()],
-    "logger": {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": "runs"}},
-}
+
+def trainer_defaults() -> dict[str, Any]:
+    """What a run's trainer is given unless the configuration says otherwise; callbacks are new ones each time."""
+    logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": "runs"}}
+    return {
+        "max_epochs": None,
+        "reload_dataloaders_every_n_epochs": 1,
+        "num_sanity_val_steps": 0,
+        "inference_mode": False,
+        "log_every_n_steps": 1,
+        "callbacks": [InitialEvaluation(), TensorBoardLayout(), StreamProgressBar()],
+        "logger": logger,
+    }
 
 
 def run(args: list[str] | None = None) -> LitSDPOCLI:
@@ -109,38 +171,63 @@ def run(args: list[str] | None = None) -> LitSDPOCLI:
 
     Args:
         args: Arguments after the program's name; ``None`` takes those of the process.
+
+    Raises:
+        UserError: A mistake in the input.
     """
-    arguments = expand(sys.argv[1:] if args is None else args)
     return LitSDPOCLI(
         OnPolicyModule,
         ContinualDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_callback=RunRecord,
-        trainer_defaults=TRAINER_DEFAULTS,
+        trainer_defaults=trainer_defaults(),
         seed_everything_default=0,
         auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
         parser_kwargs={"prog": "lit-sdpo", "version": lit_sdpo.__version__, "exit_on_error": False},
-        args=arguments,
+        args=sys.argv[1:] if args is None else args,
     )
 
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of ``lit-sdpo``.
 
+    Args:
+        args: Arguments after the program's name; ``--debug`` among them shows the traceback of a user's mistake too.
+
     Returns:
-        0 done, 1 the run failed, 2 a mistake that the user can mend.
+        0 done, 1 the run failed, 2 a mistake that the user can mend, 130 interrupted.
     """
-    arguments = sys.argv[1:] if args is None else args
+    arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
-    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
-    if debug:
-        arguments.remove("--debug")
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    _be_quiet()
     try:
-        run(args)
-    except (UserError, ArgumentError) as error:
+        run(arguments)
+    except UserError as error:
         if debug:
             traceback.print_exc()
         print(f"lit-sdpo: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as leave:  # --help and --version; Lightning leaves with 1 after Ctrl-C
+        return 130 if isinstance(leave.__context__, KeyboardInterrupt) else int(leave.code or 0)
+    except Exception:
+        traceback.print_exc()
+        return 1
     return 0
+
+
+def _be_quiet() -> None:
+    """Keep what is no news for the user off the terminal."""
+    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
+    # Resuming is meant to go on in the same folder or a new one.
+    warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty|The dirpath has changed")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    disable_progress_bar()  # of loading weights; downloads still show theirs
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()

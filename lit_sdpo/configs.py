@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -24,34 +25,77 @@ def expand(arguments: Sequence[str]) -> list[str]:
         UserError: A file is missing, is no YAML mapping, or extends itself.
     """
     result: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        flag, separator, value = argument.partition("=")
-        if flag not in ("--config", "-c"):
+    for argument, file in _split(arguments):
+        if file is None:
             result.append(argument)
             continue
-        if not separator:
-            value = next(rest, "")
-        for text in _contents(value, seen=()):
-            result += ["--config", text]
+        for _, content in _contents(file, seen=()):
+            result += ["--config", yaml.safe_dump(content, sort_keys=False)]
     return result
 
 
-def _contents(name: str, seen: tuple[Path, ...]) -> list[str]:
+def origin(arguments: Sequence[str], key: str) -> Path | None:
+    """The file that a value comes from; ``None`` where the command line gives it, or nothing does.
+
+    Args:
+        arguments: Command-line arguments, before :func:`expand`.
+        key: Dotted key, without ``init_args``.
+    """
+    found: Path | None = None
+    for argument, file in _split(arguments):
+        if file is not None:
+            holders = [path for path, content in _contents(file, seen=()) if _holds(content, key.split("."))]
+            found = holders[-1] if holders else found
+        elif argument.startswith("--"):
+            flag = argument[2:].partition("=")[0].rstrip("+").replace(".init_args", "").removesuffix(".class_path")
+            found = None if key == flag or key.startswith(f"{flag}.") else found
+    return found
+
+
+def _split(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Each argument, with the name of the file for ``--config``."""
+    rest = iter(arguments)
+    for argument in rest:
+        flag, separator, value = argument.partition("=")
+        if flag in ("--config", "-c"):
+            yield flag, value if separator else next(rest, "")
+        else:
+            yield argument, None
+
+
+def _holds(content: Any, keys: Sequence[str]) -> bool:
+    if not keys or isinstance(content, list):
+        return True
+    if not isinstance(content, dict):
+        return False
+    inner = content.get("init_args")
+    return (keys[0] in content and _holds(content[keys[0]], keys[1:])) or (inner is not None and _holds(inner, keys))
+
+
+def _contents(name: str, seen: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
+    """The files that ``name`` extends and itself, with their content."""
     path = Path(name)
     if not path.is_file():
-        raise UserError(f"no configuration file {name!r}", where="--config", fix="give the path of a YAML file")
-    path = path.resolve()
-    if path in seen:
+        where = f"{seen[-1].name}: {KEY}" if seen else "--config"
+        raise UserError(f"no configuration file {name!r}", where=where, fix="give the path of a YAML file")
+    if path.resolve() in seen:
         chain = " -> ".join(p.name for p in (*seen, path))
         raise UserError(f"the file extends itself ({chain})", where=f"{name}: {KEY}", fix="remove the circle")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML ({str(error).replace(chr(10), ' ')})", where=name) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _syntax_error(name, error) from error
     if not isinstance(content, dict):
         raise UserError("holds no keys", where=name, fix="give a YAML mapping")
     bases = content.pop(KEY, [])
     bases = [bases] if isinstance(bases, str) else bases
-    texts = [text for base in bases for text in _contents(str(path.parent / base), (*seen, path))]
-    return [*texts, yaml.safe_dump(content, sort_keys=False)] if content else texts
+    below = (*seen, path.resolve())
+    files = [file for base in bases for file in _contents(str(path.parent / base), below)]
+    return [*files, (path, content)] if content else files
+
+
+def _syntax_error(name: str, error: Exception) -> UserError:
+    mark = getattr(error, "problem_mark", None)
+    where = f"{name}, line {mark.line + 1}" if mark else name
+    what = getattr(error, "problem", None) or str(error).split("\n")[0]
+    return UserError(f"not valid YAML: {what}", where=where, fix="mind brackets, colons and indentation")

@@ -65,6 +65,12 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
             where=WHERE,
             fix="save the tokenizer beside the model (tokenizer.save_pretrained)",
         ) from error
+    if not tokenizer.encode("a", add_special_tokens=False):  # without its files, Transformers makes an empty one
+        raise UserError(
+            f"{model_name!r} has no tokenizer with a vocabulary",
+            where=WHERE,
+            fix="save the tokenizer beside the model (tokenizer.save_pretrained)",
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"the tokenizer of {model_name!r} has no end token",
