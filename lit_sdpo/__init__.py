@@ -18,9 +18,16 @@ from lit_sdpo.data.micro.warmstart import WarmStartTask
 from lit_sdpo.data.micro.world import MicroWorld
 from lit_sdpo.data.task import Row, Stage, Task
 from lit_sdpo.errors import UserError
-from lit_sdpo.modules import GRPO, SDPO, SFT, OnPolicyModule
+from lit_sdpo.modules import GRPO, SCSDPO, SDPG, SDPO, SFT, SRPO, DemoPSD, GeoSD, OnPolicyModule, WeightAnchor
 from lit_sdpo.optimizers import MuonAdamW, WarmupConstant, WarmupLinearDecay
-from lit_sdpo.policies.teachers import EMATeacher, FrozenTeacher, Teacher
+from lit_sdpo.policies.teachers import (
+    EMATeacher,
+    FrozenTeacher,
+    GatedTeacher,
+    RestartTeacher,
+    Teacher,
+    TrustRegionTeacher,
+)
 from lit_sdpo.rewards.base import Reward, Verdict
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rollouts.engine import NativeEngine
@@ -31,13 +38,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GRPO",
+    "SCSDPO",
+    "SDPG",
     "SDPO",
     "SFT",
+    "SRPO",
     "ContinualDataModule",
+    "DemoPSD",
     "EMATeacher",
     "ExportPolicy",
     "ForgettingMatrix",
     "FrozenTeacher",
+    "GatedTeacher",
+    "GeoSD",
     "InitialEvaluation",
     "JsonlTask",
     "MicroDataModule",
@@ -47,6 +60,7 @@ __all__ = [
     "NativeEngine",
     "OnPolicyModule",
     "Reprompt",
+    "RestartTeacher",
     "Reward",
     "RolloutCallback",
     "Rollouts",
@@ -59,10 +73,12 @@ __all__ = [
     "Task",
     "Teacher",
     "TensorBoardLayout",
+    "TrustRegionTeacher",
     "UserError",
     "Verdict",
     "WarmStartTask",
     "WarmupConstant",
     "WarmupLinearDecay",
+    "WeightAnchor",
     "WeightedRewards",
 ]

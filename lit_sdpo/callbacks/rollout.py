@@ -19,6 +19,7 @@ from lit_sdpo.rollouts.engine import NativeEngine
 from lit_sdpo.rollouts.generate import Generation, generate
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.reference import reference_ids, reference_rollouts
+from lit_sdpo.rollouts.selection import uneven_groups, with_uneven_groups
 from lit_sdpo.rollouts.types import LossBatch, RolloutEngine, Rollouts, Sampling
 from lit_sdpo.seed import run_seed
 
@@ -49,6 +50,8 @@ class RolloutCallback(Callback):
         evaluation_sampling: The same in evaluation; ``None`` uses ``sampling``.
         engine: What generates; ``None`` is the native engine.
         rewards: How the verifier and further rewards are combined; ``None`` is the verifier alone.
+        resample_rounds: Dynamic sampling (arXiv:2503.14476): up to this many times, groups whose rewards are all equal are
+            replaced by groups of further prompts.
         max_prompt_tokens: Longest allowed prompt (the paper: 2,048). A longer one is an error before the first step.
         seed: Seed of everything that is sampled; ``None`` takes that of ``seed_everything``.
 
@@ -64,6 +67,7 @@ class RolloutCallback(Callback):
         evaluation_sampling: Sampling | None = None,
         engine: RolloutEngine | None = None,
         rewards: WeightedRewards | None = None,
+        resample_rounds: int = 0,
         max_prompt_tokens: int = 2048,
         seed: int | None = None,
     ) -> None:
@@ -74,6 +78,7 @@ class RolloutCallback(Callback):
         self.evaluation_sampling = evaluation_sampling or self.sampling
         self.engine = engine or NativeEngine()
         self.rewards = rewards or WeightedRewards()
+        self.resample_rounds = resample_rounds
         self.max_prompt_tokens = max_prompt_tokens
         self.seed = run_seed(seed)
         #: Mean score of each item in the last evaluation: task -> item id -> score.
@@ -92,6 +97,7 @@ class RolloutCallback(Callback):
                     f"{type(pl_module).__name__} has no attribute {name!r}, which rollouts need", where="model"
                 )
         module: Any = pl_module
+        self._check_replay(trainer, module)
         self._slices, self._longest = [], (0, "", 0)
         data: Any = getattr(trainer, "datamodule", None)
         for where, rows in data.all_rows(stage) if hasattr(data, "all_rows") else ():
@@ -103,6 +109,17 @@ class RolloutCallback(Callback):
                     completion = (self.sampling if trained else self.evaluation_sampling).max_new_tokens
                 self._longest = max(self._longest, (tokens + completion, f"{where}, row {row.id!r}", completion))
         self._check_room(getattr(module.tokenizer, "model_max_length", None))
+
+    def _check_replay(self, trainer: pl.Trainer, module: Any) -> None:
+        """Earlier prompts without a term that learns from them, or the other way round, would do nothing."""
+        share = getattr(getattr(trainer, "datamodule", None), "replay_share", 0.0)
+        learns = "replay" in getattr(module, "terms", {})
+        if bool(share) != learns:
+            raise UserError(
+                "replay needs both the data module's replay_share and the module's replay_coefficient",
+                where="model.replay_coefficient" if share else "data.replay_share",
+                fix="set both above 0, or neither",
+            )
 
     def _prompt_lengths(self, module: Any, where: str, rows: Sequence[Row]) -> Iterator[tuple[Row, int]]:
         for n in range(min(len(rows), CHECKED_ROWS)):
@@ -156,23 +173,40 @@ class RolloutCallback(Callback):
         if _learns_from(module) == "reference":
             rollouts = reference_rollouts(batch.rows, module.tokenizer, module.device, _template_options(module))
         else:
-            places = [str(position) for position in batch.positions]
-            made = self._generate(
-                trainer,
-                module,
-                batch,
-                num_generations=self.num_generations,
-                sampling=self.sampling,
-                stream=("train", batch.stage, batch.step),
-                names=places,
-            )
-            log_rollouts(trainer, module, batch.task.name, made)
-            rollouts = made.rollouts
+            rollouts = self._train_rollouts(trainer, module, batch)
         prepare: Callable[[Rollouts], LossBatch] = getattr(module, "prepare_rollouts", LossBatch.of)
         window = prepare(rollouts)
         self._normalise(trainer, module, window)
         self._slices = window.slices(batch.slots)
         _show(trainer, module, rollouts, task=batch.task.name, split="train", stage=batch.stage)
+
+    def _train_rollouts(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> Rollouts:
+        """The window's completions, flat groups replaced and earlier tasks' completions added where asked for."""
+
+        def draw(some: PromptBatch, *stream: str | int) -> Generation:
+            return self._generate(
+                trainer,
+                module,
+                some,
+                num_generations=self.num_generations,
+                sampling=self.sampling,
+                stream=("train", batch.stage, batch.step, *stream),
+                names=[str(position) for position in some.positions],
+            )
+
+        made = draw(batch)
+        log_rollouts(trainer, module, batch.task.name, made)
+        rollouts = made.rollouts
+        for number in range(self.resample_rounds if batch.spare else 0):
+            missing = len(batch) - len(uneven_groups(rollouts))
+            if not missing:
+                break
+            more = draw(batch.spare(number), "spare", number).rollouts  # type: ignore[misc]
+            rollouts = with_uneven_groups(rollouts, more)
+        replays = [draw(replay, "replay", replay.task.name).rollouts for replay in batch.replays]
+        for replay in replays:
+            replay.replayed = torch.ones_like(replay.rewards, dtype=torch.bool)
+        return Rollouts.cat([rollouts, *replays]) if replays else rollouts
 
     def _normalise(self, trainer: pl.Trainer, module: Any, window: LossBatch) -> None:
         """Set the weights of each term from its counts over all ranks."""
@@ -181,9 +215,7 @@ class RolloutCallback(Callback):
         self._contributing, *totals = trainer.strategy.reduce(counts, reduce_op="sum")
         aggregation: Any = getattr(module, "aggregation", "token_mean")
         for number, part in enumerate(window.parts.values()):
-            part.weights = token_weights(
-                part.active, aggregation, totals=Totals(*totals[3 * number : 3 * number + 3])
-            )
+            part.weights = token_weights(part.active, aggregation, totals=Totals(*totals[3 * number : 3 * number + 3]))
             if part.scale is not None:
                 part.weights = part.weights * part.scale[:, None]
 

@@ -29,6 +29,9 @@ class ContinualDataModule(pl.LightningDataModule):
         eval_every: Optimizer steps between evaluations inside a stage; has to divide every stage's steps. ``None``
             evaluates at stage ends only.
         evaluate_trained: Evaluate the trained tasks too; without, the probes alone.
+        replay_share: Prompts of earlier stages' tasks that are sampled along with each step's, as a share of its prompts
+            (arXiv:2605.29495: 0.01 to 0.1); their verified completions are learned from. Needs the module's
+            ``replay_coefficient``.
         updates_per_rollout: Optimizer steps on the same rollouts (the paper: 1, strictly on-policy).
         seed: Seed of the order of the training prompts; ``None`` takes that of ``seed_everything``.
 
@@ -46,6 +49,7 @@ class ContinualDataModule(pl.LightningDataModule):
         eval_batch_size: int = 32,
         eval_every: int | None = None,
         evaluate_trained: bool = True,
+        replay_share: float = 0.0,
         updates_per_rollout: int = 1,
         seed: int | None = None,
     ) -> None:
@@ -53,7 +57,7 @@ class ContinualDataModule(pl.LightningDataModule):
         self.stages, self.probes = stages, probes or []
         self.eval_prompts, self.eval_generations, self.eval_batch_size = eval_prompts, eval_generations, eval_batch_size
         self.eval_every, self.updates_per_rollout, self.seed = eval_every, updates_per_rollout, run_seed(seed)
-        self.evaluate_trained = evaluate_trained
+        self.evaluate_trained, self.replay_share = evaluate_trained, replay_share
         # More devices than evaluation prompts: the others have nothing to do there.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._check()
@@ -184,6 +188,8 @@ class ContinualDataModule(pl.LightningDataModule):
             slots=slots,
             updates_per_rollout=self.updates_per_rollout,
             seed=self.seed,
+            earlier=list({s.task.name: s.task for s in self.stages[:index] if s.task.name != stage.task.name}.values()),
+            replay_share=self.replay_share,
             **self._place(),
         )
 

@@ -6,6 +6,7 @@ loader hands out each window that many times, once per *slot*; the rollout callb
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -51,6 +52,8 @@ class WindowLoader:
         seed: Seed of the order of prompts.
         rank: This process.
         world_size: Number of processes; the prompts of a step are divided among them.
+        earlier: Tasks of earlier stages, for replay.
+        replay_share: Prompts of earlier tasks per step, as a share of ``prompts_per_step``, rounded up.
     """
 
     def __init__(
@@ -63,10 +66,16 @@ class WindowLoader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        earlier: Sequence[Task] = (),
+        replay_share: float = 0.0,
     ) -> None:
         self.stage, self.index, self.slots, self.updates_per_rollout = stage, index, slots, updates_per_rollout
         self.stream = PromptStream(stage.task.rows("train"), seed=(seed, index))
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.seed = rank, world_size, seed
+        self._earlier = [PromptStream(task.rows("train"), seed=(seed, index, n)) for n, task in enumerate(earlier)]
+        self._earlier_tasks = earlier
+        self._replayed = math.ceil(replay_share * stage.prompts_per_step) if earlier else 0
+        self._spare: dict[int, PromptStream] = {}
         self._start = self._handed_out = 0
 
     def __len__(self) -> int:
@@ -83,20 +92,45 @@ class WindowLoader:
 
     def _batch(self, step: int, slot: int) -> PromptBatch:
         window, update = divmod(step, self.updates_per_rollout)
-        prompts = self.stage.prompts_per_step
-        positions = range(prompts)[
-            self.rank * prompts // self.world_size : (self.rank + 1) * prompts // self.world_size
-        ]
         return PromptBatch(
             self.stage.task,
-            [self.stream[window * prompts + position] for position in positions],
-            positions,
+            *self._draw(self.stream, window),
             stage=self.index,
             step=step,
             slot=slot,
             slots=self.slots,
             update=update,
+            replays=self._replays(window) if slot == 0 and update == 0 else (),
+            spare=lambda number: self._more(window, step, number),
         )
+
+    def _draw(self, stream: PromptStream, window: int) -> tuple[list[Row], range]:
+        """This rank's prompts of a window, and their places among those of all ranks."""
+        prompts = self.stage.prompts_per_step
+        positions = range(prompts)[self._share(prompts)]
+        return [stream[window * prompts + position] for position in positions], positions
+
+    def _share(self, count: int) -> slice:
+        return slice(self.rank * count // self.world_size, (self.rank + 1) * count // self.world_size)
+
+    def _replays(self, window: int) -> list[PromptBatch]:
+        """Prompts of earlier tasks, which take turns."""
+        batches: dict[int, tuple[list[Row], list[int]]] = {}
+        for position in range(self._replayed)[self._share(self._replayed)]:
+            turn, which = divmod(window * self._replayed + position, len(self._earlier))
+            rows, places = batches.setdefault(which, ([], []))
+            rows.append(self._earlier[which][turn])
+            places.append(position)
+        return [
+            PromptBatch(self._earlier_tasks[which], rows, places, stage=self.index)
+            for which, (rows, places) in sorted(batches.items())
+        ]
+
+    def _more(self, window: int, step: int, number: int) -> PromptBatch:
+        """As many prompts again, from an order of their own for each round."""
+        if number not in self._spare:
+            self._spare[number] = PromptStream(self.stream.rows, seed=(self.seed, self.index, 0, number))
+        return PromptBatch(self.stage.task, *self._draw(self._spare[number], window), stage=self.index, step=step)
 
     def state_dict(self) -> dict[str, Any]:
         """How many micro-batches have been handed out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from lit_sdpo.modules.objective import Slice, Term, Tokens
+from lit_sdpo.modules.objective import Replay, Slice, Term, Tokens
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import PaperAdamW, WarmupConstant
 from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
@@ -46,6 +47,8 @@ class OnPolicyModule(pl.LightningModule):
         attn_implementation: As in Transformers; ``None`` lets it choose.
         gradient_checkpointing: Recompute activations in the backward pass.
         weight_anchor: Hold the parameters that mattered for past stages; ``None`` holds nothing.
+        replay_coefficient: Factor of the term that learns from verified completions to earlier tasks' prompts; needs the
+            data module's ``replay_share``.
         chat_template_options: Further arguments of the chat template, such as ``enable_thinking``.
         random_weights: Take the architecture only and begin with random weights.
         config_overrides: Values of the model's configuration that are replaced, with ``random_weights``.
@@ -69,6 +72,7 @@ class OnPolicyModule(pl.LightningModule):
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
         weight_anchor: WeightAnchor | None = None,
+        replay_coefficient: float = 0.0,
         chat_template_options: dict[str, Any] | None = None,
         random_weights: bool = False,
         config_overrides: dict[str, Any] | None = None,
@@ -90,6 +94,8 @@ class OnPolicyModule(pl.LightningModule):
         self.policy: PreTrainedModel | None = None
         self.terms = nn.ModuleDict()
         self.weight_anchor = weight_anchor
+        if replay_coefficient:
+            self.add_term(Replay(replay_coefficient))
         self._skip = False
         self._tally: dict[str, Tensor] = {}
 
@@ -122,6 +128,10 @@ class OnPolicyModule(pl.LightningModule):
                 term.attach(self)
             if self.weight_anchor is not None:
                 self.weight_anchor.attach(self.policy)
+
+    def on_fit_start(self) -> None:
+        """Teachers and bases are in eval mode on purpose, which Lightning would warn of."""
+        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the scheduler from their callables."""

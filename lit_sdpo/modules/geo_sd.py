@@ -73,8 +73,6 @@ class GeoSD(SDPO):
 
     distillation = HellingerDistillation
 
-    def __init__(
-        self, model_name: str, anchor_coefficient: float = 0.1, anchor_every: int = 10, **kwargs: Any
-    ) -> None:
+    def __init__(self, model_name: str, anchor_coefficient: float = 0.1, anchor_every: int = 10, **kwargs: Any) -> None:
         super().__init__(model_name, **kwargs)
         self.add_term(Anchor(anchor_coefficient, anchor_every))

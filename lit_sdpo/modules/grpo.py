@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_sdpo.functional import group_advantages, kl_penalty, ppo_loss
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.objective import Term, Tokens, judged
-from lit_sdpo.policies.copies import copy_of
+from lit_sdpo.policies.copies import base_of
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
 Advantage = Literal["none", "std", "loo", "batch_std"]
@@ -85,7 +85,7 @@ class BaseKL(Term):
 
     def attach(self, module: Any) -> None:
         """Keep the base."""
-        self.base = copy_of(module.policy, "base")
+        self.base = base_of(module.policy)
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
         """Every token with a reward."""

@@ -164,5 +164,31 @@ class Term(nn.Module):
 
 
 def judged(rollouts: Rollouts) -> Tensor:
-    """Rows that got a reward, bool [N]; a completion without one carries no loss."""
-    return ~rollouts.rewards.isnan()
+    """Rows of the current task that got a reward, bool [N]; a completion without one carries no loss."""
+    known = ~rollouts.rewards.isnan()
+    return known if rollouts.replayed is None else known & ~rollouts.replayed
+
+
+class Replay(Term):
+    """Maximum likelihood of verified completions to earlier tasks' prompts (on-policy replay, arXiv:2605.29495).
+
+    Args:
+        coefficient: Factor in the loss.
+        success_threshold: Smallest reward that counts as verified.
+    """
+
+    name = "replay"
+
+    def __init__(self, coefficient: float, success_threshold: float = 1.0) -> None:
+        super().__init__(coefficient)
+        self.success_threshold = success_threshold
+
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+        """Rows of earlier tasks that succeeded."""
+        verified = rollouts.rewards >= self.success_threshold
+        rows = torch.zeros_like(verified) if rollouts.replayed is None else verified & rollouts.replayed
+        return Part(active=batch.completion_mask & rows[:, None], contributes=rows)
+
+    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+        """Negative log-probability of the tokens."""
+        return -tokens.logprobs

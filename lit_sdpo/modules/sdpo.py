@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from lit_sdpo.functional import sdpo_loss
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.grpo import PolicyGradient
-from lit_sdpo.modules.objective import Term, Tokens
+from lit_sdpo.modules.objective import Term, Tokens, judged
 from lit_sdpo.optimizers import SDPOAdamW
 from lit_sdpo.policies.load import render
 from lit_sdpo.policies.teachers import FrozenTeacher, Teacher
@@ -60,7 +59,9 @@ class Distillation(Term):
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
         """Rows whose teacher has something to tell, without the tokens that are masked at random."""
         prompts = batch.teacher_prompt_ids or []
-        known = torch.tensor([prompt is not None for prompt in prompts], device=rollouts.rewards.device)
+        known = torch.tensor([prompt is not None for prompt in prompts], device=rollouts.rewards.device) & judged(
+            rollouts
+        )
         weights = self.row_weights(rollouts, known, module)
         known = known if weights is None else known & (weights != 0)
         active = batch.completion_mask & known[:, None]
@@ -149,10 +150,6 @@ class SDPO(OnPolicyModule):
         if self.policy is None:
             super().configure_model()
             self.teacher.attach(self.policy)
-
-    def on_fit_start(self) -> None:
-        """The teacher is in eval mode on purpose, which Lightning would warn of."""
-        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
 
     def on_train_epoch_start(self) -> None:
         """Begin a stage."""

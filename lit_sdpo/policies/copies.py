@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -17,23 +18,7 @@ from lit_sdpo.policies.scoring import Scorer, scorer
 
 
 class WeightCopy(nn.Module):
-    """Weights of a policy at some moment, kept in float32 where they are averaged."""
-
-    @abstractmethod
-    def mix(self, policy: PreTrainedModel, share: float) -> None:
-        """Move by ``share`` towards the policy; 1 copies exactly, 0 changes nothing."""
-
-    @abstractmethod
-    def copy(self, other: WeightCopy) -> None:
-        """Take over another copy's weights."""
-
-    @abstractmethod
-    def mix_checkpoint(self, folder: str, share: float) -> None:
-        """Move by ``share`` towards the model in a folder."""
-
-    @abstractmethod
-    def distance(self, policy: PreTrainedModel) -> Tensor:
-        """``‖policy - copy‖ / ‖copy‖`` over the trained parameters, a scalar."""
+    """Weights of a policy at some moment. Those that never change need only :meth:`scorer`."""
 
     @abstractmethod
     def scorer(
@@ -45,9 +30,47 @@ class WeightCopy(nn.Module):
     ) -> Scorer:
         """What a model with these weights predicts for completion tokens, in eval mode and without gradient."""
 
+    def mix(self, policy: PreTrainedModel, share: float) -> None:
+        """Move by ``share`` towards the policy; 1 copies exactly, 0 changes nothing."""
+        raise NotImplementedError
+
+    def take(self, policy: PreTrainedModel, other: Self) -> None:
+        """Take over another copy's weights."""
+        raise NotImplementedError
+
+    def distance(self, policy: PreTrainedModel) -> Tensor:
+        """``‖policy - copy‖ / ‖copy‖`` over the trained parameters, a scalar."""
+        raise NotImplementedError
+
+    def mix_checkpoint(self, folder: str, share: float) -> None:
+        """Move by ``share`` towards the model in a folder."""
+        raise UserError(
+            "an adapter's teacher cannot start from a model folder",
+            where="teacher.checkpoint",
+            fix="train all parameters",
+        )
+
 
 def copy_of(policy: PreTrainedModel, name: str) -> WeightCopy:
-    """The right kind of copy for a policy."""
+    """The right kind of copy: of the whole model, or of its adapter.
+
+    Args:
+        policy: The model in training.
+        name: Names an adapter's copy.
+    """
+    if hasattr(policy, "peft_config"):
+        from lit_sdpo.policies.adapters import AdapterCopy
+
+        return AdapterCopy(policy, name)
+    return ModelCopy(policy)
+
+
+def base_of(policy: PreTrainedModel) -> WeightCopy:
+    """The policy before training; under an adapter that needs no memory."""
+    if hasattr(policy, "peft_config"):
+        from lit_sdpo.policies.adapters import BaseOfAdapter
+
+        return BaseOfAdapter()
     return ModelCopy(policy)
 
 
@@ -68,12 +91,9 @@ class ModelCopy(WeightCopy):
         ema_update_(self._averages(), policy.parameters(), share)
         self._follow()
 
-    @torch.no_grad()
-    def copy(self, other: WeightCopy) -> None:
+    def take(self, policy: PreTrainedModel, other: Self) -> None:
         """Take over another copy's weights."""
-        assert isinstance(other, ModelCopy)
-        for own, theirs in zip(self._averages(), other._averages(), strict=True):
-            own.copy_(theirs)
+        ema_update_(self._averages(), other._averages(), 1.0)
         self._follow()
 
     def mix_checkpoint(self, folder: str, share: float) -> None:
@@ -104,6 +124,7 @@ class ModelCopy(WeightCopy):
     def _averages(self) -> list[Tensor]:
         return list(self.shadow) or list(self.model.parameters())
 
+    @torch.no_grad()
     def _follow(self) -> None:
         for weight, average in zip(self.model.parameters(), self.shadow, strict=False):
             weight.copy_(average)

@@ -47,7 +47,7 @@ class Teacher(nn.Module):
         self.at_stage, self.clock = at_stage, clock
         self.checkpoint, self.checkpoint_share = checkpoint, checkpoint_share
         self.weights: WeightCopy
-        self.base: WeightCopy | None = None
+        self.start: WeightCopy
         self.register_buffer("ticks", torch.zeros((), dtype=torch.long))
         self.register_buffer("refreshes", torch.zeros((), dtype=torch.long))
         self.register_buffer("pending", torch.zeros((), dtype=torch.bool))
@@ -58,7 +58,7 @@ class Teacher(nn.Module):
         if self.checkpoint is not None:
             self.weights.mix_checkpoint(self.checkpoint, self.checkpoint_share)
         if self.at_stage == "reset_to_base":
-            self.base = copy_of(policy, "base")
+            self.start = copy_of(policy, "start")
 
     def train(self, mode: bool = True) -> Teacher:
         """A teacher is always in eval mode."""
@@ -70,8 +70,8 @@ class Teacher(nn.Module):
         self.pending.zero_()
         if self.at_stage == "reset_to_student":
             self.weights.mix(policy, 1.0)
-        elif self.at_stage == "reset_to_base" and self.base is not None:
-            self.weights.copy(self.base)
+        elif self.at_stage == "reset_to_base":
+            self.weights.take(policy, self.start)
 
     def after_optimizer_step(self, policy: PreTrainedModel) -> None:
         """The student has changed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +24,8 @@ class PromptBatch:
         slots: Micro-batches per step.
         update: How often the window's rollouts have been trained on before; 0 asks for fresh ones.
         num_generations: Completions per prompt in evaluation; ``None`` leaves it to the rollout callback.
+        replays: Prompts of earlier stages' tasks that are trained on along with these, a batch per task.
+        spare: From a round to further prompts of the same task, as many as these; for dynamic sampling.
         loss: Set by the rollout callback: the rows of this slot.
         contributing_rows: Set by the rollout callback: how many rows of the window can have a gradient, over all ranks.
     """
@@ -40,10 +42,12 @@ class PromptBatch:
         slots: int = 1,
         update: int = 0,
         num_generations: int | None = None,
+        replays: Sequence[PromptBatch] = (),
+        spare: Callable[[int], PromptBatch] | None = None,
     ) -> None:
         self.task, self.rows, self.positions = task, rows, positions
         self.stage, self.step, self.slot, self.slots, self.update = stage, step, slot, slots, update
-        self.num_generations = num_generations
+        self.num_generations, self.replays, self.spare = num_generations, replays, spare
         self.loss: LossBatch | None = None
         self.contributing_rows: Tensor | None = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -111,6 +111,7 @@ class Rollouts:
         rewards: The weighted reward per row, float32 [N]; nan where every component abstained.
         seeds: The seeds that the rows were drawn with, int64 [N].
         temperature: The completions were drawn at this temperature.
+        replayed: Rows whose prompts come from an earlier stage's task, bool [N]; ``None`` where there are none.
     """
 
     rows: Sequence[Row]
@@ -122,6 +123,7 @@ class Rollouts:
     rewards: Tensor
     seeds: Tensor
     temperature: float = 1.0
+    replayed: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of completions, N."""
@@ -137,6 +139,50 @@ class Rollouts:
         """True at sampled tokens, bool [N, T]; made from lengths, never from token values."""
         lengths = self.completions.lengths
         return torch.arange(self.completions.ids.shape[1], device=lengths.device) < lengths[:, None]
+
+    def take(self, prompts: Sequence[int]) -> Rollouts:
+        """The groups of the given prompts, in the given order."""
+        g = self.num_generations
+        rows = [p * g + k for p in prompts for k in range(g)]
+        index = torch.as_tensor(rows, dtype=torch.long, device=self.rewards.device)
+        drawn = self.completions
+        return replace(
+            self,
+            rows=[self.rows[p] for p in prompts],
+            prompt_ids=[self.prompt_ids[p] for p in prompts],
+            completions=Completions(
+                drawn.ids[index], drawn.lengths[index], drawn.logprobs[index], drawn.finished[index]
+            ),
+            texts=[self.texts[n] for n in rows],
+            verdicts=[self.verdicts[n] for n in rows],
+            rewards=self.rewards[index],
+            seeds=self.seeds[index],
+            replayed=None if self.replayed is None else self.replayed[index],
+        )
+
+    @classmethod
+    def cat(cls, parts: Sequence[Rollouts]) -> Rollouts:
+        """Several rollouts of the same number of generations, one after the other."""
+        width = max(part.completions.ids.shape[1] for part in parts)
+
+        def stack(name: str) -> Tensor:
+            columns = [getattr(part.completions, name) for part in parts]
+            return torch.cat(
+                [torch.nn.functional.pad(c, (0, width - c.shape[1])) if c.dim() > 1 else c for c in columns]
+            )
+
+        none = [torch.zeros(len(p), dtype=torch.bool, device=p.rewards.device) for p in parts]
+        return replace(
+            parts[0],
+            rows=[row for part in parts for row in part.rows],
+            prompt_ids=[ids for part in parts for ids in part.prompt_ids],
+            completions=Completions(stack("ids"), stack("lengths"), stack("logprobs"), stack("finished")),
+            texts=[text for part in parts for text in part.texts],
+            verdicts=[verdict for part in parts for verdict in part.verdicts],
+            rewards=torch.cat([part.rewards for part in parts]),
+            seeds=torch.cat([part.seeds for part in parts]),
+            replayed=torch.cat([n if p.replayed is None else p.replayed for p, n in zip(parts, none, strict=True)]),
+        )
 
 
 @dataclass

@@ -1,0 +1,24 @@
+"""Which groups of a step are worth training on."""
+
+from __future__ import annotations
+
+from lit_sdpo.rollouts.types import Rollouts
+
+
+def uneven_groups(rollouts: Rollouts) -> list[int]:
+    """Prompts whose completions did not all get the same reward; abstentions aside."""
+    groups = rollouts.rewards.view(-1, rollouts.num_generations)
+    known = ~groups.isnan()
+    lowest = groups.masked_fill(~known, float("inf")).amin(1)
+    highest = groups.masked_fill(~known, float("-inf")).amax(1)
+    return (highest > lowest).nonzero()[:, 0].tolist()
+
+
+def with_uneven_groups(rollouts: Rollouts, more: Rollouts) -> Rollouts:
+    """Replace flat groups by uneven ones of ``more``, as far as they go; the number of groups stays."""
+    uneven = uneven_groups(rollouts)
+    flat = [p for p in range(len(rollouts.rows)) if p not in set(uneven)]
+    found = uneven_groups(more)[: len(flat)]
+    if not found:
+        return rollouts
+    return Rollouts.cat([rollouts.take([*uneven, *flat[len(found) :]]), more.take(found)])
