@@ -167,10 +167,10 @@ class SDPO(OnPolicyModule):
         """Choose demonstrations, build the teacher's prompts, then let the terms prepare."""
         self._tell_teacher(rollouts)
         contexts = self.reprompt.contexts(rollouts, self.tokenizer, self.chat_template_options)
-        prompts = [
-            None if messages is None else render(self.tokenizer, messages, self.chat_template_options)
-            for messages in contexts.messages
-        ]
+        # The members of a group mostly share one context: render each once.
+        rendered = {repr(messages): messages for messages in contexts.messages if messages is not None}
+        ids = {key: render(self.tokenizer, messages, self.chat_template_options) for key, messages in rendered.items()}
+        prompts = [None if messages is None else ids[repr(messages)] for messages in contexts.messages]
         self.log("sdpo/context_fraction", sum(p is not None for p in prompts) / len(prompts), batch_size=1)
         self.log("sdpo/demonstration_truncated", float(contexts.truncated), batch_size=1)
         return self.prepare_terms(rollouts, LossBatch.of(rollouts, teacher_prompt_ids=prompts))

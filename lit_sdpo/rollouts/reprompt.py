@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.rollouts.types import Rollouts
 
@@ -149,6 +150,8 @@ class Reprompt:
         demonstration: The ``first`` verified sibling, as in the released code, or a ``random`` one.
         success_threshold: Smallest reward of a demonstration.
         allow_truncated: Completions that were cut off may be demonstrations.
+        dataset_demonstrations: Where no sibling can be shown, show the data set's reference answer, if it has one. This
+            gives the teacher what the paper's SDPO never sees.
         use_feedback: Show what the verifier said of the rollout (the paper: no).
         feedback_only_without_solution: Feedback only takes the place of a missing demonstration.
         max_context_tokens: Longest teacher prompt. A longer one loses the beginning of its demonstration, then of its
@@ -166,6 +169,7 @@ class Reprompt:
     demonstration: Literal["first", "random"] = "first"
     success_threshold: float = 1.0
     allow_truncated: bool = False
+    dataset_demonstrations: bool = False
     use_feedback: bool = False
     feedback_only_without_solution: bool = True
     max_context_tokens: int | None = 10_240
@@ -249,22 +253,33 @@ class Reprompt:
         feedback = [verdict.feedback if self.use_feedback else None for verdict in rollouts.verdicts]
         shown = uses_feedback(
             feedback,
-            [c is not None for c in chosen],
+            [
+                c is not None or self._from_data(rollouts.rows[n // rollouts.num_generations]) is not None
+                for n, c in enumerate(chosen)
+            ],
             only_without_demonstration=self.feedback_only_without_solution,
         )
         result = Contexts([], [], [], 0)
+        fits: dict[tuple[int, str | None, str | None], tuple[str | None, str | None]] = {}
         for n, choice in enumerate(chosen):
-            prompt = rollouts.rows[n // rollouts.num_generations].messages
-            demonstration = None if choice is None else texts[choice]
-            fitted = self._fit(
-                prompt, demonstration, feedback[n] if shown[n] else None, tokenizer, chat_template_options
-            )
+            number = n // rollouts.num_generations
+            prompt = rollouts.rows[number].messages
+            demonstration = texts[choice] if choice is not None else self._from_data(rollouts.rows[number])
+            remark = feedback[n] if shown[n] else None
+            # The members of a group mostly share one context.
+            key = (number, demonstration, remark)
+            if key not in fits:
+                fits[key] = self._fit(prompt, demonstration, remark, tokenizer, chat_template_options)
+            fitted = fits[key]
             result.truncated += fitted[0] != demonstration
             known = fitted != (None, None)
             result.messages.append(self.messages(prompt, *fitted) if known else None)
             result.demonstrations.append(choice if fitted[0] is not None else None)
             result.uses_feedback.append(fitted[1] is not None)
         return result
+
+    def _from_data(self, row: Row) -> str | None:
+        return row.reference if self.dataset_demonstrations else None
 
     def _fit(
         self,
