@@ -49,6 +49,7 @@ def rollouts(texts, rewards, *, finished=None, feedback=None, generations=None, 
         texts=list(texts),
         verdicts=[Verdict(None, f) for f in (feedback or [""] * n)],
         rewards=torch.tensor(rewards, dtype=torch.float32),
+        seeds=torch.arange(n),
     )
 
 
