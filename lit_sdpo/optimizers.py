@@ -62,6 +62,8 @@ class MuonAdamW(Optimizer):
             loss = closure() if closure is not None else None
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             (self._muon if group["muon"] else self._adam)(group, parameters)
         return loss
@@ -100,7 +102,8 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
 
     Example:
         >>> import torch
-        >>> values = torch.linalg.svdvals(orthogonalise(torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(0))))
+        >>> random = torch.Generator().manual_seed(0)
+        >>> values = torch.linalg.svdvals(orthogonalise(torch.randn(1, 8, 16, generator=random)))
         >>> bool((values > 0.6).all() and (values < 1.3).all())
         True
     """

@@ -50,8 +50,8 @@ class RolloutCallback(Callback):
         evaluation_sampling: The same in evaluation; ``None`` uses ``sampling``.
         engine: What generates; ``None`` is the native engine.
         rewards: How the verifier and further rewards are combined; ``None`` is the verifier alone.
-        resample_rounds: Dynamic sampling (arXiv:2503.14476): up to this many times, groups whose rewards are all equal are
-            replaced by groups of further prompts.
+        resample_rounds: Dynamic sampling (arXiv:2503.14476): up to this many times, groups whose rewards are all equal
+            are replaced by groups of further prompts.
         max_prompt_tokens: Longest allowed prompt (the paper: 2,048). A longer one is an error before the first step.
         seed: Seed of everything that is sampled; ``None`` takes that of ``seed_everything``.
 
@@ -157,6 +157,8 @@ class RolloutCallback(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: PromptBatch, batch_idx: int
     ) -> None:
         """Generate once per window, then hand slice k to slot k."""
+        # ModelCheckpoint prefers a metric "step", which would be the last evaluation's, to the real one.
+        trainer.callback_metrics.pop("step", None)
         if batch.slot == 0 and batch.update == 0:
             self._roll(trainer, pl_module, batch)
         if not self._slices:

@@ -40,7 +40,7 @@ def rollout_ratios(generation: Generation, world_size: int = 1) -> dict[str, tup
     ratios: dict[str, tuple[Tensor | float, Tensor | float]] = {
         "reward": _known(rollouts.rewards),
         "abstained": (rollouts.rewards.isnan().sum(), rows),
-        "entropy": (-completions.logprobs.sum(), tokens),
+        "entropy": (-completions.logprobs[rollouts.completion_mask].sum(), tokens),
         "length": (tokens, rows),
         "truncated": ((~completions.finished).sum(), rows),
         "flat_groups": ((highest <= lowest).sum(), len(groups)),

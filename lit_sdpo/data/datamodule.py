@@ -29,8 +29,8 @@ class ContinualDataModule(pl.LightningDataModule):
         eval_every: Optimizer steps between evaluations inside a stage; has to divide every stage's steps. ``None``
             evaluates at stage ends only.
         evaluate_trained: Evaluate the trained tasks too; without, the probes alone.
-        replay_share: Prompts of earlier stages' tasks that are sampled along with each step's, as a share of its prompts
-            (arXiv:2605.29495: 0.01 to 0.1); their verified completions are learned from. Needs the module's
+        replay_share: Prompts of earlier stages' tasks that are sampled along with each step's, as a share of its
+            prompts (arXiv:2605.29495: 0.01 to 0.1); their verified completions are learned from. Needs the module's
             ``replay_coefficient``.
         updates_per_rollout: Optimizer steps on the same rollouts (the paper: 1, strictly on-policy).
         seed: Seed of the order of the training prompts; ``None`` takes that of ``seed_everything``.

@@ -218,8 +218,8 @@ def squared_hellinger(student_logprobs: Tensor, teacher_logprobs: Tensor, mask: 
 def squared_fisher_rao(student_logprobs: Tensor, anchor_logprobs: Tensor, mask: Tensor | None = None) -> Tensor:
     """Squared geodesic distance ``d^2``, ``d = 2 arccos sum sqrt(S A)``, in [0, pi^2] (used by arXiv 2607.06855).
 
-    Computed as ``16 arcsin^2 sqrt(h / 2)`` from the squared Hellinger distance h, with its series near 0, where the arccos
-    has neither digits nor a gradient. For small changes it is eight times the squared Hellinger distance.
+    Computed as ``16 arcsin^2 sqrt(h / 2)`` from the squared Hellinger distance h, with its series near 0, where the
+    arccos has neither digits nor a gradient. For small changes it is eight times the squared Hellinger distance.
 
     Args:
         student_logprobs: log S, normalised, [..., K].

@@ -28,14 +28,14 @@ class OnPolicyModule(pl.LightningModule):
     """A policy that learns from batches which :class:`~lit_sdpo.callbacks.RolloutCallback` has filled.
 
     A method is one or more terms (:class:`~lit_sdpo.modules.objective.Term`). The loss of a step is
-    ``Σ_terms coefficient · Σ_tokens weights · losses`` over all active tokens of the window, all slices and all ranks, so
-    it does not depend on how the step is cut up. Optimisation is Lightning's automatic one:
+    ``Σ_terms coefficient · Σ_tokens weights · losses`` over all active tokens of the window, all slices and all ranks,
+    so it does not depend on how the step is cut up. Optimisation is Lightning's automatic one:
     ``accumulate_grad_batches``, ``gradient_clip_val``, ``precision`` and ``strategy`` of the Trainer work as usual.
 
     Args:
         model_name: Model folder, Hub name, or ``micro`` for the small model of the package.
-        optimizer: From parameters to optimizer (the paper: AdamW, weight decay 0.01, learning rate 1e-6 for GRPO and 1e-5
-            for SDPO).
+        optimizer: From parameters to optimizer (the paper: AdamW, weight decay 0.01, learning rate 1e-6 for GRPO and
+            1e-5 for SDPO).
         scheduler: From optimizer to learning-rate scheduler, stepped once per optimizer step (the paper: 10 steps of
             linear warm-up).
         reset_optimizer: Begin every stage with a new optimizer state and the first learning rate of the schedule; the
@@ -47,8 +47,8 @@ class OnPolicyModule(pl.LightningModule):
         attn_implementation: As in Transformers; ``None`` lets it choose.
         gradient_checkpointing: Recompute activations in the backward pass.
         weight_anchor: Hold the parameters that mattered for past stages; ``None`` holds nothing.
-        replay_coefficient: Factor of the term that learns from verified completions to earlier tasks' prompts; needs the
-            data module's ``replay_share``.
+        replay_coefficient: Factor of the term that learns from verified completions to earlier tasks' prompts; needs
+            the data module's ``replay_share``.
         chat_template_options: Further arguments of the chat template, such as ``enable_thinking``.
         random_weights: Take the architecture only and begin with random weights.
         config_overrides: Values of the model's configuration that are replaced, with ``random_weights``.

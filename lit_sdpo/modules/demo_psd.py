@@ -13,7 +13,12 @@ from lit_sdpo.modules.sdpo import SDPO, Distillation
 
 
 class PartialTarget(Distillation):
-    r"""Target :math:`\propto \pi_T^{1 - a} \pi^{a}` with :math:`a = 2 a_\text{max} (\sigma(b \cdot \mathrm{JSD}) - 1/2)`."""
+    r"""Distillation towards a mixture that keeps more of the student where the two disagree.
+
+    .. math::
+        \pi_\text{target} \propto \pi_T^{1 - a} \pi^{a},
+        \qquad a = 2 a_\text{max} (\sigma(b \cdot \mathrm{JSD}(\pi, \pi_T)) - 1/2)
+    """
 
     name = "distillation"
     share_max, sharpness = 0.0, 0.0

@@ -102,7 +102,8 @@ class GRPO(OnPolicyModule):
     r"""GRPO: reinforce what scored above its group's mean, within a clipped ratio.
 
     .. math::
-        \ell = -\min(r A,\; \mathrm{clip}(r, 1 - \epsilon_\text{low}, 1 + \epsilon_\text{high}) A) + \beta\, k(\log \pi - \log \pi_0)
+        \ell = -\min(r A,\; \mathrm{clip}(r, 1 - \epsilon_\text{low}, 1 + \epsilon_\text{high}) A)
+        + \beta\, k(\log \pi - \log \pi_0)
 
     with the advantage :math:`A` of the completion within the group of its prompt. On the first update of fresh rollouts
     :math:`r = 1` and the gradient is that of the plain policy gradient.

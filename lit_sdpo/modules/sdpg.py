@@ -33,7 +33,8 @@ class SDPG(SDPO):
     r"""Self-distilled policy gradient (arXiv:2606.04036).
 
     .. math::
-        L = L_\text{outcome} + \beta(k)\, 1[A > 0]\, \mathrm{KL}(\pi \,\|\, \pi_T) + \lambda\, \mathrm{KL}(\pi \,\|\, \pi_0)
+        L = L_\text{outcome} + \beta(k)\, 1[A > 0]\, \mathrm{KL}(\pi \,\|\, \pi_T)
+        + \lambda\, \mathrm{KL}(\pi \,\|\, \pi_0)
 
     Args:
         model_name: Model folder, Hub name, or ``micro``.

@@ -30,8 +30,8 @@ class Imitation(Term):
 class SFT(OnPolicyModule):
     """Supervised fine-tuning on the reference answers of the prompts.
 
-    The baseline that has an oracle: it learns from answers that the other methods never see. It runs on the same windows
-    and loss weights; one completion, the reference, stands in the place of each prompt's rollouts.
+    The baseline that has an oracle: it learns from answers that the other methods never see. It runs on the same
+    windows and loss weights; one completion, the reference, stands in the place of each prompt's rollouts.
 
     Args:
         model_name: Model folder, Hub name, or ``micro``.

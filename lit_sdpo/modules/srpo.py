@@ -15,7 +15,7 @@ from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
 
 class RoutedDistillation(Distillation):
-    """Distillation of failed completions, weighted down where the teacher itself is unsure: ``exp(-beta · H(teacher))``."""
+    """Distillation of failed completions, less where the teacher itself is unsure: ``exp(-beta · H(teacher))``."""
 
     name = "distillation"
     entropy_beta = 0.0
@@ -46,8 +46,8 @@ class SRPO(SDPO):
 
     Args:
         model_name: Model folder, Hub name, or ``micro``.
-        entropy_beta: Weight ``exp(-entropy_beta · H)`` of a distilled token, H the teacher's entropy in nats; 0 weighs all
-            alike.
+        entropy_beta: Weight ``exp(-entropy_beta · H)`` of a distilled token, H the teacher's entropy in nats; 0 weighs
+            all alike.
         **kwargs: Of :class:`SDPO`.
     """
 

@@ -31,9 +31,9 @@ class AdapterCopy(WeightCopy):
     r"""A second adapter that holds, or averages, the update :math:`\Delta W = s B A` of the trained one.
 
     Averaging A and B apart is not averaging the update: it gives :math:`(1-r)^2`, :math:`r^2` and cross terms. Here the
-    average of the products is formed exactly, as :math:`[(1-r) B_T, r s B_S] [A_T; A_S]`, and cut back to the copy's rank by
-    its singular values. With twice the trained rank nothing is lost as long as the average lies in that many directions;
-    what is lost is added up in ``truncation``, relative to the update's norm. A hard copy is exact.
+    average of the products is formed exactly, as :math:`[(1-r) B_T, r s B_S] [A_T; A_S]`, and cut back to the copy's
+    rank by its singular values. With twice the trained rank nothing is lost as long as the average lies in that many
+    directions; what is lost is added up in ``truncation``, relative to the update's norm. A hard copy is exact.
 
     Args:
         policy: A model with one LoRA adapter.

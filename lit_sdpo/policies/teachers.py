@@ -27,8 +27,8 @@ class Teacher(nn.Module):
     Args:
         at_stage: What happens when a stage begins: ``keep`` goes on with the same weights, ``reset_to_student`` copies
             the student, ``reset_to_base`` goes back to the model before the first stage.
-        clock: What a tick is: an ``optimizer_step``, or a ``rollout`` (all updates on the same completions). They are the
-            same while rollouts are used once.
+        clock: What a tick is: an ``optimizer_step``, or a ``rollout`` (all updates on the same completions). They are
+            the same while rollouts are used once.
         checkpoint: A model folder that is mixed into the weights at the start.
         checkpoint_share: Share of ``checkpoint`` in that mixture, the student being the rest.
     """
@@ -64,7 +64,7 @@ class Teacher(nn.Module):
         """A teacher is always in eval mode."""
         return super().train(False)
 
-    # ------------------------------------------------------------------------------------------------------- when it moves
+    # --------------------------------------------------------------------------------------------------- when it moves
     def start_stage(self, policy: PreTrainedModel) -> None:
         """A later stage begins."""
         self.pending.zero_()
@@ -101,7 +101,7 @@ class Teacher(nn.Module):
         self.weights.mix(policy, share)
         self.refreshes += 1
 
-    # --------------------------------------------------------------------------------------------------------- what it says
+    # ---------------------------------------------------------------------------------------------------- what it says
     def scorer(
         self,
         policy: PreTrainedModel,
@@ -121,8 +121,8 @@ class FrozenTeacher(Teacher):
     """SDPO_0 of the paper (arXiv:2607.01763): the teacher does not follow the student within a stage.
 
     Args:
-        at_stage: ``reset_to_student`` freezes anew at each stage, as the paper's runs did, one per stage; ``keep`` stays
-            with the base model throughout.
+        at_stage: ``reset_to_student`` freezes anew at each stage, as the paper's runs did, one per stage; ``keep``
+            stays with the base model throughout.
         checkpoint: A model folder that is mixed into the weights at the start.
         checkpoint_share: Share of ``checkpoint`` in that mixture.
     """
@@ -204,9 +204,9 @@ class RestartTeacher(Teacher):
 class GatedTeacher(Teacher):
     """CGTR (arXiv:2606.03532): a hard copy of the student only when the student has earned it.
 
-    Every ``check_every`` ticks the teacher is replaced if it is at least ``min_age`` ticks old, the mean reward of the last
-    ``window`` rollouts exceeds that at the last replacement by ``reward_gain``, and the longest of the latest completions
-    is at most ``max_length_tail`` times their mean.
+    Every ``check_every`` ticks the teacher is replaced if it is at least ``min_age`` ticks old, the mean reward of the
+    last ``window`` rollouts exceeds that at the last replacement by ``reward_gain``, and the longest of the latest
+    completions is at most ``max_length_tail`` times their mean.
 
     Args:
         check_every: Ticks between checks (the source: 5).

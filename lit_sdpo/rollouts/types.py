@@ -194,8 +194,8 @@ class Part:
         contributes: Rows that can have a gradient, bool [N]; the others count but need no forward pass.
         scale: Further weight of each row, float32 [N].
         values: Anything else that the term keeps per row or per token, [N, ...].
-        weights: Weight of each token in the loss, float32 [N, T]; the term's loss of a step is their inner product with the
-            tokens' losses over all slices and ranks. Set by the rollout callback, once the global counts are known.
+        weights: Weight of each token in the loss, float32 [N, T]; the term's loss of a step is their inner product with
+            the tokens' losses over all slices and ranks. Set by the rollout callback, once the global counts are known.
     """
 
     active: Tensor

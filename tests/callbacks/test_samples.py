@@ -36,7 +36,9 @@ def rollouts(texts=("yes", "no", "four", "five"), rewards=(1.0, 0.0, math.nan, 0
     ids = torch.zeros(n, 3, dtype=torch.long)
     completions = Completions(ids, torch.arange(1, n + 1), torch.zeros(n, 3), torch.arange(n) % 2 == 0)
     verdicts = [Verdict(1.0, flags=("no_answer",) if i == 1 else ()) for i in range(n)]
-    return Rollouts(rows, [[0]] * len(rows), generations, completions, list(texts), verdicts, torch.tensor(rewards), seeds=torch.arange(len(texts)))
+    return Rollouts(
+        rows, [[0]] * len(rows), generations, completions, list(texts), verdicts, torch.tensor(rewards), torch.arange(n)
+    )
 
 
 def ready(tmp_path, step=0, logger=False, sanity_checking=False, callback=None, zero=True):
