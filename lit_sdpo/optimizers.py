@@ -48,7 +48,8 @@ class MuonAdamW(Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.95),
     ) -> None:
-        matrices, others = [], []
+        matrices: list[tuple[str, nn.Parameter]] = []
+        others: list[tuple[str, nn.Parameter]] = []
         for name, parameter in parameters:
             apart = parameter.ndim != 2 or "embed" in name or "head" in name
             (others if apart else matrices).append((name, parameter))
@@ -68,8 +69,8 @@ class MuonAdamW(Optimizer):
             (self._muon if group["muon"] else self._adam)(group, parameters)
         return loss
 
-    def _muon(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
-        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+    def _muon(self, group: dict[str, Any], parameters: list[Any]) -> None:
+        by_shape: dict[torch.Size, list[Any]] = {}
         for parameter in parameters:
             by_shape.setdefault(parameter.shape, []).append(parameter)
         for shape, alike in by_shape.items():
@@ -80,7 +81,7 @@ class MuonAdamW(Optimizer):
             scale = group["lr"] * 0.2 * max(shape) ** 0.5
             torch._foreach_add_(alike, list(orthogonalise(torch.stack(nesterov))), alpha=-scale)
 
-    def _adam(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
+    def _adam(self, group: dict[str, Any], parameters: list[Any]) -> None:
         first, second = group["betas"]
         for parameter in parameters:
             state = self.state[parameter]

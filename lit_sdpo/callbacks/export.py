@@ -28,6 +28,7 @@ class ExportPolicy(Callback):
         if folder is None or not trainer.is_global_zero:
             return
         policy: Any = pl_module.policy
-        written = policy if self.dtype is None else copy.deepcopy(policy).to(self.dtype)
+        tokenizer: Any = pl_module.tokenizer
+        written: Any = policy if self.dtype is None else copy.deepcopy(policy).to(self.dtype)
         written.save_pretrained(folder / "policy")
-        pl_module.tokenizer.save_pretrained(folder / "policy")
+        tokenizer.save_pretrained(folder / "policy")

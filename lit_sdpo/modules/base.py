@@ -91,8 +91,9 @@ class OnPolicyModule(pl.LightningModule):
             config_overrides=config_overrides,
         )
         self.tokenizer = load_tokenizer(model_name)
-        self.policy: PreTrainedModel | None = None
-        self.terms = nn.ModuleDict()
+        #: The model in training, once it is loaded.
+        self.policy: Any = None
+        self.terms: Any = nn.ModuleDict()
         self.weight_anchor = weight_anchor
         if replay_coefficient:
             self.add_term(Replay(replay_coefficient))

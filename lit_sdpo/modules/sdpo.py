@@ -149,7 +149,7 @@ class SDPO(OnPolicyModule):
         """Load the policy and copy it into the teacher, once."""
         if self.policy is None:
             super().configure_model()
-            self.teacher.attach(self.policy)
+            self.teacher.attach(self.policy)  # type: ignore[arg-type]
 
     def on_train_epoch_start(self) -> None:
         """Begin a stage."""

@@ -20,6 +20,8 @@ class WeightAnchor(nn.Module):
         share: Share of each matrix that is held per past stage (the source: 0.1).
     """
 
+    stages: Tensor
+
     def __init__(self, strength: float = 100.0, share: float = 0.1) -> None:
         super().__init__()
         if not 0 < share <= 1:

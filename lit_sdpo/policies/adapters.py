@@ -118,7 +118,7 @@ class AdapterCopy(WeightCopy):
                 parameter.requires_grad_(False)
 
 
-def _layers(policy: Any) -> list[LoraLayer]:
+def _layers(policy: Any) -> list[Any]:
     return [module for module in policy.modules() if isinstance(module, LoraLayer)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class WeightCopy(nn.Module):
         )
 
 
-def copy_of(policy: PreTrainedModel, name: str) -> WeightCopy:
+def copy_of(policy: Any, name: str) -> WeightCopy:
     """The right kind of copy: of the whole model, or of its adapter.
 
     Args:

@@ -49,7 +49,8 @@ def decoder(model: PreTrainedModel) -> nn.Module:
 
 def head(model: PreTrainedModel) -> nn.Module:
     """The language-model head."""
-    return model.get_output_embeddings()
+    layer: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    return layer
 
 
 def finish(model: PreTrainedModel, products: Tensor) -> Tensor:

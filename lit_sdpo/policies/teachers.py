@@ -34,6 +34,8 @@ class Teacher(nn.Module):
     """
 
     ticks: Tensor
+    refreshes: Tensor
+    pending: Tensor
 
     def __init__(
         self,
