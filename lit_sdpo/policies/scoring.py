@@ -44,7 +44,8 @@ def completion_hidden(
 
 def decoder(model: PreTrainedModel) -> nn.Module:
     """The model without its language-model head; adapters stay active."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole: Any = model
+    base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
     return getattr(base, base.base_model_prefix)
 
 
