@@ -117,3 +117,28 @@ def assert_equal(a, b):
     assert a.keys() == b.keys()
     for name in a:
         assert torch.equal(a[name], b[name]), name
+
+
+def step_gradient(tmp_path, kind, model, *callbacks, data=None, rollout=None, slots=1, lr=0.5, **options):
+    """What one optimizer step's gradient was, from the weights that plain SGD left behind, and the module."""
+    module = method(kind, model, optimizer=lambda parameters: sgd(parameters, lr), **options)
+    module.configure_model()
+    before = weights(module)
+    fit(tmp_path, module, data or toy_data(), *callbacks, rollout=rollout, accumulate_grad_batches=slots)
+    after = weights(module)
+    return {name: (before[name] - after[name]).double() / lr for name in before}, module
+
+
+def assert_close_gradients(a, b, rtol=1e-4):
+    """Relative to the largest entry of all: a weight's rounding hides small ones."""
+    scale = max(g.abs().max() for g in b.values())
+    assert scale > 1e-4
+    for name in b:
+        torch.testing.assert_close(
+            a[name], b[name], rtol=rtol, atol=float(rtol * scale), msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def row_logits(model, prompt, ids):
+    """Logits of a completion's tokens from a plain forward of one row without padding, [T, V]."""
+    return model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].double()

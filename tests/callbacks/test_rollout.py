@@ -5,6 +5,7 @@ from dataclasses import replace
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_sdpo.callbacks import InitialEvaluation, RolloutCallback, SampleLogger
 from lit_sdpo.data.micro.datamodule import MicroDataModule
@@ -177,6 +178,13 @@ def test_a_task_that_nothing_was_measured_on_has_no_accuracy(tmp_path, tiny):
     assert callback.item_scores == {"toy": {}}
 
 
+def test_an_evaluation_s_step_names_no_later_checkpoint(tmp_path, tiny):
+    saving = ModelCheckpoint(tmp_path / "steps", "{step}", every_n_train_steps=1, save_top_k=-1)
+    data = toy_data(steps=4, eval_every=2)
+    fit(tmp_path, method("grpo", tiny), data, saving, limit_val_batches=1.0, enable_checkpointing=True)
+    assert {p.name for p in (tmp_path / "steps").iterdir()} == {f"step={n}.ckpt" for n in (1, 2, 3, 4)}
+
+
 class Logged(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.values = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -284,9 +292,10 @@ def test_rollouts_do_not_outlive_a_run(tmp_path, tiny):
     fit(tmp_path, method("grpo", tiny), toy_data(), rollout=callback)
     batch = next(iter(toy_data(steps=2, updates_per_rollout=2).train_dataloader()))
     batch.update = 1
-    callback.setup(pl.Trainer(logger=False, accelerator="cpu"), method("grpo", tiny), "fit")
+    made = pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
+    callback.setup(made, method("grpo", tiny), "fit")
     with pytest.raises(UserError, match="ckpt_path"):
-        callback.on_train_batch_start(None, None, batch, 0)
+        callback.on_train_batch_start(made, None, batch, 0)
 
 
 def test_generations_are_counted_from_one():
