@@ -54,6 +54,7 @@ class MuonAdamW(Optimizer):
             apart = parameter.ndim != 2 or "embed" in name or "head" in name
             (others if apart else matrices).append((name, parameter))
         groups = [{"params": matrices, "muon": True}, {"params": others, "muon": False}]
+        groups = [group for group in groups if group["params"]]  # torch takes an empty group for one without names
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas})
 
     @torch.no_grad()

@@ -131,7 +131,9 @@ def load_policy(
             f"cannot load {model_name!r} ({_first_line(error)})", where=WHERE, fix="check the name"
         ) from error
     if gradient_checkpointing:
-        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # Renamed in the course of Transformers 5.
+        old = policy.gradient_checkpointing_enable
+        getattr(policy, "activation_checkpointing_enable", old)({"use_reentrant": False})
     if lora is not None:
         from peft import LoraConfig, get_peft_model
 
