@@ -28,7 +28,6 @@ quickstart: environment
 	  "The run is finished. Look next at" \
 	  "  $$folder/matrix.csv      the score on every task after every stage" \
 	  "  $$folder/samples.jsonl   what the model wrote, with its rewards" \
-	  "  $$folder/config.yaml     everything that was set" \
 	  "  $(RUN)tensorboard --logdir runs   charts; start at Custom Scalars"
 
 test: development
