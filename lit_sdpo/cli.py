@@ -185,7 +185,12 @@ def run(args: list[str] | None = None) -> LitSDPOCLI:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
-        parser_kwargs={"prog": "lit-sdpo", "version": lit_sdpo.__version__, "exit_on_error": False},
+        parser_kwargs={
+            "prog": "lit-sdpo",
+            "version": lit_sdpo.__version__,
+            "exit_on_error": False,
+            "allow_abbrev": False,
+        },
         args=sys.argv[1:] if args is None else args,
     )
 
