@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from lit_sdpo.errors import UserError
 from lit_sdpo.modules.objective import Replay, Slice, Term, Tokens
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import PaperAdamW, WarmupConstant
@@ -102,7 +103,15 @@ class OnPolicyModule(pl.LightningModule):
 
     # ---------------------------------------------------------------------------------------------------- the method
     def add_term(self, term: Term) -> None:
-        """Add a term to the objective."""
+        """Add a term to the objective; its name is that of its part of the batch.
+
+        Raises:
+            UserError: There is a term of this name.
+        """
+        if term.name in self.terms:
+            raise UserError(
+                f"{type(self).__name__} already has a term {term.name!r}", where="model", fix="leave the option out"
+            )
         self.terms[term.name] = term
 
     def prepare_rollouts(self, rollouts: Rollouts) -> LossBatch:
@@ -171,8 +180,9 @@ class OnPolicyModule(pl.LightningModule):
 
         loss = weighted_loss(self.policy, slice_.hidden, token_losses)
         if batch.slot == 0 and (penalty := self.penalty()) is not None:
+            penalty = penalty / self.trainer.world_size  # every rank has it, and ranks are summed
             self.tally("train/penalty", penalty)
-            loss = loss + penalty / self.trainer.world_size
+            loss = loss + penalty
         self.tally("train/loss", loss)
         if batch.slot == batch.slots - 1:
             self._log_tally()

@@ -48,8 +48,9 @@ class PolicyGradient(Term):
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
         """Advantages within each prompt's group; a completion without a reward carries no loss."""
-        advantages = group_advantages(rollouts.rewards, rollouts.groups, self.advantage)
         counts = judged(rollouts)
+        rewards = rollouts.rewards.masked_fill(~counts, torch.nan)
+        advantages = group_advantages(rewards, rollouts.groups, self.advantage)
         if self.drop_flat_groups:
             flat = (advantages == 0).view(-1, rollouts.num_generations).all(1)
             counts = counts & ~flat.repeat_interleave(rollouts.num_generations)

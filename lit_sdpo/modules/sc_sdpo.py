@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_sdpo.modules.objective import judged
 from lit_sdpo.modules.sdpo import SDPO, Distillation
 from lit_sdpo.rollouts.types import Rollouts
 
@@ -18,8 +19,10 @@ class QuestionWeighted(Distillation):
 
     def row_weights(self, rollouts: Rollouts, known: Tensor, module: Any) -> Tensor | None:
         """Weights with mean 1 over the questions, of all ranks, that have any."""
-        success = (rollouts.rewards >= module.reprompt.success_threshold).float()
-        rate = success.view(-1, rollouts.num_generations).mean(1)
+        counts = judged(rollouts)
+        success = counts & (rollouts.rewards >= module.reprompt.success_threshold)
+        successes, count = (n.view(-1, rollouts.num_generations).sum(1) for n in (success, counts))
+        rate = successes / count.clamp(min=1)
         weights = (rate * (1 - rate)).sqrt()
         sums = torch.stack([weights.sum(), (weights > 0).sum().float()])
         total, questions = module.trainer.strategy.reduce(sums, reduce_op="sum")

@@ -51,7 +51,7 @@ class WeightAnchor(nn.Module):
         total, held = torch.zeros((), device=self.stages.device), torch.zeros((), device=self.stages.device)
         for number, parameter in enumerate(_trained(policy)):
             anchor, mask = getattr(self, f"anchor_{number}"), getattr(self, f"mask_{number}")
-            total = total + torch.where(mask, (parameter - anchor).abs(), 0.0).sum()
+            total = total + torch.where(mask, (parameter - anchor).abs(), 0.0).sum(dtype=torch.float32)
             held = held + mask.sum()
         return self.strength * total / held.clamp(min=1)
 
