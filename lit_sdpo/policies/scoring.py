@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,14 +82,39 @@ Scorer = Callable[[slice], Tensor]
 def scorer(
     model: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], completion_ids: Tensor, completion_mask: Tensor
 ) -> Scorer:
-    """Run the decoder once, without gradient, and make logits where they are asked for; never all [M, V] at once."""
-    hidden = completion_hidden(model, prompt_ids, completion_ids, completion_mask)
+    """Run the decoder once, in eval mode and without gradient, and make logits where they are asked for.
+
+    Never all [M, V] at once.
+    """
+    with eval_mode(model):
+        hidden = completion_hidden(model, prompt_ids, completion_ids, completion_mask)
 
     @torch.no_grad()
     def score(span: slice) -> Tensor:
         return logits(model, hidden[span])
 
     return score
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every submodule's own mode after.
+
+    Example:
+        >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+        >>> with eval_mode(model):
+        ...     model[0].training
+        False
+        >>> model[0].training, model[1].training
+        (True, False)
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def weighted_loss(model: PreTrainedModel, hidden: Tensor, token_losses: Callable[[Tensor, slice], Tensor]) -> Tensor:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_sdpo.data.task import Row, Task
-from lit_sdpo.policies.load import end_token_ids, render
+from lit_sdpo.policies.load import end_token_ids, render_all
+from lit_sdpo.policies.scoring import eval_mode
 from lit_sdpo.rewards.combine import Scores, WeightedRewards
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.types import Completions, RolloutEngine, Rollouts, Sampling
@@ -73,7 +73,7 @@ def generate(
         autocast: Context of the policy's forward passes.
     """
     started = time.perf_counter()
-    prompt_ids = [render(tokenizer, row.messages, template_options) for row in rows]
+    prompt_ids = render_all(tokenizer, [row.messages for row in rows], template_options)
     ids = [row.id for row in rows] if names is None else names
     seeds = sample_seeds(seed, *stream, item_ids=ids, num_generations=num_generations).to(policy.device)
     with eval_mode(policy), torch.no_grad(), autocast or nullcontext():
@@ -124,24 +124,3 @@ def token_lists(completions: Completions) -> list[list[int]]:
         [[5, 6], [7]]
     """
     return [row[:n] for row, n in zip(completions.ids.tolist(), completions.lengths.tolist(), strict=True)]
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every submodule's own mode after.
-
-    Example:
-        >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
-        >>> with eval_mode(model):
-        ...     model[0].training
-        False
-        >>> model[0].training, model[1].training
-        (True, False)
-    """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
