@@ -13,7 +13,7 @@ from lit_sdpo.callbacks.rollout_scores import EvaluationScores, log_rollouts
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional.reduce import Totals, count, token_weights
-from lit_sdpo.policies.load import render
+from lit_sdpo.policies.load import render_all
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rollouts.engine import NativeEngine
 from lit_sdpo.rollouts.generate import Generation, generate
@@ -113,6 +113,12 @@ class RolloutCallback(Callback):
     def _check_replay(self, trainer: pl.Trainer, module: Any) -> None:
         """Earlier prompts without a term that learns from them, or the other way round, would do nothing."""
         share = getattr(getattr(trainer, "datamodule", None), "replay_share", 0.0)
+        if _learns_from(module) == "reference" and (share or self.resample_rounds):
+            raise UserError(
+                "a method that learns from reference answers samples no completions to replay or to replace",
+                where="data.replay_share" if share else "rollout.resample_rounds",
+                fix="set it to 0",
+            )
         learns = "replay" in getattr(module, "terms", {})
         if bool(share) != learns:
             raise UserError(
@@ -122,16 +128,17 @@ class RolloutCallback(Callback):
             )
 
     def _prompt_lengths(self, module: Any, where: str, rows: Sequence[Row]) -> Iterator[tuple[Row, int]]:
-        for n in range(min(len(rows), CHECKED_ROWS)):
-            tokens = len(render(module.tokenizer, rows[n].messages, _template_options(module)))
-            if tokens > self.max_prompt_tokens:
+        checked = [rows[n] for n in range(min(len(rows), CHECKED_ROWS))]
+        prompts = render_all(module.tokenizer, [row.messages for row in checked], _template_options(module))
+        for row, ids in zip(checked, prompts, strict=True):
+            if len(ids) > self.max_prompt_tokens:
                 raise UserError(
-                    f"the prompt of row {rows[n].id!r} has {tokens} tokens, more than max_prompt_tokens ="
+                    f"the prompt of row {row.id!r} has {len(ids)} tokens, more than max_prompt_tokens ="
                     f" {self.max_prompt_tokens}",
                     where=where,
                     fix="raise max_prompt_tokens of the RolloutCallback or leave the row out",
                 )
-            yield rows[n], tokens
+            yield row, len(ids)
 
     def _check_room(self, limit: int | None) -> None:
         length, where, completion = self._longest

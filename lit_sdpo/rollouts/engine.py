@@ -155,7 +155,8 @@ class _Drawing:
         living, last = self.count, self.sampling.max_new_tokens - 1
         rows = torch.arange(living, device=self.seeds.device)
         alive = torch.ones_like(rows, dtype=torch.bool)
-        scratch = torch.empty(living * (-(-logits.shape[-1] // BLOCK)) * BLOCK, device=rows.device)
+        size = living * (-(-logits.shape[-1] // BLOCK)) * BLOCK
+        scratch = torch.empty(size, dtype=torch.float32, device=rows.device)
         for position in range(last + 1):
             offset = position % UNIFORM_BLOCK
             if offset == 0:
@@ -187,7 +188,10 @@ class _Drawing:
         """What was drawn so far."""
         lengths = self.lengths[: self.count]
         beyond = torch.arange(len(self.ids), device=lengths.device) >= lengths[:, None]
-        ids, logprobs = lengths.new_zeros(self.count, 0), torch.zeros(self.count, 0, device=lengths.device)
+        ids, logprobs = (
+            lengths.new_zeros(self.count, 0),
+            torch.zeros(self.count, 0, dtype=torch.float32, device=lengths.device),
+        )
         if self.ids:
             ids = torch.stack(self.ids, 1)[: self.count].masked_fill_(beyond, self.pad_id)
             logprobs = torch.stack(self.logprobs, 1)[: self.count].masked_fill_(beyond, 0.0)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
-from lit_sdpo.policies.load import render
+from lit_sdpo.policies.load import render_all
 from lit_sdpo.rollouts.types import Completions, Rollouts
 
 
@@ -59,7 +59,7 @@ def reference_rollouts(
     )
     return Rollouts(
         rows=rows,
-        prompt_ids=[render(tokenizer, row.messages, template_options) for row in rows],
+        prompt_ids=render_all(tokenizer, [row.messages for row in rows], template_options),
         num_generations=1,
         completions=completions,
         texts=[row.reference or "" for row in rows],

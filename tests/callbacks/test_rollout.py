@@ -287,6 +287,15 @@ def test_a_module_has_to_have_what_rollouts_need(tmp_path, tiny, name):
         fit(tmp_path, bare, toy_data())
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+def test_sampling_is_scored_in_float32_at_any_precision(tmp_path, tiny, precision):
+    watch = Watch()
+    fit(tmp_path, method("grpo", tiny), toy_data(), watch, precision=precision, limit_val_batches=1.0)
+    assert {entry["split"] for entry in watch.seen} == {"train", "validation"}
+    assert all(entry["rollouts"].completions.logprobs.dtype == torch.float32 for entry in watch.seen)
+    assert all(entry["rollouts"].rewards.dtype == torch.float32 for entry in watch.seen)
+
+
 def test_rollouts_do_not_outlive_a_run(tmp_path, tiny):
     callback = rollout_callback()
     fit(tmp_path, method("grpo", tiny), toy_data(), rollout=callback)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lit_sdpo.errors import UserError
-from lit_sdpo.policies.load import Lora, end_token_ids, load_policy, load_tokenizer, render, resolve
+from lit_sdpo.policies.load import Lora, end_token_ids, load_policy, load_tokenizer, render, render_all, resolve
 
 # PEFT 0.21 asks for it by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -138,3 +138,10 @@ def test_a_prompt_ends_where_the_answer_begins():
     assert tokenizer.decode(render(tokenizer, chat)) == "<|user|>Be brief.\nQ?<|assistant|>"
     tokenizer.chat_template = "{{ messages[0]['content'] }}{{ mood }}"
     assert tokenizer.decode(render(tokenizer, chat, {"mood": "!"})) == "Be brief.!"
+
+
+def test_many_prompts_are_rendered_as_one_by_one():
+    tokenizer = load_tokenizer("micro")
+    chats = [[{"role": "user", "content": "what? " * n}] for n in range(4)]
+    assert render_all(tokenizer, chats) == [render(tokenizer, chat) for chat in chats]
+    assert render_all(tokenizer, []) == []
