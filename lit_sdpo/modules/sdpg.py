@@ -60,6 +60,8 @@ class SDPG(SDPO):
         top_k: int | None = None,
         **kwargs: Any,
     ) -> None:
+        if decay_steps < 1:
+            raise ValueError(f"decay_steps must be at least 1, got {decay_steps}")
         super().__init__(model_name, alpha=alpha, top_k=top_k, **kwargs)
         term = self.terms["distillation"]
         term.coefficient, term.warmup_steps, term.decay_steps = distillation_coefficient, warmup_steps, decay_steps

@@ -170,14 +170,19 @@ class SDPO(OnPolicyModule):
         # The members of a group mostly share one context: render each once.
         rendered = {repr(messages): messages for messages in contexts.messages if messages is not None}
         ids = {key: render(self.tokenizer, messages, self.chat_template_options) for key, messages in rendered.items()}
-        prompts = [None if messages is None else ids[repr(messages)] for messages in contexts.messages]
-        self.log("sdpo/context_fraction", sum(p is not None for p in prompts) / len(prompts), batch_size=1)
+        own = _own(rollouts).tolist()
+        prompts = [
+            ids[repr(messages)] if mine and messages is not None else None
+            for mine, messages in zip(own, contexts.messages, strict=True)
+        ]
+        self.log("sdpo/context_fraction", sum(p is not None for p in prompts) / sum(own), batch_size=1)
         self.log("sdpo/demonstration_truncated", float(contexts.truncated), batch_size=1)
         return self.prepare_terms(rollouts, LossBatch.of(rollouts, teacher_prompt_ids=prompts))
 
     def _tell_teacher(self, rollouts: Rollouts) -> None:
         self.teacher.before_rollout(self.policy)
-        rewards, lengths = rollouts.rewards, rollouts.completions.lengths.float()
+        own = _own(rollouts)
+        rewards, lengths = rollouts.rewards[own], rollouts.completions.lengths[own].float()
         sums = torch.stack(
             [rewards.nansum(), (~rewards.isnan()).sum(), lengths.sum(), lengths.new_tensor(len(lengths))]
         )
@@ -185,3 +190,8 @@ class SDPO(OnPolicyModule):
         reward, judged, tokens, rows = reduce(sums, reduce_op="sum").tolist()
         longest = reduce(lengths.max(), reduce_op="max").item()
         self.teacher.observe(reward / max(judged, 1), longest * rows / tokens)
+
+
+def _own(rollouts: Rollouts) -> Tensor:
+    """Rows of the current task, bool [N]; nobody teaches the others."""
+    return torch.ones_like(rollouts.rewards, dtype=torch.bool) if rollouts.replayed is None else ~rollouts.replayed

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.copies import WeightCopy
-from lit_sdpo.policies.scoring import Scorer, scorer
+from lit_sdpo.policies.scoring import Scorer, head, scorer
 
 
 class BaseOfAdapter(WeightCopy):
@@ -24,7 +24,8 @@ class BaseOfAdapter(WeightCopy):
     ) -> Scorer:
         """Predictions without the adapter."""
         with policy.disable_adapter():
-            return scorer(policy, prompt_ids, completion_ids, completion_mask)
+            score = scorer(policy, prompt_ids, completion_ids, completion_mask)
+        return _within(policy.disable_adapter, score) if isinstance(head(policy), LoraLayer) else score
 
 
 class AdapterCopy(WeightCopy):
@@ -101,7 +102,8 @@ class AdapterCopy(WeightCopy):
     ) -> Scorer:
         """Predictions with this adapter in the place of the trained one."""
         with self._active(policy):
-            return scorer(policy, prompt_ids, completion_ids, completion_mask)
+            score = scorer(policy, prompt_ids, completion_ids, completion_mask)
+        return _within(lambda: self._active(policy), score) if isinstance(head(policy), LoraLayer) else score
 
     @contextmanager
     def _active(self, policy: Any) -> Iterator[None]:
@@ -116,6 +118,16 @@ class AdapterCopy(WeightCopy):
         for name, parameter in policy.named_parameters():
             if f".{self.name}." in name:
                 parameter.requires_grad_(False)
+
+
+def _within(context: Callable[[], AbstractContextManager[None]], score: Scorer) -> Scorer:
+    """The head has an adapter too, so its logits need the context when they are made."""
+
+    def inside(span: slice) -> Tensor:
+        with context():
+            return score(span)
+
+    return inside
 
 
 def _layers(policy: Any) -> list[Any]:

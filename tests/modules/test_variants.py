@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from lit_sdpo.errors import UserError
-from lit_sdpo.modules import GRPO, SCSDPO, SDPG, SDPO, SRPO, DemoPSD, GeoSD, WeightAnchor
+from lit_sdpo.modules import GRPO, SCSDPO, SDPG, SDPO, SFT, SRPO, DemoPSD, GeoSD, WeightAnchor
 from lit_sdpo.policies.load import load_policy
-from lit_sdpo.policies.teachers import EMATeacher
+from lit_sdpo.policies.teachers import EMATeacher, GatedTeacher
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rollouts.reprompt import Reprompt
 from tests.training import Toy, Watch, assert_close_gradients, fit, rollout_callback, sgd, toy_data, weights
@@ -285,6 +285,8 @@ def test_sdpg_anneals():
     term = OutcomeGated(coefficient=2.0)
     term.warmup_steps, term.decay_steps = 4, 10
     assert [term.factor(k) for k in (0, 1, 3, 4, 9, 14, 100)] == pytest.approx([0.5, 1.0, 2.0, 2.0, 1.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match="decay_steps"):
+        SDPG("micro", decay_steps=0)
     term.warmup_steps = 0
     assert [term.factor(k) for k in (0, 5, 10)] == pytest.approx([2.0, 1.0, 0.0])
 
@@ -472,6 +474,27 @@ def test_replay_needs_both_its_options(tmp_path, tiny, coefficient, share):
     module = make(GRPO, tiny, replay_coefficient=coefficient)
     with pytest.raises(UserError, match="replay"):
         fit(tmp_path, module, toy_data(["a", "b"], replay_share=share))
+
+
+@pytest.mark.parametrize(("share", "rounds"), [(0.5, 0), (0.0, 2)])
+def test_reference_answers_are_neither_replayed_nor_resampled(tmp_path, tiny, share, rounds):
+    module = make(SFT, tiny, replay_coefficient=share)
+    with pytest.raises(UserError, match="reference answers"):
+        fit(tmp_path, module, toy_data(replay_share=share), rollout=rollout_callback(resample_rounds=rounds))
+
+
+def test_replayed_rows_have_no_teacher_and_do_not_count_in_statistics(tmp_path, tiny):
+    module = make(SDPO, tiny, replay_coefficient=0.4, outcome_coefficient=1.0, teacher=GatedTeacher(window=1))
+    module.terms["policy_gradient"].advantage = "batch_std"
+    run = Run(tmp_path, module, toy_data(["a", "b"], prompts=4, replay_share=0.5))
+    rewards, window = run.rollouts(1).rewards, run.windows[1]
+    assert window.teacher_prompt_ids[16:] == [None] * 8
+    assert any(window.teacher_prompt_ids[:16])
+    assert float(module.teacher.rewards[-1]) == pytest.approx(float(rewards[:16].mean()))
+    groups = rewards[:16].view(4, 4)
+    expected = (groups - groups.mean(1, keepdim=True)) / (rewards[:16].std() + 1e-6)
+    advantages = window.parts["policy_gradient"].values["advantages"]
+    torch.testing.assert_close(advantages, torch.cat([expected.flatten(), torch.zeros(8)]))
 
 
 class Mixed(Toy):

@@ -211,6 +211,20 @@ def test_a_copy_speaks_in_eval_mode(tiny):
     assert not torch.equal(alive, completion_hidden(policy, PROMPTS, IDS, MASK))
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Model with `tie_word_embeddings=True`", "ignore:Model has `tie_word_embeddings=True`"
+)
+def test_an_adapted_head_speaks_with_the_copys_weights(tiny):
+    policy = load_policy(tiny, lora=Lora(rank=RANK, target_modules=["q_proj", "lm_head"]))
+    assert len([layer for layer in layers(policy) if layer is policy.get_output_embeddings()]) == 1
+    train(policy, 0)
+    then, copy = reads(policy), AdapterCopy(policy, "teacher")
+    train(policy, 1)
+    torch.testing.assert_close(reads(policy, copy), then, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(reads(policy, BaseOfAdapter()), reads(load_policy(tiny)), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(reads(policy), then, atol=1e-3)
+
+
 # ------------------------------------------------------------------------------------------------------------ training
 def sdpo(tiny, teacher=None, **options):
     return method("sdpo", tiny, optimizer=adamw, lora=Lora(rank=RANK), teacher=teacher or EMATeacher(0.3), **options)
