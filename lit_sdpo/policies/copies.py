@@ -81,9 +81,20 @@ class ModelCopy(WeightCopy):
         super().__init__()
         self.model: PreTrainedModel = copy.deepcopy(policy)
         self.model.requires_grad_(False).eval()
-        exact = all(p.dtype == torch.float32 for p in self.model.parameters())
-        shadow = [] if exact else [p.detach().float() for p in self.model.parameters()]
-        self.shadow = nn.ParameterList(nn.Parameter(p, requires_grad=False) for p in shadow)
+        self.shadow = nn.ParameterList()
+        self._keep_shadow()
+
+    def _keep_shadow(self) -> None:
+        if not self.shadow and any(p.dtype != torch.float32 for p in self.model.parameters()):
+            self.shadow.extend(nn.Parameter(p.detach().float(), requires_grad=False) for p in self.model.parameters())
+        for average in self.shadow:
+            average.data = average.data.float()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """Moves and casts the model; the shadow moves but stays float32, also under a true half-precision trainer."""
+        super()._apply(*args, **kwargs)
+        self._keep_shadow()
+        return self
 
     @torch.no_grad()
     def mix(self, policy: PreTrainedModel, share: float) -> None:
