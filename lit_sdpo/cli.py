@@ -228,6 +228,7 @@ def main(args: list[str] | None = None) -> int:
 def _be_quiet() -> None:
     """Keep what is no news for the user off the terminal."""
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT 0.21 with Transformers 5
     # Resuming is meant to go on in the same folder or a new one.
     warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty|The dirpath has changed")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)

@@ -51,7 +51,7 @@ class RolloutCallback(Callback):
         engine: What generates; ``None`` is the native engine.
         rewards: How the verifier and further rewards are combined; ``None`` is the verifier alone.
         resample_rounds: Dynamic sampling (arXiv:2503.14476): up to this many times, groups whose rewards are all equal
-            are replaced by groups of further prompts.
+            are replaced by groups of further prompts. Each rank decides for its own prompts.
         max_prompt_tokens: Longest allowed prompt (the paper: 2,048). A longer one is an error before the first step.
         seed: Seed of everything that is sampled; ``None`` takes that of ``seed_everything``.
 
@@ -187,7 +187,9 @@ class RolloutCallback(Callback):
         window = prepare(rollouts)
         self._normalise(trainer, module, window)
         self._slices = window.slices(batch.slots)
-        _show(trainer, module, rollouts, task=batch.task.name, split="train", stage=batch.stage)
+        # Callbacks see the stage's own completions; replayed ones belong to other tasks.
+        own = rollouts if rollouts.replayed is None else rollouts.take(range(len(batch)))
+        _show(trainer, module, own, task=batch.task.name, split="train", stage=batch.stage)
 
     def _train_rollouts(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> Rollouts:
         """The window's completions, flat groups replaced and earlier tasks' completions added where asked for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lit_sdpo.functional import group_advantages
@@ -17,13 +18,23 @@ class OutcomeGated(Distillation):
 
     name = "distillation"
     warmup_steps, decay_steps = 0, 0
+    stage_start: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("stage_start", torch.zeros((), dtype=torch.long))
+
+    def start_stage(self, module: Any) -> None:
+        """Anneal anew: the source trains one stage."""
+        self.stage_start.fill_(module.global_step)
 
     def row_weights(self, rollouts: Rollouts, known: Tensor, module: Any) -> Tensor | None:
         """Rows above their group's mean."""
         return (group_advantages(rollouts.rewards, rollouts.groups, "none") > 0).float()
 
     def factor(self, step: int) -> float:
-        """Linear warm-up, then linear decay."""
+        """Linear warm-up, then linear decay, counted from the stage's first step."""
+        step -= int(self.stage_start)
         rising = min(1.0, (step + 1) / max(self.warmup_steps, 1))
         falling = max(0.0, 1.0 - max(0, step - self.warmup_steps) / self.decay_steps)
         return self.coefficient * min(rising, falling)
@@ -38,7 +49,7 @@ class SDPG(SDPO):
 
     Args:
         model_name: Model folder, Hub name, or ``micro``.
-        distillation_coefficient: Largest value of the annealed weight β(k).
+        distillation_coefficient: Largest value of the weight β(k), which is annealed anew in each stage.
         warmup_steps: Optimizer steps until it is reached.
         decay_steps: Optimizer steps from there to zero.
         kl_beta: Factor λ of the KL penalty to the base model; 0 keeps no base.
