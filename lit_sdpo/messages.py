@@ -137,6 +137,7 @@ def _innermost(report: str) -> _Place:
 
 def _choose(given: str, known: Sequence[str], other: str = "") -> str:
     """Advise the names close to the given one, else all of them."""
+    known = [name for name in known if name != given]  # a base class may know what the class in question does not
     close = difflib.get_close_matches(given, known, n=3, cutoff=0.7)
     names = close or list(known)
     if not names:

@@ -187,9 +187,7 @@ class RolloutCallback(Callback):
         window = prepare(rollouts)
         self._normalise(trainer, module, window)
         self._slices = window.slices(batch.slots)
-        # Callbacks see the stage's own completions; replayed ones belong to other tasks.
-        own = rollouts if rollouts.replayed is None else rollouts.take(range(len(batch)))
-        _show(trainer, module, own, task=batch.task.name, split="train", stage=batch.stage)
+        _show(trainer, module, rollouts, task=batch.task.name, split="train", stage=batch.stage)
 
     def _train_rollouts(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> Rollouts:
         """The window's completions, flat groups replaced and earlier tasks' completions added where asked for."""

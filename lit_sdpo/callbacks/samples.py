@@ -81,7 +81,7 @@ class SampleLogger(pl.Callback):
         Args:
             trainer: Gives the optimizer step, which is what the file and TensorBoard count in.
             pl_module: Not used.
-            rollouts: The scored completions.
+            rollouts: The scored completions; replayed ones are left out.
             task: Name of their task.
             split: ``train``, ``validation`` or ``test``.
             stage: Index of the stage in the stream.
@@ -90,6 +90,8 @@ class SampleLogger(pl.Callback):
         at = trainer.global_step
         if not trainer.is_global_zero or trainer.sanity_checking or (split == "train" and at % self.every_n_steps):
             return
+        if rollouts.replayed is not None:  # those belong to earlier tasks
+            rollouts = rollouts.take(range(int((~rollouts.replayed).sum()) // rollouts.num_generations))
         records = [
             {"id": r["id"], "task": task, "stage": stage, "step": at, "split": split, **r} for r in _records(rollouts)
         ]

@@ -68,11 +68,11 @@ class GeoSD(SDPO):
         model_name: Model folder, Hub name, or ``micro``.
         anchor_coefficient: Factor of the squared Fisher-Rao distance to the anchor.
         anchor_every: Optimizer steps between anchors.
-        **kwargs: Of :class:`SDPO`; ``alpha``, ``top_k`` and ``tail`` are fixed by the method.
+        **kwargs: Of :class:`SDPO`, without ``alpha``, ``top_k`` and ``tail``: the divergence is the method's own.
     """
 
     distillation = HellingerDistillation
 
     def __init__(self, model_name: str, anchor_coefficient: float = 0.1, anchor_every: int = 10, **kwargs: Any) -> None:
-        super().__init__(model_name, **kwargs)
+        super().__init__(model_name, alpha=0.5, top_k=None, tail=False, **kwargs)
         self.add_term(Anchor(anchor_coefficient, anchor_every))

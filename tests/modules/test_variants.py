@@ -23,7 +23,8 @@ GENERATIONS = 4
 def make(kind, model, **options):
     options = {"optimizer": lambda parameters: sgd(parameters, LR), "scheduler": None} | options
     if issubclass(kind, SDPO):
-        options = {"reprompt": Reprompt(allow_truncated=True), "top_k": None} | options
+        options = {"reprompt": Reprompt(allow_truncated=True)} | options
+        options = options if kind is GeoSD else {"top_k": None} | options
     module = kind(model, **options)
     module.configure_model()
     return module
@@ -541,7 +542,7 @@ OPTIONS = {
     "entropy_beta": (SRPO, {}, {"entropy_beta": 2.0}),
     "distillation_coefficient": (SDPG, {}, {"distillation_coefficient": 2.0}),
     "warmup_steps": (SDPG, {}, {"warmup_steps": 5}),
-    "decay_steps": (SDPG, {"warmup_steps": 1}, {"warmup_steps": 1, "decay_steps": 2}),
+    "decay_steps": (SDPG, {"warmup_steps": 0}, {"warmup_steps": 0, "decay_steps": 2}),
     "sdpg_kl_beta": (SDPG, {}, {"kl_beta": 1.0}),
     "share_max": (DemoPSD, {}, {"share_max": 0.3}),
     "sharpness": (DemoPSD, {}, {"sharpness": 3.0}),
