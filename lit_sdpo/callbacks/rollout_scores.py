@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lit_sdpo.data.stream import EvaluationLoader
 from lit_sdpo.metrics.items import ItemAccuracy
 from lit_sdpo.rollouts.generate import Generation
 from lit_sdpo.rollouts.prompts import PromptBatch
@@ -84,9 +84,11 @@ class EvaluationScores:
             self._of(batch.task.name)[key].update(item, sample, value)
 
     def log(
-        self, module: pl.LightningModule, prefix: str, loaders: Iterable[EvaluationLoader], step: int
+        self, module: pl.LightningModule, prefix: str, loaders: Iterable[Any], step: int
     ) -> dict[str, dict[str, float]]:
         """Log ``<prefix>/<task>/...`` for each loader's task; all ranks call it together.
+
+        A loader has a ``task`` and its ``rows``.
 
         Returns:
             Mean score of each item by task and item id.
