@@ -5,7 +5,9 @@ import torch
 from transformers import GenerationConfig, Qwen3ForCausalLM
 
 from lit_sdpo.data.micro.model import base_config
+from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import load_tokenizer
+from lit_sdpo.rewards.sandbox import Sandbox
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +25,14 @@ def tiny(tmp_path_factory):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def bubblewrap():
+    """A sandbox in bubblewrap; tests that need it are skipped where it cannot run."""
+    sandbox = Sandbox("bubblewrap")
+    try:
+        sandbox.prepare()
+    except UserError as error:
+        pytest.skip(str(error))
+    return sandbox

@@ -48,8 +48,8 @@ def test_a_base_comes_before_what_extends_it(write):
 
 
 def test_paths_are_relative_to_the_file(write):
-    write("shared/base.yaml", "x: 1\n")
-    path = write("runs/mine.yaml", "extends: ../shared/base.yaml\ny: 2\n")
+    write("common/base.yaml", "x: 1\n")
+    path = write("runs/mine.yaml", "extends: ../common/base.yaml\ny: 2\n")
     assert contents(["--config", path]) == [{"x": 1}, {"y": 2}]
 
 

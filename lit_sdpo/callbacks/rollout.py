@@ -207,8 +207,7 @@ class RolloutCallback(Callback):
         log_rollouts(trainer, module, batch.task.name, made)
         rollouts = made.rollouts
         for number in range(self.resample_rounds if batch.spare else 0):
-            missing = len(batch) - len(uneven_groups(rollouts))
-            if not missing:
+            if len(uneven_groups(rollouts)) == len(batch):
                 break
             more = draw(batch.spare(number), "spare", number).rollouts  # type: ignore[misc]
             rollouts = with_uneven_groups(rollouts, more)
@@ -243,41 +242,27 @@ class RolloutCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Generate for some evaluation prompts and keep their scores."""
-        self._evaluate(trainer, pl_module, batch, "validation")
-
-    def on_test_batch_start(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: PromptBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """The same on the final test split."""
-        self._evaluate(trainer, pl_module, batch, "test")
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log what was measured, per task."""
-        loaders: Any = trainer.val_dataloaders
-        self.item_scores = self._evaluation.log(pl_module, "val", loaders, trainer.global_step)
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log what was measured, per task."""
-        loaders: Any = trainer.test_dataloaders
-        self.item_scores = self._evaluation.log(pl_module, "test", loaders, trainer.global_step)
-
-    def _evaluate(self, trainer: pl.Trainer, module: Any, batch: PromptBatch, split: str) -> None:
+        """Generate for some evaluation prompts and keep their scores; ``test`` uses the final test split."""
+        split = "test" if trainer.testing else "validation"
         made = self._generate(
             trainer,
-            module,
+            pl_module,
             batch,
             num_generations=batch.num_generations or self.num_generations,
             sampling=self.evaluation_sampling,
             stream=(split, batch.task.name),
         )
         self._evaluation.add(batch, made.rollouts)
-        _show(trainer, module, made.rollouts, task=batch.task.name, split=split, stage=trainer.current_epoch)
+        _show(trainer, pl_module, made.rollouts, task=batch.task.name, split=split, stage=trainer.current_epoch)
+
+    on_test_batch_start = on_validation_batch_start
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log what was measured, per task."""
+        prefix, loaders = ("test", trainer.test_dataloaders) if trainer.testing else ("val", trainer.val_dataloaders)
+        self.item_scores = self._evaluation.log(pl_module, prefix, loaders, trainer.global_step)  # type: ignore[arg-type]
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def _generate(self, trainer: pl.Trainer, module: Any, batch: PromptBatch, **options: Any) -> Generation:
         return generate(

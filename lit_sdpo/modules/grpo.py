@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lit_sdpo.functional import group_advantages, kl_penalty, ppo_loss
+from lit_sdpo.functional import group_advantages, kl_penalty, ppo_loss, token_logprobs_from_logits
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.objective import Term, Tokens, judged
 from lit_sdpo.policies.copies import base_of
@@ -95,7 +95,7 @@ class BaseKL(Term):
 
     def losses(self, tokens: Tokens, part: Part) -> Tensor:
         """The estimate per token."""
-        base = torch.log_softmax(tokens.logits_of(self.base), -1).gather(-1, tokens.ids[:, None])[:, 0]
+        base = token_logprobs_from_logits(tokens.logits_of(self.base), tokens.ids)
         return kl_penalty(tokens.logprobs, base, self.estimator)
 
 

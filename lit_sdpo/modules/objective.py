@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_sdpo.policies.copies import WeightCopy
+from lit_sdpo.functional import token_logprobs_from_logits
+from lit_sdpo.policies.copies import FixedWeights
 from lit_sdpo.policies.scoring import Scorer, completion_hidden
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
@@ -68,7 +69,7 @@ class Slice:
 
         return spread
 
-    def scored_by(self, weights: WeightCopy) -> Scorer:
+    def scored_by(self, weights: FixedWeights) -> Scorer:
         """Predictions of other weights after the student's own prompt."""
         if id(weights) not in self._scorers:
             batch = self.batch
@@ -98,7 +99,7 @@ class Tokens:
     @cached_property
     def logprobs(self) -> Tensor:
         """The policy's log-probability of each sampled token, [m], with gradient."""
-        return torch.log_softmax(self.logits, -1).gather(-1, self.ids[:, None])[:, 0]
+        return token_logprobs_from_logits(self.logits, self.ids)
 
     @cached_property
     def old_logprobs(self) -> Tensor:
@@ -107,18 +108,12 @@ class Tokens:
         return self.logprobs.detach() if batch.fresh else batch.old_logprobs[self.slice.mask][self.span]
 
     @cached_property
-    def entropy(self) -> Tensor:
-        """The policy's entropy in nats, [m], without gradient."""
-        logprobs = torch.log_softmax(self.logits.detach(), -1)
-        return -(logprobs.exp() * logprobs).sum(-1)
-
-    @cached_property
     def teacher_logits(self) -> Tensor:
         """The teacher's logits at the same temperature, [m, V] without gradient; zeros for rows without a context."""
         found = self.slice.teacher(self.span) / self.temperature
         return found if found.shape == self.logits.shape else torch.zeros_like(self.logits)
 
-    def logits_of(self, weights: WeightCopy) -> Tensor:
+    def logits_of(self, weights: FixedWeights) -> Tensor:
         """Other weights' logits after the student's prompt, [m, V], without gradient."""
         return self.slice.scored_by(weights)(self.span) / self.temperature
 

@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_sdpo.functional import sdpo_loss
+from lit_sdpo.functional import importance_clip, sdpo_loss
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.grpo import PolicyGradient
 from lit_sdpo.modules.objective import Term, Tokens, judged
 from lit_sdpo.optimizers import SDPOAdamW
-from lit_sdpo.policies.load import render
+from lit_sdpo.policies.load import render_all
 from lit_sdpo.policies.teachers import FrozenTeacher, Teacher
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.sampling import uniforms
@@ -59,9 +59,8 @@ class Distillation(Term):
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
         """Rows whose teacher has something to tell, without the tokens that are masked at random."""
         prompts = batch.teacher_prompt_ids or []
-        known = torch.tensor([prompt is not None for prompt in prompts], device=rollouts.rewards.device) & judged(
-            rollouts
-        )
+        known = torch.tensor([prompt is not None for prompt in prompts], device=rollouts.rewards.device)
+        known = known & judged(rollouts)
         weights = self.row_weights(rollouts, known, module)
         known = known if weights is None else known & (weights != 0)
         active = batch.completion_mask & known[:, None]
@@ -74,9 +73,7 @@ class Distillation(Term):
     def losses(self, tokens: Tokens, part: Part) -> Tensor:
         """The divergence, times the bounded importance weight."""
         losses = self.divergence(tokens)
-        ratio = (
-            (tokens.logprobs.detach() - tokens.old_logprobs).clamp(-20.0, 20.0).exp().clamp(max=self.importance_clip)
-        )
+        ratio = importance_clip(tokens.logprobs, tokens.old_logprobs, self.importance_clip)
         module = tokens.slice.module
         module.tally_mean("sdpo/divergence", losses, tokens, part)
         module.tally_mean("sdpo/importance_weight", ratio, tokens, part)
@@ -165,30 +162,30 @@ class SDPO(OnPolicyModule):
 
     def prepare_rollouts(self, rollouts: Rollouts) -> LossBatch:
         """Choose demonstrations, build the teacher's prompts, then let the terms prepare."""
-        self._tell_teacher(rollouts)
+        self.teacher.before_rollout(self.policy)
         contexts = self.reprompt.contexts(rollouts, self.tokenizer, self.chat_template_options)
         # The members of a group mostly share one context: render each once.
         rendered = {repr(messages): messages for messages in contexts.messages if messages is not None}
-        ids = {key: render(self.tokenizer, messages, self.chat_template_options) for key, messages in rendered.items()}
-        own = _own(rollouts).tolist()
+        prompt_ids = render_all(self.tokenizer, list(rendered.values()), self.chat_template_options)
+        ids = dict(zip(rendered, prompt_ids, strict=True))
+        own = _own(rollouts)
         prompts = [
             ids[repr(messages)] if mine and messages is not None else None
-            for mine, messages in zip(own, contexts.messages, strict=True)
+            for mine, messages in zip(own.tolist(), contexts.messages, strict=True)
         ]
-        self.log("sdpo/context_fraction", sum(p is not None for p in prompts) / sum(own), batch_size=1)
-        self.log("sdpo/demonstration_truncated", float(contexts.truncated), batch_size=1)
+        self._observe(rollouts, own, sum(prompt is not None for prompt in prompts), contexts.truncated)
         return self.prepare_terms(rollouts, LossBatch.of(rollouts, teacher_prompt_ids=prompts))
 
-    def _tell_teacher(self, rollouts: Rollouts) -> None:
-        self.teacher.before_rollout(self.policy)
-        own = _own(rollouts)
+    def _observe(self, rollouts: Rollouts, own: Tensor, known: int, truncated: int) -> None:
+        """Log how many rows have a context and tell the teacher how the rollouts went, both over all ranks."""
         rewards, lengths = rollouts.rewards[own], rollouts.completions.lengths[own].float()
-        sums = torch.stack(
-            [rewards.nansum(), (~rewards.isnan()).sum(), lengths.sum(), lengths.new_tensor(len(lengths))]
-        )
+        counts = lengths.new_tensor([len(lengths), known, truncated])
+        sums = torch.stack([rewards.nansum(), (~rewards.isnan()).sum(), lengths.sum(), *counts])
         reduce = self.trainer.strategy.reduce
-        reward, judged, tokens, rows = reduce(sums, reduce_op="sum").tolist()
+        reward, judged, tokens, rows, known_rows, shortened = reduce(sums, reduce_op="sum").tolist()
         longest = reduce(lengths.max(), reduce_op="max").item()
+        self.log("sdpo/context_fraction", known_rows / rows, batch_size=1)
+        self.log("sdpo/demonstration_truncated", shortened, batch_size=1)
         self.teacher.observe(reward / max(judged, 1), longest * rows / tokens)
 
 

@@ -12,11 +12,11 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from lit_sdpo.errors import UserError
-from lit_sdpo.policies.copies import WeightCopy
+from lit_sdpo.policies.copies import FixedWeights, WeightCopy
 from lit_sdpo.policies.scoring import Scorer, head, scorer
 
 
-class BaseOfAdapter(WeightCopy):
+class BaseOfAdapter(FixedWeights):
     """The model before training, which under an adapter is the model without it."""
 
     def scorer(
@@ -84,6 +84,18 @@ class AdapterCopy(WeightCopy):
         for layer in _layers(policy):
             layer.lora_B[self.name].weight.copy_(layer.lora_B[other.name].weight)
             layer.lora_A[self.name].weight.copy_(layer.lora_A[other.name].weight)
+
+    def mix_checkpoint(self, folder: str, share: float) -> None:
+        """Refused: a folder holds a whole model.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(
+            "an adapter's teacher cannot start from a model folder",
+            where="teacher.checkpoint",
+            fix="train all parameters",
+        )
 
     @torch.no_grad()
     def distance(self, policy: Any) -> Tensor:

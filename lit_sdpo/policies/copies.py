@@ -17,8 +17,8 @@ from lit_sdpo.policies.load import load_policy
 from lit_sdpo.policies.scoring import Scorer, scorer
 
 
-class WeightCopy(nn.Module):
-    """Weights of a policy at some moment. Those that never change need only :meth:`scorer`."""
+class FixedWeights(nn.Module):
+    """Weights of a policy at some moment, to be asked what they predict."""
 
     @abstractmethod
     def scorer(
@@ -30,25 +30,25 @@ class WeightCopy(nn.Module):
     ) -> Scorer:
         """What a model with these weights predicts for completion tokens, in eval mode and without gradient."""
 
+
+class WeightCopy(FixedWeights):
+    """A copy that can follow the policy, averaged in float32."""
+
+    @abstractmethod
     def mix(self, policy: PreTrainedModel, share: float) -> None:
         """Move by ``share`` towards the policy; 1 copies exactly, 0 changes nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, policy: PreTrainedModel, other: Self) -> None:
         """Take over another copy's weights."""
-        raise NotImplementedError
 
-    def distance(self, policy: PreTrainedModel) -> Tensor:
-        """``‖policy - copy‖ / ‖copy‖`` over the trained parameters, a scalar."""
-        raise NotImplementedError
-
+    @abstractmethod
     def mix_checkpoint(self, folder: str, share: float) -> None:
         """Move by ``share`` towards the model in a folder."""
-        raise UserError(
-            "an adapter's teacher cannot start from a model folder",
-            where="teacher.checkpoint",
-            fix="train all parameters",
-        )
+
+    @abstractmethod
+    def distance(self, policy: PreTrainedModel) -> Tensor:
+        """``‖policy - copy‖ / ‖copy‖`` over the trained parameters, a scalar."""
 
 
 def copy_of(policy: Any, name: str) -> WeightCopy:
@@ -65,7 +65,7 @@ def copy_of(policy: Any, name: str) -> WeightCopy:
     return ModelCopy(policy)
 
 
-def base_of(policy: PreTrainedModel) -> WeightCopy:
+def base_of(policy: PreTrainedModel) -> FixedWeights:
     """The policy before training; under an adapter that needs no memory."""
     if hasattr(policy, "peft_config"):
         from lit_sdpo.policies.adapters import BaseOfAdapter

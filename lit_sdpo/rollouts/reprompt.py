@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
+from lit_sdpo.policies.load import render
 from lit_sdpo.rollouts.types import Rollouts
 
 Message = dict[str, str]
@@ -294,13 +295,7 @@ class Reprompt:
         def excess(demonstration: str | None, feedback: str | None) -> int:
             if self.max_context_tokens is None or (demonstration is None and feedback is None):
                 return 0
-            ids = tokenizer.apply_chat_template(
-                self.messages(prompt, demonstration, feedback),
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
-                **(options or {}),
-            )
+            ids = render(tokenizer, self.messages(prompt, demonstration, feedback), options)
             return len(ids) - self.max_context_tokens
 
         while demonstration is not None and (over := excess(demonstration, feedback)) > 0:

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from lit_sdpo.errors import UserError
-from lit_sdpo.rewards.registry import verifier
 from tests.verifiers.__main__ import judge, main
 
 CASES = Path(__file__).with_name("cases")
@@ -19,11 +17,7 @@ def test_cases(family, capsys):
 
 
 @pytest.mark.slow
-def test_programs(capsys):
-    try:
-        verifier("code_tests").prepare()
-    except UserError as error:
-        pytest.skip(str(error))
+def test_programs(bubblewrap, capsys):
     assert main([str(CASES / "coding.jsonl")]) == 0, capsys.readouterr().out
 
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
 from itertools import product
-from typing import ClassVar
 
-from lit_sdpo.data.micro.domain import Domain, Position, Problem, Style, Variant, WrapperName, distinct
+from lit_sdpo.data.micro.domain import (
+    LONG_FORM_SHARES,
+    Domain,
+    Position,
+    Problem,
+    Style,
+    Variant,
+    WrapperName,
+    distinct,
+)
 from lit_sdpo.data.micro.interpreter import RefusedError, run
 from lit_sdpo.rewards.base import Verdict
 
@@ -69,14 +76,7 @@ class Code(Domain):
 
     name = "code"
     wrapper = "fence"
-    shares: ClassVar[Mapping[Style, float]] = {
-        "good": 0.36,
-        "noform": 0.20,
-        "hasty": 0.16,
-        "slip": 0.18,
-        "cross": 0.06,
-        "dual": 0.04,
-    }
+    shares = LONG_FORM_SHARES
 
     def problems(self, variant: Variant) -> list[Problem]:
         """Every ordered pair of different operations, or 4096 triples."""

@@ -23,6 +23,16 @@ Style = Literal["good", "noform", "hasty", "slip", "cross", "dual"]
 #: domain's wrapper. ``dual``: right, followed by a foreign wrapper; only a strict verifier refuses it.
 STYLES: tuple[Style, ...] = ("good", "noform", "hasty", "slip", "cross", "dual")
 
+#: Share of each style in the base model's responses in the formats of several lines, a call and a program.
+LONG_FORM_SHARES: Mapping[Style, float] = {
+    "good": 0.36,
+    "noform": 0.20,
+    "hasty": 0.16,
+    "slip": 0.18,
+    "cross": 0.06,
+    "dual": 0.04,
+}
+
 #: The text that gives each wrapper away.
 SIGNS: Mapping[WrapperName, str] = {"boxed": "\\boxed{", "answer": "<answer>", "action": "Action:", "fence": "```"}
 

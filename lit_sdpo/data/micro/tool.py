@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Mapping
 from itertools import combinations, product
-from typing import ClassVar
 
-from lit_sdpo.data.micro.domain import Domain, Position, Problem, Style, Variant, WrapperName, distinct, other
+from lit_sdpo.data.micro.domain import (
+    LONG_FORM_SHARES,
+    Domain,
+    Position,
+    Problem,
+    Style,
+    Variant,
+    WrapperName,
+    distinct,
+    other,
+)
 from lit_sdpo.rewards.base import Verdict
 
 _VALUES = {
@@ -69,14 +77,7 @@ class Tool(Domain):
     name = "tool"
     wrapper = "action"
     gap = "\n"
-    shares: ClassVar[Mapping[Style, float]] = {
-        "good": 0.36,
-        "noform": 0.20,
-        "hasty": 0.16,
-        "slip": 0.18,
-        "cross": 0.06,
-        "dual": 0.04,
-    }
+    shares = LONG_FORM_SHARES
 
     def problems(self, variant: Variant) -> list[Problem]:
         """Every call of a one-argument tool with every pair of other tools, or 3072 two-argument calls."""
