@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_sdpo import functional as F
-from lit_sdpo.rollouts import reprompt
+from lit_sdpo.rollouts import demonstrations
 from tests.golden import inputs as make
 
 Case = dict[str, Any]
@@ -227,7 +227,7 @@ def ema(case: Case, dtype: torch.dtype) -> Result:
 
 @group
 def strip_thinking(case: Case, dtype: torch.dtype) -> Result:
-    return {"text": reprompt.strip_thinking(case["inputs"]["text"])}
+    return {"text": demonstrations.strip_thinking(case["inputs"]["text"])}
 
 
 @group
@@ -235,7 +235,7 @@ def context(case: Case, dtype: torch.dtype) -> Result:
     i, p = case["inputs"], case["params"]
     n = len(i["rewards"])
     names = {name: k for k, name in enumerate(dict.fromkeys(i["groups"]))}
-    allowed = reprompt.allowed_demonstrations(
+    allowed = demonstrations.allowed_demonstrations(
         torch.tensor([math.nan if r is None else r for r in i["rewards"]], dtype=dtype),
         torch.tensor([names[g] for g in i["groups"]]),
         success_threshold=p.get("threshold", 1.0),
@@ -244,7 +244,7 @@ def context(case: Case, dtype: torch.dtype) -> Result:
         allow_own=not p.get("exclude_self", True),
     )
     feedback = (i.get("feedback") or [None] * n) if p.get("use_feedback", True) else [None] * n
-    shown = reprompt.uses_feedback(
+    shown = demonstrations.uses_feedback(
         feedback,
         [bool(candidates) for candidates in allowed],
         only_without_demonstration=p.get("feedback_only_without_solution", True),
