@@ -3,6 +3,7 @@
 from lit_sdpo.functional.advantages import group_advantages
 from lit_sdpo.functional.continual import (
     all_average_by_stage,
+    anytime_accuracy,
     average_accuracy,
     backward_transfer,
     base_average,
@@ -15,7 +16,9 @@ from lit_sdpo.functional.continual import (
     ood_change,
     relative_change,
     seen_average_by_stage,
+    transition_shares,
     transitions,
+    unchanged_transitions,
 )
 from lit_sdpo.functional.distillation import sdpo_loss, token_logprobs_from_logits
 from lit_sdpo.functional.divergence import (
@@ -29,23 +32,6 @@ from lit_sdpo.functional.divergence import (
     squared_hellinger,
     top_k_with_tail,
 )
-from lit_sdpo.functional.drift import (
-    SubspaceChange,
-    WeightChange,
-    intersection_over_union,
-    kl_estimates,
-    median_distance,
-    merge_changes,
-    principal_angles,
-    principal_mask,
-    principal_mask_overlap,
-    principal_mask_update,
-    squared_mmd,
-    stable_rank,
-    subspace_change,
-    total_variation,
-    weight_change,
-)
 from lit_sdpo.functional.ema import ema_update_
 from lit_sdpo.functional.importance import importance_clip, mismatch_weights
 from lit_sdpo.functional.logprobs import (
@@ -56,6 +42,7 @@ from lit_sdpo.functional.logprobs import (
     token_logprobs,
     top_k_logprobs,
 )
+from lit_sdpo.functional.matrix_drift import MatrixDrift, matrix_drift
 from lit_sdpo.functional.policy_loss import PolicyLoss, cispo_loss, gspo_loss, kl_penalty, ppo_loss
 from lit_sdpo.functional.precision import at_least_float32, fill_masked
 from lit_sdpo.functional.razor import (
@@ -71,6 +58,34 @@ from lit_sdpo.functional.razor import (
     token_kernels,
 )
 from lit_sdpo.functional.reduce import Aggregation, Totals, aggregate, count, token_weights
+from lit_sdpo.functional.sample_distances import kl_estimates, median_distance, squared_mmd, total_variation
+from lit_sdpo.functional.statistics import (
+    Interval,
+    bootstrap_means,
+    difference_interval,
+    mcnemar,
+    mean_interval,
+    mean_with_interval,
+    pass_at_k,
+    percentile_interval,
+    smallest_detectable_change,
+    student_t_quantile,
+    wilson_interval,
+)
+from lit_sdpo.functional.subspaces import (
+    LeadingDirections,
+    SubspaceChange,
+    compare_directions,
+    intersection_over_union,
+    leading_directions,
+    leading_mask,
+    principal_angles,
+    principal_mask,
+    principal_mask_overlap,
+    principal_mask_update,
+    stable_rank,
+    subspace_change,
+)
 from lit_sdpo.functional.text import (
     compression_ratio,
     distinct_n,
@@ -81,9 +96,13 @@ from lit_sdpo.functional.text import (
     ngrams,
     repetition_share,
 )
+from lit_sdpo.functional.weight_change import WeightChange, merge_changes, weight_change
 
 __all__ = [
     "Aggregation",
+    "Interval",
+    "LeadingDirections",
+    "MatrixDrift",
     "PolicyLoss",
     "SubspaceChange",
     "TopK",
@@ -91,16 +110,20 @@ __all__ = [
     "WeightChange",
     "aggregate",
     "all_average_by_stage",
+    "anytime_accuracy",
     "at_least_float32",
     "average_accuracy",
     "backward_transfer",
     "base_average",
     "binary_kl",
+    "bootstrap_means",
     "chunked_loss",
     "cispo_loss",
+    "compare_directions",
     "compression_ratio",
     "count",
     "default_chunk_size",
+    "difference_interval",
     "distinct_n",
     "divergence",
     "ema_update_",
@@ -121,11 +144,17 @@ __all__ = [
     "kl",
     "kl_estimates",
     "kl_penalty",
+    "leading_directions",
+    "leading_mask",
     "learning_accuracy",
     "log_odds",
     "log_softmax",
     "log_tail_mass",
     "longest_repeated_suffix",
+    "matrix_drift",
+    "mcnemar",
+    "mean_interval",
+    "mean_with_interval",
     "median_distance",
     "merge_changes",
     "mismatch_weights",
@@ -135,6 +164,8 @@ __all__ = [
     "ngrams",
     "on_support",
     "ood_change",
+    "pass_at_k",
+    "percentile_interval",
     "ppo_loss",
     "prefix_probabilities",
     "principal_angles",
@@ -148,10 +179,12 @@ __all__ = [
     "sampled_divergence",
     "sdpo_loss",
     "seen_average_by_stage",
+    "smallest_detectable_change",
     "squared_fisher_rao",
     "squared_hellinger",
     "squared_mmd",
     "stable_rank",
+    "student_t_quantile",
     "subspace_change",
     "success_weights",
     "token_kernels",
@@ -161,6 +194,9 @@ __all__ = [
     "top_k_logprobs",
     "top_k_with_tail",
     "total_variation",
+    "transition_shares",
     "transitions",
+    "unchanged_transitions",
     "weight_change",
+    "wilson_interval",
 ]

@@ -40,6 +40,14 @@ def seen_average_by_stage(R: Tensor) -> Tensor:
     return torch.stack([R[i, :i].mean() for i in range(1, n + 1)])
 
 
+def anytime_accuracy(R: Tensor) -> Tensor:
+    """Mean over the stages of the mean over the tasks seen so far: ``mean_i mean_{j<=i} R[i][j]``.
+
+    Also called average incremental accuracy; the base model's row is not in it.
+    """
+    return seen_average_by_stage(R).mean()
+
+
 def all_average_by_stage(R: Tensor) -> Tensor:
     """Mean over all tasks, seen or not: ``mean_j R[i][j]`` for i = 0..N, [N + 1]."""
     return _checked(R)[0].mean(1)
@@ -132,28 +140,70 @@ def transitions(before: Tensor, after: Tensor, choices: int | None = None) -> di
     """
     if before.shape != after.shape:
         raise ValueError(f"before and after must be the same items, got {list(before.shape)} and {list(after.shape)}")
-    if choices is not None and choices < 2:
-        raise ValueError(f"choices must be at least 2, got {choices}")
     before, after = at_least_float32(before), at_least_float32(after)
     lost, won = (before * (1 - after)).mean(), ((1 - before) * after).mean()
+    return transition_shares(before.mean(), after.mean(), lost, won, choices)
+
+
+def transition_shares(
+    accuracy_before: Tensor, accuracy_after: Tensor, lost: Tensor, won: Tensor, choices: int | None = None
+) -> dict[str, Tensor]:
+    """:func:`transitions` where the means over the items are known already.
+
+    Args:
+        accuracy_before: ``mean before``.
+        accuracy_after: ``mean after``.
+        lost: ``mean(before * (1 - after))``.
+        won: ``mean((1 - before) * after)``.
+        choices: k, at least 2; ``None`` for open answers.
+
+    Raises:
+        ValueError: ``choices`` is below 2.
+    """
+    if choices is not None and choices < 2:
+        raise ValueError(f"choices must be at least 2, got {choices}")
     result = {
-        "accuracy_before": before.mean(),
-        "accuracy_after": after.mean(),
+        "accuracy_before": accuracy_before,
+        "accuracy_after": accuracy_after,
         "forgetting": lost,
         "backward_transfer": won,
-        "forgotten_share": lost / before.mean(),
-        "kept": (before * after).mean(),
-        "never": ((1 - before) * (1 - after)).mean(),
+        "forgotten_share": lost / accuracy_before,
+        "kept": accuracy_before - lost,
+        "never": 1 - accuracy_before - won,
     }
     if choices is not None:
-        chance = (1 - before.mean()) * (1 - after.mean()) / (choices - 1)
+        chance = (1 - accuracy_before) * (1 - accuracy_after) / (choices - 1)
         result |= {
             "chance": chance,
             "forgetting_true": (lost - chance).clamp(min=0),
             "backward_transfer_true": (won - chance).clamp(min=0),
-            "forgetting_max": ((choices * before.mean() - 1) / (choices - 1)).clamp(min=0),
+            "forgetting_max": ((choices * accuracy_before - 1) / (choices - 1)).clamp(min=0),
         }
     return result
+
+
+def unchanged_transitions(share: Tensor, samples: Tensor) -> Tensor:
+    """What sampling alone moves in each direction when the model is the same: ``mean_i p_i (1 - p_i)``.
+
+    With ``share_i`` of ``m_i`` samples correct, ``m / (m - 1) share (1 - share)`` is unbiased for ``p (1 - p)``. One
+    sample says nothing about it; such items are left out. Where both evaluations draw with the same random numbers,
+    less moves than this.
+
+    Args:
+        share: Share of correct samples of each item, [n].
+        samples: Number of samples of each item, [n].
+
+    Returns:
+        A scalar; nan where no item has two samples.
+
+    Example:
+        >>> unchanged_transitions(torch.tensor([0.5, 1.0]), torch.tensor([2, 2]))
+        tensor(0.2500)
+    """
+    share, samples = at_least_float32(share), samples.to(share.device)
+    several = samples > 1
+    variance = share * (1 - share) * samples / (samples - 1).clamp(min=1)
+    return variance[several].mean()
 
 
 def relative_change(base: Tensor, score: Tensor) -> Tensor:

@@ -4,58 +4,21 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from scipy.spatial.distance import cdist, pdist
 
 from lit_sdpo.functional import (
     intersection_over_union,
-    kl_estimates,
-    median_distance,
-    merge_changes,
+    leading_directions,
     principal_angles,
     principal_mask,
     principal_mask_overlap,
     principal_mask_update,
-    squared_mmd,
     stable_rank,
     subspace_change,
-    total_variation,
-    weight_change,
 )
 
 
 def random(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-
-
-def test_changes_of_several_tensors_are_those_of_one_long_vector():
-    before = [random(4, 5), random(7, seed=1)]
-    after = [x + 1e-3 * random(*x.shape, seed=2) for x in before]
-    change = weight_change(before, after, eta=1e-3, atol=1e-3)
-    a, b = (torch.cat([x.flatten() for x in xs]).numpy() for xs in (before, after))
-    assert change.relative_l2.item() == pytest.approx(np.linalg.norm(b - a) / np.linalg.norm(a))
-    assert change.l2.item() == pytest.approx(np.linalg.norm(b - a))
-    assert change.max_abs_change.item() == pytest.approx(np.abs(b - a).max())
-    limit = 1e-3 * np.maximum(np.abs(a), np.abs(b))
-    assert change.relative_eta_sparsity.item() == pytest.approx((np.abs(b - a) <= limit).mean())
-    assert change.absolute_sparsity.item() == pytest.approx((np.abs(b - a) <= 1e-3).mean())
-    parts = [weight_change([x], [y], eta=1e-3, atol=1e-3) for x, y in zip(before, after, strict=True)]
-    for got, expected in zip(merge_changes(parts), change, strict=True):
-        torch.testing.assert_close(torch.as_tensor(got), torch.as_tensor(expected))
-
-
-def test_less_than_half_a_bfloat16_step_is_no_change():
-    """Around 1 a bfloat16 step is 2^-7; ties go to the even neighbour."""
-    before = torch.ones(4)
-    after = 1 + torch.tensor([0.49, 0.5, 0.51, 0.0]) * 2**-7
-    assert weight_change([before], [after]).bf16_sparsity == 0.75
-    assert weight_change([before.bfloat16()], [after.bfloat16()]).bf16_sparsity == 0.75
-
-
-def test_sparsity_counts_exactly_where_float32_would_not():
-    n = 2**24 + 4
-    change = weight_change([torch.zeros(n, dtype=torch.bfloat16)], [torch.zeros(n, dtype=torch.bfloat16)])
-    assert change.same_bf16 == n
-    assert change.bf16_sparsity == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -129,39 +92,56 @@ def test_principal_masks():
     assert intersection_over_union(empty, empty) == 0
 
 
-@pytest.mark.parametrize("unbiased", [True, False])
-@pytest.mark.parametrize("sigma", [None, 0.7])
-def test_mmd_against_scipy(sigma, unbiased):
-    x, y = random(6, 3), random(9, 3, seed=1) + 0.5
-    value, width = squared_mmd(x, y, sigma=sigma, unbiased=unbiased)
-    h = sigma or np.median(pdist(np.concatenate([x, y])))
-    kernel = {key: np.exp(-(cdist(a, b) ** 2) / (2 * h**2)) for key, a, b in (("xx", x, x), ("yy", y, y), ("xy", x, y))}
-    within = [k[~np.eye(len(k), dtype=bool)].mean() if unbiased else k.mean() for k in (kernel["xx"], kernel["yy"])]
-    assert width.item() == pytest.approx(h)
-    assert value.item() == pytest.approx(sum(within) - 2 * kernel["xy"].mean())
+def decaying(n, m, rate, seed=0):
+    """A matrix whose singular values fall by a factor."""
+    r = min(n, m)
+    u, v = (torch.linalg.qr(random(k, r, seed=seed + i))[0] for i, k in enumerate((n, m)))
+    return (u * rate ** torch.arange(r, dtype=torch.float64)) @ v.mT
 
 
-def test_mmd_at_its_ends():
-    x = random(8, 3)
-    assert squared_mmd(x, x, unbiased=False)[0].item() == pytest.approx(0, abs=1e-12)
-    assert squared_mmd(x, x)[0] < 0
-    same = torch.ones(4, 3)
-    value, width = squared_mmd(same, same)
-    assert (value, width) == (0, 0)
-    far = torch.cat([torch.zeros(3, 2), torch.ones(1, 2)])
-    assert squared_mmd(far, far, unbiased=False)[0] == 0  # median 0, yet not all equal
-    assert median_distance(torch.zeros(1, 1), torch.tensor([[3.0], [5.0]])).item() == 3
+@pytest.mark.parametrize("shape", [(90, 60), (60, 90)])
+def test_a_truncated_decomposition_is_the_full_one_where_the_spectrum_decays(shape):
+    before = decaying(*shape, 0.8)
+    after = before + 1e-4 * random(*shape, seed=5)
+    full, short = (leading_directions(before, 12, power_iterations=q) for q in (None, 2))
+    assert short.values.shape == (13,)
+    torch.testing.assert_close(short.values, full.values[:13], rtol=1e-6, atol=0)
+    torch.testing.assert_close(short.reconstruction(), full.reconstruction(), rtol=0, atol=1e-4)
+    for basis in (short.left, short.right):
+        torch.testing.assert_close(basis.mT @ basis, torch.eye(12, dtype=basis.dtype))
+    exact, close = (subspace_change(before, after, 12, power_iterations=q) for q in (None, 2))
+    for name in ("left_angles", "right_angles"):
+        assert getattr(close, name).max().item() == pytest.approx(getattr(exact, name).max().item(), rel=0.01)
+    assert close.gap.item() == pytest.approx(exact.gap.item(), rel=1e-3)
 
 
-def test_kl_estimates_converge_to_the_kl():
-    p, q = random(2, 12).log_softmax(-1)
-    ids = torch.multinomial(p.exp(), 200_000, replacement=True, generator=torch.Generator().manual_seed(0))
-    exact = (p.exp() * (p - q)).sum().item()
-    got = kl_estimates(p[ids], q[ids])
-    assert got["k1"].item() == pytest.approx(exact, rel=0.02)
-    assert got["k3"].item() == pytest.approx(exact, rel=0.02)
-    assert got["k2"].item() == pytest.approx(((p.exp() * (p - q).square()).sum() / 2).item(), rel=0.02)
-    mask = torch.tensor([True, False])
-    assert kl_estimates(torch.tensor([1.0, torch.nan]), torch.zeros(2), mask)["k1"] == 1
-    assert kl_estimates(torch.zeros(2), torch.zeros(2), ~mask & mask)["k3"] == 0
-    assert total_variation(p, q).item() == pytest.approx(0.5 * np.abs(np.exp(p.numpy()) - np.exp(q.numpy())).sum())
+def test_errors_of_truncation_cancel_in_a_comparison():
+    """On a flat spectrum the directions found are not the leading ones, yet equal matrices have none between them."""
+    before = random(80, 70)
+    full, short = (leading_directions(before, 8, power_iterations=q) for q in (None, 2))
+    assert principal_angles(full.left, short.left).max() > 0.1
+    assert subspace_change(before, before.clone(), 8, power_iterations=2).left_angles.max() < 1e-7
+    change = 1e-5 * random(80, 70, seed=1)
+    exact, close = (subspace_change(before, before + change, 8, power_iterations=q) for q in (None, 2))
+    assert close.left_angles.max() < 10 * exact.left_angles.max()
+    torch.testing.assert_close(short.values, full.values[:9], rtol=0.05, atol=0)
+    assert (short.values <= full.values[:9] + 1e-9).all()
+
+
+def test_a_truncated_rank_near_the_size_is_full():
+    w = random(20, 15)
+    torch.testing.assert_close(leading_directions(w, 8, power_iterations=2).values, torch.linalg.svdvals(w))
+
+
+def test_the_truncated_stable_rank_is_a_close_upper_bound():
+    w = random(200, 120)
+    exact, close = stable_rank(w), stable_rank(w, power_iterations=4)
+    assert exact <= close <= 1.05 * exact
+    assert stable_rank(torch.zeros(40, 40), power_iterations=4) == 0
+    assert stable_rank(1e-30 * w.float()).item() == pytest.approx(exact.item(), rel=1e-4)
+
+
+def test_decompositions_leave_the_global_generator_alone():
+    state = torch.random.get_rng_state()
+    leading_directions(random(50, 40), 3, power_iterations=1)
+    assert torch.equal(state, torch.random.get_rng_state())
