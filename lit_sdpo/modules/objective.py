@@ -7,6 +7,7 @@ A method is a module with one or more terms; a new method is a new combination, 
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -39,8 +40,7 @@ class Slice:
     @cached_property
     def hidden(self) -> Tensor:
         """The policy's hidden states, [M, D], with gradient."""
-        batch = self.batch
-        return completion_hidden(self.module.policy, batch.prompt_ids, batch.completion_ids, batch.completion_mask)
+        return completion_hidden(self.module.policy, self.batch.sequences)
 
     @cached_property
     def teacher(self) -> Scorer:
@@ -51,9 +51,8 @@ class Slice:
         if not known:
             return lambda span: self.hidden.new_zeros(len(self.ids[span]), 1)
         rows = batch.select(known)
-        score = self.module.teacher.scorer(
-            self.module.policy, rows.teacher_prompt_ids, rows.completion_ids, rows.completion_mask
-        )
+        sequences = replace(rows.sequences, prompt_ids=[prompt for prompt in prompts if prompt is not None])
+        score = self.module.teacher.scorer(self.module.policy, sequences)
         if len(known) == len(batch):
             return score
         chosen = torch.isin(self.rows, torch.tensor(known, device=self.rows.device))
@@ -72,10 +71,7 @@ class Slice:
     def scored_by(self, weights: FixedWeights) -> Scorer:
         """Predictions of other weights after the student's own prompt."""
         if id(weights) not in self._scorers:
-            batch = self.batch
-            self._scorers[id(weights)] = weights.scorer(
-                self.module.policy, batch.prompt_ids, batch.completion_ids, batch.completion_mask
-            )
+            self._scorers[id(weights)] = weights.scorer(self.module.policy, self.batch.sequences)
         return self._scorers[id(weights)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self
 
@@ -13,18 +13,17 @@ from torch import Tensor
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.copies import FixedWeights, WeightCopy
+from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, head, scorer
 
 
 class BaseOfAdapter(FixedWeights):
     """The model before training, which under an adapter is the model without it."""
 
-    def scorer(
-        self, policy: Any, prompt_ids: Sequence[Sequence[int]], completion_ids: Tensor, completion_mask: Tensor
-    ) -> Scorer:
+    def scorer(self, policy: Any, sequences: Sequences) -> Scorer:
         """Predictions without the adapter."""
         with policy.disable_adapter():
-            score = scorer(policy, prompt_ids, completion_ids, completion_mask)
+            score = scorer(policy, sequences)
         return _within(policy.disable_adapter, score) if isinstance(head(policy), LoraLayer) else score
 
 
@@ -109,12 +108,10 @@ class AdapterCopy(WeightCopy):
             norm = norm + _squared_norm(b_own, a_own)
         return (difference.clamp(min=0) / norm).sqrt()
 
-    def scorer(
-        self, policy: Any, prompt_ids: Sequence[Sequence[int]], completion_ids: Tensor, completion_mask: Tensor
-    ) -> Scorer:
+    def scorer(self, policy: Any, sequences: Sequences) -> Scorer:
         """Predictions with this adapter in the place of the trained one."""
         with self._active(policy):
-            score = scorer(policy, prompt_ids, completion_ids, completion_mask)
+            score = scorer(policy, sequences)
         return _within(lambda: self._active(policy), score) if isinstance(head(policy), LoraLayer) else score
 
     @contextmanager

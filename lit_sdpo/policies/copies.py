@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional import ema_update_
 from lit_sdpo.policies.load import load_policy
+from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, scorer
 
 
@@ -21,13 +21,7 @@ class FixedWeights(nn.Module):
     """Weights of a policy at some moment, to be asked what they predict."""
 
     @abstractmethod
-    def scorer(
-        self,
-        policy: PreTrainedModel,
-        prompt_ids: Sequence[Sequence[int]],
-        completion_ids: Tensor,
-        completion_mask: Tensor,
-    ) -> Scorer:
+    def scorer(self, policy: PreTrainedModel, sequences: Sequences) -> Scorer:
         """What a model with these weights predicts for completion tokens, in eval mode and without gradient."""
 
 
@@ -122,15 +116,9 @@ class ModelCopy(WeightCopy):
         difference = torch.stack([torch.sum((s.float() - t) ** 2) for s, t in pairs]).sum()
         return (difference / torch.stack([torch.sum(t.float() ** 2) for _, t in pairs]).sum()).sqrt()
 
-    def scorer(
-        self,
-        policy: PreTrainedModel,
-        prompt_ids: Sequence[Sequence[int]],
-        completion_ids: Tensor,
-        completion_mask: Tensor,
-    ) -> Scorer:
+    def scorer(self, policy: PreTrainedModel, sequences: Sequences) -> Scorer:
         """The second model's predictions."""
-        return scorer(self.model, prompt_ids, completion_ids, completion_mask)
+        return scorer(self.model, sequences)
 
     def _averages(self) -> list[Tensor]:
         return list(self.shadow) or list(self.model.parameters())

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.policies.attention import recomputation_contexts
 
 #: ``model_name`` of the small model that ships with the package.
 MICRO = "micro"
@@ -133,7 +134,8 @@ def load_policy(
     if gradient_checkpointing:
         # Renamed in the course of Transformers 5.
         old = policy.gradient_checkpointing_enable
-        getattr(policy, "activation_checkpointing_enable", old)({"use_reentrant": False})
+        enable = getattr(policy, "activation_checkpointing_enable", old)
+        enable({"use_reentrant": False, "context_fn": recomputation_contexts})
     if lora is not None:
         from peft import LoraConfig, get_peft_model
 

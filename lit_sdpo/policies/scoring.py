@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,42 +12,69 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lit_sdpo.functional import chunked_loss
+from lit_sdpo.policies.attention import UnsupportedModelError, attending, obstacle, say_once
+from lit_sdpo.policies.packing import Packing, Sequences
 
 
-def completion_hidden(
-    model: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], completion_ids: Tensor, completion_mask: Tensor
-) -> Tensor:
+def completion_hidden(model: PreTrainedModel, sequences: Sequences) -> Tensor:
     """Hidden states that predict the completion tokens, M = number of true entries of the mask.
 
-    Rows are laid out from position 0 without a gap and padded on the right. Under causal attention no real token sees
-    the padding, so no attention mask is needed and every kind of position encoding is right.
+    Rows are packed without padding, and rows with the same prompt share its forward and backward pass. A model whose
+    attention is not plain causal attention (a sliding window shorter than the rows, soft-capping, linear attention)
+    gets padded rows instead, which is slower; the log says so once.
 
     Args:
         model: A causal language model, possibly with adapters.
-        prompt_ids: N prompts.
-        completion_ids: [N, T], right-padded.
-        completion_mask: bool [N, T].
+        sequences: N prompts and their completions.
 
     Returns:
         [M, D], in row-major order of the mask.
     """
+    part = decoder(model)
+    reason = obstacle(base_model(model), sequences.longest)
+    if reason is None and "position_ids" not in inspect.signature(part.forward).parameters:
+        reason = "it takes no position ids"
+    if reason is None:
+        packing = Packing(sequences)
+        try:
+            with attending(base_model(model), packing):
+                out = part(input_ids=packing.ids[None], position_ids=packing.positions[None], use_cache=False)
+            if packing.attended:
+                return out.last_hidden_state[0].index_select(0, packing.places)
+            reason = "its attention does not go through Transformers' attention interface"
+        except UnsupportedModelError as error:
+            reason = str(error)
+    say_once(f"{type(base_model(model)).__name__} is trained on padded rows, which is slower: {reason}")
+    return padded_hidden(part, sequences)
+
+
+def padded_hidden(part: nn.Module, sequences: Sequences) -> Tensor:
+    """The same for any architecture.
+
+    Rows are laid out from position 0 without a gap and padded on the right. Under causal attention no real token sees
+    the padding, so no attention mask is needed and every kind of position encoding is right.
+    """
+    completion_ids, completion_mask = sequences.completion_ids, sequences.completion_mask
     device = completion_ids.device
-    lengths = torch.tensor([len(p) for p in prompt_ids], device=device)
-    width = int((lengths + completion_mask.sum(1)).max())
-    ids = completion_ids.new_zeros(len(prompt_ids), width)
-    for row, prompt in enumerate(prompt_ids):
+    lengths = torch.tensor([len(p) for p in sequences.prompt_ids], device=device)
+    ids = completion_ids.new_zeros(len(sequences), sequences.longest)
+    for row, prompt in enumerate(sequences.prompt_ids):
         ids[row, : len(prompt)] = torch.as_tensor(prompt, device=device)
     rows, columns = completion_mask.nonzero(as_tuple=True)
     places = lengths[rows] + columns
     ids[rows, places] = completion_ids[rows, columns]
-    hidden = decoder(model)(input_ids=ids, use_cache=False).last_hidden_state
+    hidden = part(input_ids=ids, use_cache=False).last_hidden_state
     return hidden[rows, places - 1]
+
+
+def base_model(policy: Any) -> PreTrainedModel:
+    """The Transformers model inside PEFT's wrapper, adapters included, or the policy itself."""
+    return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:
     """The model without its language-model head; adapters stay active."""
-    whole: Any = model
-    base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
+    base = base_model(model)
     return getattr(base, base.base_model_prefix)
 
 
@@ -79,15 +107,13 @@ Scorer = Callable[[slice], Tensor]
 
 
 @torch.no_grad()
-def scorer(
-    model: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], completion_ids: Tensor, completion_mask: Tensor
-) -> Scorer:
+def scorer(model: PreTrainedModel, sequences: Sequences) -> Scorer:
     """Run the decoder once, in eval mode and without gradient, and make logits where they are asked for.
 
     Never all [M, V] at once.
     """
     with eval_mode(model):
-        hidden = completion_hidden(model, prompt_ids, completion_ids, completion_mask)
+        hidden = completion_hidden(model, sequences)
 
     @torch.no_grad()
     def score(span: slice) -> Tensor:

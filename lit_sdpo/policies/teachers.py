@@ -6,7 +6,6 @@ the student has become. It is part of the module, so its weights and its clock a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel
 
 from lit_sdpo.functional import mix_logits
 from lit_sdpo.policies.copies import WeightCopy, copy_of
+from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, scorer
 
 StagePolicy = Literal["keep", "reset_to_student", "reset_to_base"]
@@ -104,15 +104,9 @@ class Teacher(nn.Module):
         self.refreshes += 1
 
     # ---------------------------------------------------------------------------------------------------- what it says
-    def scorer(
-        self,
-        policy: PreTrainedModel,
-        prompt_ids: Sequence[Sequence[int]],
-        completion_ids: Tensor,
-        completion_mask: Tensor,
-    ) -> Scorer:
+    def scorer(self, policy: PreTrainedModel, sequences: Sequences) -> Scorer:
         """What the teacher predicts for the completion tokens, without gradient."""
-        return self.weights.scorer(policy, prompt_ids, completion_ids, completion_mask)
+        return self.weights.scorer(policy, sequences)
 
     def distance(self, policy: PreTrainedModel) -> Tensor:
         """Relative distance ``‖student - teacher‖ / ‖teacher‖`` over the trained parameters, a scalar."""
@@ -285,16 +279,10 @@ class TrustRegionTeacher(Teacher):
         super().__init__(at_stage)
         self.mix = _check_share("mix", mix)
 
-    def scorer(
-        self,
-        policy: PreTrainedModel,
-        prompt_ids: Sequence[Sequence[int]],
-        completion_ids: Tensor,
-        completion_mask: Tensor,
-    ) -> Scorer:
+    def scorer(self, policy: PreTrainedModel, sequences: Sequences) -> Scorer:
         """Mix the reference's logits with the student's."""
-        reference = super().scorer(policy, prompt_ids, completion_ids, completion_mask)
-        student = scorer(policy, prompt_ids, completion_ids, completion_mask)
+        reference = super().scorer(policy, sequences)
+        student = scorer(policy, sequences)
         return lambda span: mix_logits(reference(span), student(span), self.mix)
 
 

@@ -1,29 +1,23 @@
 """Keys and values of a rollout: each prompt's once for all its completions, each completion's own beside them.
 
-An attention function registered with Transformers attends to both parts, so an unmodified model runs on this cache.
+It attends to both parts in the model's place (:mod:`lit_sdpo.policies.attention`), so an unmodified model runs on it.
 Slots form a grid of P prompts by S slots; a slot holds one completion, or a finished one that is carried along until
 the next compaction.
 """
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AttentionInterface, Cache
+from transformers import Cache
 
-ATTENTION = "lit_sdpo_shared_prompt"
-"""Name under which the attention function is registered."""
+from lit_sdpo.policies.attention import UnsupportedModelError
 
 FIRST_CAPACITY = 64
 """Tokens per completion that storage is made for at first; it doubles when full."""
-
-
-class UnsupportedModelError(Exception):
-    """The model asks for something that the shared-prompt attention does not compute."""
 
 
 class SharedPromptCache(Cache):
@@ -220,36 +214,3 @@ class SharedPromptCache(Cache):
             bias = torch.zeros_like(self.padding, dtype=queries.dtype).masked_fill_(self.padding, -torch.inf)
             self.bias = bias.repeat_interleave(heads, 0)[:, None]
         return self.bias
-
-
-active: ContextVar[SharedPromptCache] = ContextVar("active")
-"""The cache that the attention function serves."""
-
-_HARMLESS = {"position_ids", "use_cache", "sliding_window", "output_attentions", "output_hidden_states", "is_causal"}
-
-
-def shared_prompt_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """The attention function that Transformers' models call; see :class:`SharedPromptCache`.
-
-    Raises:
-        UnsupportedModelError: If the model passes an option that changes attention, such as soft-capping or sinks.
-    """
-    cache = active.get()
-    if cache.filled is not None:
-        unknown = [name for name, given in kwargs.items() if name not in _HARMLESS and given is not None]
-        if unknown or dropout:
-            raise UnsupportedModelError(f"its attention uses {', '.join(unknown) or 'dropout'}")
-    return cache.attend(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling), None
-
-
-# No mask function is registered with it: Transformers then builds no mask, as the cache knows every length.
-AttentionInterface.register(ATTENTION, shared_prompt_attention)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lit_sdpo.rollouts.cache import ATTENTION, SharedPromptCache, UnsupportedModelError, active
+from lit_sdpo.policies.attention import UnsupportedModelError, attending, obstacle, say_once
+from lit_sdpo.policies.scoring import base_model
 from lit_sdpo.rollouts.decoders import Decoder, RepeatedPrompts, SharedPrompts
 from lit_sdpo.rollouts.sampling import BLOCK, sample, uniforms
 from lit_sdpo.rollouts.types import Completions, Sampling
-
-log = logging.getLogger(__name__)
 
 UNIFORM_BLOCK = 64
 """Positions whose uniform numbers are computed at once."""
@@ -53,7 +50,6 @@ class NativeEngine:
         self.compact_below = compact_below
         self.share_prompts = share_prompts
         self.prefill_tokens = prefill_tokens
-        self._said: set[str] = set()
 
     @torch.no_grad()
     def generate(
@@ -83,7 +79,10 @@ class NativeEngine:
                 prompt is empty, or seeds and rows do not match.
             FloatingPointError: If the logits are not finite.
         """
-        model = _causal_model(policy)
+        model = base_model(policy)
+        adapter: Any = getattr(policy, "active_peft_config", None)
+        if adapter is not None and adapter.is_prompt_learning:
+            raise ValueError("prompt-learning adapters are not supported: use LoRA or another weight adapter")
         rows = len(prompts) * num_generations
         if policy.training:
             raise ValueError("the policy is in training mode: call policy.eval() before generating")
@@ -94,7 +93,9 @@ class NativeEngine:
         drawing = _Drawing(sampling, seeds.to(model.device), end_ids, pad_id, self.compact_below)
         if rows == 0:
             return drawing.completions()
-        reason = self._obstacle(model, max(map(len, prompts)) + sampling.max_new_tokens)
+        reason: str | None = "share_prompts is off"
+        if self.share_prompts:
+            reason = obstacle(model, max(map(len, prompts)) + sampling.max_new_tokens)
         if reason is None:
             shared = SharedPrompts(
                 model,
@@ -105,32 +106,13 @@ class NativeEngine:
                 fullness=self.compact_below,
             )
             try:
-                with _attention(model, shared.cache):
+                with attending(model, shared.cache):
                     return drawing.run(shared)
             except UnsupportedModelError as error:
                 reason = str(error)
-        if self.share_prompts and reason not in self._said:
-            self._said.add(reason)
-            log.warning("%s is decoded without shared prompts, which is slower: %s", type(model).__name__, reason)
+        if self.share_prompts:
+            say_once(f"{type(model).__name__} is decoded without shared prompts, which is slower: {reason}")
         return drawing.run(RepeatedPrompts(model, prompts, num_generations))
-
-    def _obstacle(self, model: PreTrainedModel, length: int) -> str | None:
-        """Why shared prompts cannot serve this model for sequences of ``length`` tokens, as far as its config tells."""
-        if not self.share_prompts:
-            return "share_prompts is off"
-        config = model.config.get_text_config()
-        if not model._can_set_attn_implementation() or not getattr(model, "_supports_attention_backend", False):
-            return "its attention implementation cannot be set"
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if other := kinds - {"full_attention", "sliding_attention"}:
-            return f"it has layers of type {', '.join(sorted(other))}"
-        window = getattr(config, "sliding_window", None)
-        slides = "sliding_attention" in kinds or getattr(config, "layer_types", None) is None
-        if slides and window is not None and window < length:
-            return f"its sliding window of {window} tokens is shorter than prompt and completion"
-        if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", False):
-            return "its attention is not causal"
-        return None
 
 
 class _Drawing:
@@ -196,28 +178,3 @@ class _Drawing:
             ids = torch.stack(self.ids, 1)[: self.count].masked_fill_(beyond, self.pad_id)
             logprobs = torch.stack(self.logprobs, 1)[: self.count].masked_fill_(beyond, 0.0)
         return Completions(ids, lengths, logprobs, self.finished[: self.count])
-
-
-def _causal_model(policy: Any) -> PreTrainedModel:
-    """The Transformers model inside PEFT's wrapper, adapters included, or the policy itself."""
-    if not hasattr(policy, "get_base_model"):
-        return policy
-    if policy.active_peft_config.is_prompt_learning:
-        raise ValueError("prompt-learning adapters are not supported in generation: use LoRA or another weight adapter")
-    return policy.get_base_model()
-
-
-@contextmanager
-def _attention(model: PreTrainedModel, cache: SharedPromptCache) -> Iterator[None]:
-    """Let the model and its submodels attend on the cache, and put back the attention implementation that was there."""
-    configs = {id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)}
-    before = [(config, config._attn_implementation) for config in configs.values()]
-    token = active.set(cache)
-    try:
-        for config, _ in before:
-            config._attn_implementation = ATTENTION
-        yield
-    finally:
-        active.reset(token)
-        for config, implementation in before:
-            config._attn_implementation = implementation

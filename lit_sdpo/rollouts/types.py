@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_sdpo.data.task import Row
+from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.rewards.base import Verdict
 
 
@@ -257,6 +257,11 @@ class LossBatch:
         return len(self.prompt_ids)
 
     @property
+    def sequences(self) -> Sequences:
+        """The rows as the student reads them."""
+        return Sequences(self.prompt_ids, self.completion_ids, self.completion_mask)
+
+    @property
     def contributes(self) -> Tensor:
         """Rows to which any term gives a gradient, bool [N]."""
         nobody = torch.zeros(len(self), dtype=torch.bool, device=self.completion_ids.device)
@@ -277,15 +282,27 @@ class LossBatch:
         )
 
     def slices(self, count: int) -> list[LossBatch]:
-        """Cut the rows that contribute into ``count`` slices of similar lengths; the first is the longest.
+        """Cut the rows that contribute into ``count`` slices of as equal numbers of tokens as whole rows allow.
 
-        A slice without a row would leave a rank without a backward pass, so it gets one row at weight 0.
+        Rows of one prompt stay together where they can, as they share its forward pass. A slice without a row would
+        leave a rank without a backward pass, so it gets one row at weight 0.
         """
         lengths = self.completion_mask.sum(1).tolist()
-        rows = [n for n, contributes in enumerate(self.contributes.tolist()) if contributes]
-        rows.sort(key=lambda n: len(self.prompt_ids[n]) + lengths[n], reverse=True)
-        bounds = [len(rows) * k // count for k in range(count + 1)]
-        return [self.select(rows[a:b]) if a < b else self._silent() for a, b in pairwise(bounds)]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for n, contributes in enumerate(self.contributes.tolist()):
+            if contributes:
+                groups.setdefault(tuple(self.prompt_ids[n]), []).append(n)
+        rows, tokens = [], []
+        for prompt, members in groups.items():
+            members.sort(key=lambda n: lengths[n], reverse=True)
+            rows += members
+            tokens += [lengths[n] + (0 if n != members[0] else len(prompt)) for n in members]
+        chosen: list[list[int]] = [[] for _ in range(count)]
+        middle, total = 0.0, sum(tokens)
+        for n, size in zip(rows, tokens, strict=True):
+            chosen[int(count * (middle + size / 2) / total)].append(n)
+            middle += size
+        return [self.select(some) if some else self._silent() for some in chosen]
 
     def _silent(self) -> LossBatch:
         lengths = self.completion_mask.sum(1).tolist()

@@ -11,6 +11,7 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.policies.adapters import AdapterCopy, BaseOfAdapter
 from lit_sdpo.policies.copies import ModelCopy, base_of, copy_of
 from lit_sdpo.policies.load import Lora, load_policy
+from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import completion_hidden, logits, scorer, weighted_loss
 from lit_sdpo.policies.teachers import EMATeacher, FrozenTeacher
 from tests.training import adamw, assert_equal, fit, method, toy_data
@@ -22,6 +23,7 @@ RANK = 4
 PROMPTS = [[1, 20, 30], [1, 25]]
 IDS = torch.tensor([[40, 41, 42], [50, 51, 0]])
 MASK = torch.tensor([[True, True, True], [True, True, False]])
+ROWS = Sequences(PROMPTS, IDS, MASK)
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def updates(policy, name="default"):
 
 
 def reads(policy, weights=None):
-    score = scorer(policy, PROMPTS, IDS, MASK) if weights is None else weights.scorer(policy, PROMPTS, IDS, MASK)
+    score = scorer(policy, ROWS) if weights is None else weights.scorer(policy, ROWS)
     return score(slice(0, 5)).clone()
 
 
@@ -178,11 +180,11 @@ def test_scoring_in_between_leaves_the_students_gradient_alone(tiny, which, chec
     alone = torch.zeros(())
     for other in (None, {"none": None, "copy": copy, "base": BaseOfAdapter()}[which]):
         policy.zero_grad()
-        hidden = completion_hidden(policy, PROMPTS, IDS, MASK)
+        hidden = completion_hidden(policy, ROWS)
 
         def losses(x, span, other=other):
             if other is not None:
-                other.scorer(policy, PROMPTS, IDS, MASK)(span)
+                other.scorer(policy, ROWS)(span)
             return -x.log_softmax(-1).gather(-1, IDS[MASK][span, None])[:, 0]
 
         loss = weighted_loss(policy, hidden, losses)
@@ -207,8 +209,8 @@ def test_a_copy_speaks_in_eval_mode(tiny):
     for weights in (teacher, BaseOfAdapter()):
         assert torch.equal(reads(policy, weights), reads(policy, weights))
     assert [module.training for module in policy.modules()] == modes
-    alive = completion_hidden(policy, PROMPTS, IDS, MASK)
-    assert not torch.equal(alive, completion_hidden(policy, PROMPTS, IDS, MASK))
+    alive = completion_hidden(policy, ROWS)
+    assert not torch.equal(alive, completion_hidden(policy, ROWS))
 
 
 @pytest.mark.filterwarnings(

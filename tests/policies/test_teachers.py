@@ -5,6 +5,7 @@ import torch
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import load_policy
+from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.teachers import (
     EMATeacher,
     FrozenTeacher,
@@ -16,7 +17,7 @@ from lit_sdpo.policies.teachers import (
 
 NAME = "model.norm.weight"
 PROMPTS = [[5, 6, 7], [8]]
-IDS, MASK = torch.tensor([[9, 10], [11, 0]]), torch.tensor([[True, True], [True, False]])
+ROWS = Sequences(PROMPTS, torch.tensor([[9, 10], [11, 0]]), torch.tensor([[True, True], [True, False]]))
 
 
 @pytest.fixture
@@ -143,12 +144,12 @@ def test_a_trust_region_mixes_logits(policy, mix):
     teacher = attached(TrustRegionTeacher(mix), policy)
     policy.eval()
     whole = slice(0, 3)
-    reference = attached(FrozenTeacher(), policy).scorer(policy, PROMPTS, IDS, MASK)(whole)
+    reference = attached(FrozenTeacher(), policy).scorer(policy, ROWS)(whole)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.mul_(1.3)
-    student = attached(FrozenTeacher(), policy).scorer(policy, PROMPTS, IDS, MASK)(whole)
-    made = teacher.scorer(policy, PROMPTS, IDS, MASK)(whole)
+    student = attached(FrozenTeacher(), policy).scorer(policy, ROWS)(whole)
+    made = teacher.scorer(policy, ROWS)(whole)
     torch.testing.assert_close(made, (1 - mix) * reference + mix * student)
     assert not made.requires_grad
 

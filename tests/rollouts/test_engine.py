@@ -10,6 +10,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
+from lit_sdpo.policies.attention import say_once
 from lit_sdpo.rollouts.cache import SharedPromptCache
 from lit_sdpo.rollouts.engine import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
@@ -157,6 +158,7 @@ def test_a_row_alone_draws_the_same_tokens(model, share):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models_are_decoded_with_shared_prompts_where_possible_and_the_log_says_otherwise(name, caplog):
+    say_once.cache_clear()
     engine, policy = NativeEngine(), build(name)
     with caplog.at_level(logging.WARNING, "lit_sdpo"):
         generate(policy, engine=engine)
