@@ -1,40 +1,153 @@
-"""A task whose rows are files."""
+"""Tasks whose rows are read from files or the Hub."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from lightning.pytorch.utilities import rank_zero_info
+
+from lit_sdpo.data.layouts.layout import Layout
 from lit_sdpo.data.readers import read_rows
+from lit_sdpo.data.source import Source, as_sources
 from lit_sdpo.data.task import Row, Split, Task
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.registry import verifier as find_verifier
 
 _log = logging.getLogger(__name__)
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
-class JsonlTask(Task):
-    """A task read from JSON lines, everything of it checked when it is made.
+@dataclass(frozen=True)
+class Plan:
+    """What a task will read.
+
+    Attributes:
+        name: The task.
+        sources: By split.
+        on_bad_row: What happens at a row that does not fit.
+        limit: Rows of each split, ``None`` for all.
+    """
+
+    name: str
+    sources: Mapping[Split, Sequence[Source]]
+    on_bad_row: Literal["error", "skip"] = "error"
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"limit is {self.limit}", where=f"task {self.name}", fix="give at least 1, or leave it out")
+
+
+class SourceTask(Task):
+    """A task that reads each split when it is first asked for.
+
+    Training rows whose prompt also stands in the validation or test rows are left out and counted.
+
+    Attributes:
+        reads: What it reads.
+        skipped: Rows left out by split because they did not fit.
+        overlap: Training rows left out because they are evaluated.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan.name)
+        self.reads, self.skipped, self.overlap = plan, dict[Split, int](), 0
+        self._rows: dict[Split, tuple[Row, ...]] = {}
+
+    def rows(self, split: Split) -> Sequence[Row]:
+        """The rows of one split in the order of its sources; none where it has none.
+
+        Raises:
+            UserError: A source cannot be read, is empty or has a bad row.
+        """
+        if split not in self._rows:
+            self._rows[split] = self._read(split)
+        return self._rows[split]
+
+    def verify(self, completion: str, row: Row) -> Verdict:
+        """Judge one completion with the row's verifier."""
+        return find_verifier(row.verifier)(completion, row)
+
+    def _read(self, split: Split) -> tuple[Row, ...]:
+        evaluated = {prompt_text(row) for each in SPLITS[1:] for row in self.rows(each)} if split == "train" else set()
+        rows: dict[str, Row] = {}
+        overlap = 0
+
+        def keep(row: Row) -> bool:
+            nonlocal overlap
+            known = bool(evaluated) and prompt_text(row) in evaluated
+            overlap += known
+            return not known
+
+        for source in self.reads.sources.get(split, ()):
+            if source.path is not None and not Path(source.path).is_file():
+                raise UserError(
+                    f"there is no file {source.path}", where=self._where(split), fix="give the path of a .jsonl file"
+                )
+            left = None if self.reads.limit is None else self.reads.limit - len(rows)
+            if left == 0:
+                break
+            before = overlap
+            read, skipped = read_rows(
+                source,
+                on_bad_row=self.reads.on_bad_row,
+                split="train" if split == "train" else "test",
+                limit=left,
+                keep=keep,
+                say=self._say,
+            )
+            self.skipped[split] = self.skipped.get(split, 0) + skipped
+            if skipped:
+                _log.warning("task %s: skipped %d bad rows of %s", self.name, skipped, source)
+            if not read and overlap == before:
+                raise UserError(f"{source} has no rows", where=self._where(split), fix="give a file with rows")
+            if twice := next((row.id for row in read if row.id in rows), None):
+                raise UserError(
+                    f"{source} has an id that another source has too, {twice!r}",
+                    where=self._where(split),
+                    fix="give each source a name of its own",
+                )
+            rows |= {row.id: row for row in read}
+        if split == "train":
+            self.overlap = overlap
+        if overlap:
+            _log.warning("task %s: left out %d training rows that are evaluated", self.name, overlap)
+        if overlap and not rows:
+            raise UserError("every training row is evaluated too", where=f"task {self.name}", fix="give separate files")
+        return tuple(rows.values())
+
+    def _say(self, layout: Layout) -> None:
+        if layout.recognised and layout.name != "rows":
+            rank_zero_info(f"task {self.name}: {layout.source} is read in the layout {layout.name}")
+
+    def _where(self, split: Split) -> str:
+        return f"task {self.name}, argument {split}"
+
+
+class JsonlTask(SourceTask):
+    """A task read from files or Hub data sets, everything of it checked when it is made.
 
     Training rows whose prompt also stands in the validation or test file are left out and counted. A task that is only
-    evaluated has no ``train`` file.
+    evaluated has no ``train`` file. Besides JSON lines, Parquet files and the layouts of public data sets are read;
+    ``docs/data.md`` lists them.
 
     Args:
         name: Appears in every tag and file.
-        train: File of the rows to train on, ``.jsonl`` or ``.jsonl.gz``; see ``read_rows`` for the layout.
+        train: File of the rows to train on, ``.jsonl`` or ``.jsonl.gz``; see ``read_rows`` for the layout. A ``Source``
+            says more about a file, or names a data set of the Hub; a list is read one after another.
         validation: File of the rows for every evaluation during training.
         test: File of the rows for the final test.
         verifier: Scores all rows, whatever they say: a contract's name, or the import path of your own.
-        columns: Names of the fields in files of another layout.
+        columns: Names of the fields in files of another layout; dots lead into objects.
+        layout: Name of the files' layout; ``None`` recognises it from the columns.
+        prompt: How a question is put, with ``{question}`` in it; ``None`` leaves that to the layout.
         on_bad_row: ``"error"`` stops at a row that does not fit, ``"skip"`` leaves it out and counts it.
-        limit: Use the first rows of each file only.
-
-    Attributes:
-        skipped: Rows left out by split because they did not fit.
-        overlap: Training rows left out because they are evaluated.
+        limit: Use the first rows of each split only.
 
     Raises:
         UserError: If a file is missing, empty or has a bad row, or there is no such verifier.
@@ -43,66 +156,58 @@ class JsonlTask(Task):
     def __init__(
         self,
         name: str,
-        train: str | Path | None = None,
-        validation: str | Path | None = None,
-        test: str | Path | None = None,
+        train: str | Path | Source | list[str | Source] | None = None,
+        validation: str | Path | Source | list[str | Source] | None = None,
+        test: str | Path | Source | list[str | Source] | None = None,
         verifier: str | None = None,
-        columns: Mapping[str, str] | None = None,
+        columns: dict[str, str] | None = None,
+        layout: str | None = None,
+        prompt: str | None = None,
         on_bad_row: Literal["error", "skip"] = "error",
         limit: int | None = None,
     ) -> None:
-        super().__init__(name)
-        if limit is not None and limit < 1:
-            raise UserError(f"limit is {limit}", where=f"task {name}", fix="give at least 1, or leave it out")
-        files: dict[Split, str | Path | None] = {"train": train, "validation": validation, "test": test}
-        if not any(files.values()):
+        files = {"train": train, "validation": validation, "test": test}
+        options = {"verifier": verifier, "columns": columns, "layout": layout, "prompt": prompt}
+        super().__init__(self.plan(name, **files, **options, on_bad_row=on_bad_row, limit=limit))
+        for split in ("validation", "test", "train"):
+            self.rows(split)
+        names = sorted({row.verifier for rows in self._rows.values() for row in rows})
+        self.markers = prepare(names)
+
+    @classmethod
+    def plan(
+        cls,
+        name: str,
+        train: Any = None,
+        validation: Any = None,
+        test: Any = None,
+        on_bad_row: Literal["error", "skip"] = "error",
+        limit: int | None = None,
+        **options: Any,
+    ) -> Plan:
+        """What the task with these arguments reads; nothing is read yet."""
+        given: dict[Split, Any] = {"train": train, "validation": validation, "test": test}
+        if not any(given.values()):
             raise UserError("the task has no files", where=f"task {name}", fix="give train, validation or test")
-        if verifier is not None:
-            find_verifier(verifier)
-        rows: dict[Split, list[Row]] = {"train": [], "validation": [], "test": []}
-        self.skipped: dict[Split, int] = {}
-        for split, path in files.items():
-            if path is None:
-                continue
-            if not Path(path).is_file():
-                raise UserError(
-                    f"there is no file {path}",
-                    where=f"task {name}, argument {split}",
-                    fix="give the path of a .jsonl file",
-                )
-            rows[split], self.skipped[split] = read_rows(path, columns, on_bad_row, verifier)
-            if self.skipped[split]:
-                _log.warning("task %s: skipped %d bad rows of %s", name, self.skipped[split], path)
-            if not rows[split]:
-                raise UserError(
-                    f"{path} has no rows", where=f"task {name}, argument {split}", fix="give a file with rows"
-                )
-        evaluated = {_prompt(row) for split in ("validation", "test") for row in rows[split]}
-        kept = [row for row in rows["train"] if _prompt(row) not in evaluated]
-        self.overlap = len(rows["train"]) - len(kept)
-        if self.overlap:
-            _log.warning("task %s: left out %d training rows that are evaluated", name, self.overlap)
-        if self.overlap and not kept:
-            raise UserError("every training row is evaluated too", where=f"task {name}", fix="give separate files")
-        rows["train"] = kept
-        self._rows = {split: tuple(read[:limit]) for split, read in rows.items()}
-        names = {row.verifier for read in self._rows.values() for row in read}
-        self._verifiers = {each: find_verifier(each) for each in sorted(names)}
-        for check in self._verifiers.values():
-            if prepare := getattr(check, "prepare", None):
-                prepare()
-        found = (marker for check in self._verifiers.values() for marker in getattr(check, "markers", ()))
-        self.markers = tuple(dict.fromkeys(found))
-
-    def rows(self, split: Split) -> Sequence[Row]:
-        """The rows of one split in the order of the file; none where no file was given."""
-        return self._rows[split]
-
-    def verify(self, completion: str, row: Row) -> Verdict:
-        """Judge one completion with the row's verifier."""
-        return self._verifiers[row.verifier](completion, row)
+        if options.get("verifier") is not None:
+            find_verifier(options["verifier"])
+        sources = {split: [each.completed(**options) for each in as_sources(value)] for split, value in given.items()}
+        return Plan(name, {split: found for split, found in sources.items() if found}, on_bad_row, limit)
 
 
-def _prompt(row: Row) -> str:
+def prepare(names: Sequence[str]) -> tuple[str, ...]:
+    """Check that verifiers can work here, and give the markers of their answer formats.
+
+    Raises:
+        UserError: Something that one needs is missing on this machine.
+    """
+    checks = [find_verifier(name) for name in names]
+    for check in checks:
+        if ready := getattr(check, "prepare", None):
+            ready()
+    return tuple(dict.fromkeys(marker for check in checks for marker in getattr(check, "markers", ())))
+
+
+def prompt_text(row: Row) -> str:
     """The text that makes two prompts the same, white space aside."""
     return " ".join(" ".join(message["content"].split()) for message in row.messages)

@@ -1,60 +1,103 @@
-"""Reads rows from JSON lines and says exactly what is wrong with those that do not fit."""
+"""Reads rows and says exactly what is wrong with those that do not fit."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lit_sdpo.data.layouts import LAYOUTS, find_layout
+from lit_sdpo.data.layouts.layout import Layout
+from lit_sdpo.data.layouts.rows import FIELDS, Rows
+from lit_sdpo.data.records import BadRowError, kind, records
+from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.registry import verifier as find_verifier
 
-FIELDS = (
-    "id",
-    "family",
-    "task",
-    "split",
-    "verifier",
-    "messages",
-    "ground_truth",
-    "extra",
-    "source",
-    "prompt",
-    "system",
-)
-_ROLES = ("system", "user", "assistant", "tool")
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a source: a row, what is wrong with it, or neither where the layout leaves it out.
+
+    Attributes:
+        place: Source and line, for messages.
+        row: The row.
+        problem: Why there is none.
+        layout: The layout it was read in; ``None`` before one could be found.
+        task: The data set that the row says it is of.
+        split: The split that the row says it is of.
+        line: The entry as it stands in a text file.
+    """
+
+    place: str
+    row: Row | None = None
+    problem: BadRowError | None = None
+    layout: Layout | None = None
+    task: str = ""
+    split: str = ""
+    line: bytes = b""
 
 
-class _BadRowError(Exception):
-    """What is wrong with a row, the field, and what would be right."""
+def scan(source: Source, split: str = "train") -> Iterator[Entry]:
+    """Read a source entry by entry; a row that does not fit is handed out as what is wrong with it.
 
-    def __init__(self, field: str, what: str, fix: str) -> None:
-        super().__init__(what)
-        self.field, self.what, self.fix = field, what, fix
+    Args:
+        source: Where the rows come from.
+        split: ``"train"`` or ``"test"``: what ids say where the rows have none.
+
+    Raises:
+        UserError: The source cannot be read at all, or is of no known layout.
+    """
+    _check_columns(source)
+    if source.verifier is not None:
+        find_verifier(source.verifier)
+    layout: Layout | None = None
+    for number, place, value, line in records(source):
+        if isinstance(value, BadRowError):
+            yield Entry(place, problem=value, line=line)
+            continue
+        layout = layout or find_layout(source, value, place)
+        try:
+            fields = layout.read(value, number - 1, split)
+            if fields is None:
+                yield Entry(place, layout=layout, line=line)
+                continue
+            task, said = str(fields["task"] or ""), str(fields["split"] or "")
+            yield Entry(place, _row(fields, source), layout=layout, task=task, split=said, line=line)
+        except BadRowError as problem:
+            yield Entry(place, problem=problem, layout=layout, line=line)
 
 
 def read_rows(
-    path: str | Path,
+    path: str | Path | Source,
     columns: Mapping[str, str] | None = None,
     on_bad_row: Literal["error", "skip"] = "error",
     verifier: str | None = None,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    keep: Callable[[Row], bool] = lambda row: True,
+    say: Callable[[Layout], None] = lambda layout: None,
 ) -> tuple[list[Row], int]:
-    r"""Read one JSON object a line, plain or ``.gz``.
+    r"""Read the rows of a file or Hub data set.
 
     A row has ``id``, ``messages``, ``ground_truth`` and ``verifier``; ``extra`` (an object, or JSON text of one) may
     hold a ``reference_solution``. The row's reference is that solution, or the ground truth, in its verifier's form.
+    Other layouts (``lit_sdpo.data.layouts``) are recognised from their columns, or named in a ``Source``.
 
     Args:
-        path: The file.
-        columns: Names of the fields in a file of another layout, ``{"ground_truth": "answer", "prompt": "question"}``;
+        path: The file, or a ``Source``.
+        columns: Names of the fields in a file of another layout, ``{"answer": "meta.result", "prompt": "question"}``;
             ``prompt`` is a plain text that becomes one user message, ``system`` one before it. Ids may then be missing:
             file and line stand in.
         on_bad_row: ``"error"`` stops at the first row that does not fit, ``"skip"`` counts such rows.
         verifier: Scores every row, whatever the rows say.
+        split: ``"train"`` or ``"test"``: what ids say where the rows have none.
+        limit: Stop after that many rows.
+        keep: Whether a row is wanted; others are read, checked and left out.
+        say: Called once with the layout that the source is read in.
 
     Returns:
         The rows and the number of rows that were skipped.
@@ -62,117 +105,69 @@ def read_rows(
     Raises:
         UserError: If the file cannot be read, or with file, line and field if a row does not fit.
     """
-    path = Path(path)
     if on_bad_row not in ("error", "skip"):
         raise UserError(f"no such choice {on_bad_row!r}", where="on_bad_row", fix="use error or skip")
-    if unknown := sorted(set(columns or {}) - set(FIELDS)):
-        raise UserError(f"no such field {unknown[0]!r}", where="columns", fix=f"map some of: {', '.join(FIELDS)}")
+    source = path if isinstance(path, Source) else Source(path=str(path))
+    source = source.completed(columns=columns, verifier=verifier)
     rows: dict[str, Row] = {}
+    seen: set[str] = set()
+    layout: Layout | None = None
     skipped = 0
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = _row(_record(line), path, number, columns, verifier)
-            if row.id in rows:
-                raise _BadRowError("id", f"{row.id!r} occurs twice", "give every row an id of its own")
-            rows[row.id] = row
-        except _BadRowError as bad:
+    for entry in scan(source, split):
+        problem = entry.problem
+        if layout is None and entry.layout is not None:
+            layout = entry.layout
+            say(layout)
+        if entry.row is not None and entry.row.id in seen:
+            problem = BadRowError("id", f"{entry.row.id!r} occurs twice", "give every row an id of its own")
+        if problem is not None:
             if on_bad_row == "error":
-                where = f"{path}, line {number}" + (f", field {bad.field!r}" if bad.field else "")
-                raise UserError(bad.what, where=where, fix=bad.fix) from bad
+                raise problem.at(entry.place) from problem
             skipped += 1
+        elif entry.row is not None:
+            seen.add(entry.row.id)
+            if keep(entry.row):
+                rows[entry.row.id] = entry.row
+            if len(rows) == limit:
+                break
     return list(rows.values()), skipped
 
 
-def _lines(path: Path) -> list[bytes]:
-    r"""The lines of a file, cut at ``\n`` alone: other line separators may stand inside of strings."""
-    if not path.is_file():
-        raise UserError("there is no such file", where=str(path), fix="give the path of a .jsonl or .jsonl.gz file")
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"the file cannot be read: {error}", where=str(path)) from error
-    return content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+def _check_columns(source: Source) -> None:
+    possible = LAYOUTS.values() if source.layout is None else [LAYOUTS.get(source.layout, Rows)]
+    known = [field for layout in possible for field in (FIELDS if layout is Rows else layout.needs)]
+    if unknown := sorted(set(source.columns or {}) - set(known)):
+        raise UserError(
+            f"no such field {unknown[0]!r}", where="columns", fix=f"map some of: {', '.join(dict.fromkeys(known))}"
+        )
 
 
-def _record(line: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise _BadRowError("", f"the line is not UTF-8 text: {error}", "save the file as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise _BadRowError("", f"the line is not JSON: {error}", "write one JSON object a line") from error
-    if not isinstance(record, dict):
-        raise _BadRowError("", f"the line holds {_kind(record)}", "write one JSON object a line")
-    return record
-
-
-def _row(
-    record: Mapping[str, Any], path: Path, number: int, columns: Mapping[str, str] | None, verifier: str | None
-) -> Row:
-    fields = {field: record.get((columns or {}).get(field, field)) for field in FIELDS}
-    if columns and fields["id"] is None:
-        fields["id"] = f"{path.name.split('.')[0]}/{number}"
-    elif columns and isinstance(fields["id"], int):
-        fields["id"] = str(fields["id"])
-    name = verifier or _text(fields, "verifier", columns)
+def _row(fields: Mapping[str, Any], source: Source) -> Row:
+    columns = source.columns or {}
+    name = source.verifier or _text(fields, "verifier", columns)
     truth = _text(fields, "ground_truth", columns)
-    extra = _extra(fields["extra"])
     return Row(
         id=_text(fields, "id", columns),
-        messages=_messages(fields, columns),
+        messages=fields["messages"],
         ground_truth=truth,
         verifier=name,
-        reference=_reference(name, truth, extra),
-        extra=extra,
+        reference=_reference(name, truth, fields["extra"]),
+        extra=fields["extra"],
     )
 
 
-def _text(fields: Mapping[str, Any], field: str, columns: Mapping[str, str] | None) -> str:
-    value = fields[field]
-    column = (columns or {}).get(field, field)
+def _text(fields: Mapping[str, Any], field: str, columns: Mapping[str, str]) -> str:
+    value, column = fields[field], columns.get(field, field)
     if value is None:
         fix = f"add it, or name the column that holds it in columns: {{{field}: ...}}"
-        raise _BadRowError(column, "the field is missing", fix)
+        if field == "verifier":
+            fix += ", or name one for all rows (verifier: math_boxed)"
+        raise BadRowError(column, "the field is missing", fix)
     if not isinstance(value, str):
-        raise _BadRowError(column, f"text is needed, not {_kind(value)}", "write the value in quotation marks")
+        raise BadRowError(column, f"text is needed, not {kind(value)}", "write the value in quotation marks")
     if not value.strip():
-        raise _BadRowError(column, "the text is empty", "fill it or leave the row out")
+        raise BadRowError(column, "the text is empty", "fill it or leave the row out")
     return value
-
-
-def _messages(fields: Mapping[str, Any], columns: Mapping[str, str] | None) -> Sequence[Mapping[str, str]]:
-    messages = fields["messages"]
-    if messages is None and fields["prompt"] is not None:
-        question = {"role": "user", "content": _text(fields, "prompt", columns)}
-        if fields["system"] is None:
-            return [question]
-        return [{"role": "system", "content": _text(fields, "system", columns)}, question]
-    column = (columns or {}).get("messages", "messages")
-    fix = f'write [{{"role": "user", "content": "..."}}] with roles among {", ".join(_ROLES)}'
-    if messages is None:
-        raise _BadRowError(column, "the field is missing", f"{fix}, or name the column of a plain prompt in columns")
-    if not isinstance(messages, list) or not messages:
-        raise _BadRowError(column, f"a list of messages is needed, not {_kind(messages)}", fix)
-    for index, message in enumerate(messages):
-        good = isinstance(message, dict) and message.get("role") in _ROLES and isinstance(message.get("content"), str)
-        if not good:
-            raise _BadRowError(f"{column}[{index}]", "this is not a message with role and content", fix)
-    if messages[-1]["role"] == "assistant" or not messages[-1]["content"].strip():
-        raise _BadRowError(f"{column}[{len(messages) - 1}]", "the prompt has no question at its end", fix)
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
-
-
-def _extra(value: Any) -> Mapping[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value) if value.strip() else {}
-        except ValueError as error:
-            raise _BadRowError("extra", f"the text is not JSON: {error}", "write a JSON object") from error
-    if value is not None and not isinstance(value, dict):
-        raise _BadRowError("extra", f"an object is needed, not {_kind(value)}", "write a JSON object")
-    return value or {}
 
 
 def _reference(name: str, ground_truth: str, extra: Mapping[str, Any]) -> str | None:
@@ -182,11 +177,6 @@ def _reference(name: str, ground_truth: str, extra: Mapping[str, Any]) -> str | 
     try:
         return write(ground_truth, extra)
     except ValueError as error:
-        raise _BadRowError(
+        raise BadRowError(
             "ground_truth", f"verifier {name} cannot use it: {error}", "mend it or leave it out"
         ) from error
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
-    return names.get(type(value), "null") if value != [] else "an empty list"
