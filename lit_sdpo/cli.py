@@ -1,4 +1,4 @@
-"""The command line: ``lit-sdpo fit|validate|test --config ...``. The one file that knows every room."""
+"""The command line, ``lit-sdpo fit|validate|test|data``. The one file that knows every room."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from transformers.utils.logging import disable_progress_bar
 
 import lit_sdpo
+from lit_sdpo import data_cli
 from lit_sdpo.callbacks import (
     ForgettingMatrix,
     InitialEvaluation,
+    MemoryBudget,
     RolloutCallback,
     SampleLogger,
     StageCheckpoint,
@@ -82,6 +84,7 @@ class LitSDPOCLI(LightningCLI):
         parser.add_lightning_class_args(ForgettingMatrix, "forgetting")
         parser.add_lightning_class_args(SampleLogger, "samples")
         parser.add_lightning_class_args(StageCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(MemoryBudget, "memory")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -209,6 +212,8 @@ def main(args: list[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     _be_quiet()
     try:
+        if arguments[:1] == ["data"]:
+            return data_cli.main(arguments[1:])
         run(arguments)
     except UserError as error:
         if debug:

@@ -4,6 +4,7 @@ from lit_sdpo.callbacks.checkpoint import StageCheckpoint
 from lit_sdpo.callbacks.evaluation import InitialEvaluation
 from lit_sdpo.callbacks.export import ExportPolicy
 from lit_sdpo.callbacks.forgetting import ForgettingMatrix
+from lit_sdpo.callbacks.memory import MemoryBudget
 from lit_sdpo.callbacks.progress import StreamProgressBar
 from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.callbacks.samples import SampleLogger
@@ -13,6 +14,7 @@ __all__ = [
     "ExportPolicy",
     "ForgettingMatrix",
     "InitialEvaluation",
+    "MemoryBudget",
     "RolloutCallback",
     "SampleLogger",
     "StageCheckpoint",

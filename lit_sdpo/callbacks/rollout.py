@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -85,7 +86,7 @@ class RolloutCallback(Callback):
         self.item_scores: dict[str, dict[str, float]] = {}
         self._longest = (0, "", 0)
         self._slices: list[LossBatch] = []
-        self._contributing = torch.zeros(())
+        self._contributing = 0
         self._evaluation = EvaluationScores(torch.device("cpu"))
 
     # ------------------------------------------------------------------------------------------------- before the run
@@ -109,6 +110,16 @@ class RolloutCallback(Callback):
                     completion = (self.sampling if trained else self.evaluation_sampling).max_new_tokens
                 self._longest = max(self._longest, (tokens + completion, f"{where}, row {row.id!r}", completion))
         self._check_room(getattr(module.tokenizer, "model_max_length", None))
+
+    def window(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[int, int, int, int]:
+        """Most that a window of this process can hold: prompts, completions, tokens of the longest of either."""
+        data: Any = getattr(trainer, "datamodule", None)
+        prompts = max((stage.prompts_per_step for stage in getattr(data, "stages", ())), default=1)
+        prompts = -(-prompts // trainer.world_size)
+        prompts += math.ceil(getattr(data, "replay_share", 0.0) * prompts)
+        rows = prompts * (1 if _learns_from(pl_module) == "reference" else self.num_generations)
+        tokens, _, completion = self._longest
+        return prompts, rows, tokens - completion, completion
 
     def _check_replay(self, trainer: pl.Trainer, module: Any) -> None:
         """Earlier prompts without a term that learns from them, or the other way round, would do nothing."""
@@ -220,7 +231,7 @@ class RolloutCallback(Callback):
         """Set the weights of each term from its counts over all ranks."""
         own = [window.contributes.sum(), *(n for part in window.parts.values() for n in count(part.active))]
         counts = torch.stack([torch.as_tensor(n, device=window.completion_ids.device) for n in own])
-        self._contributing, *totals = trainer.strategy.reduce(counts, reduce_op="sum")
+        self._contributing, *totals = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         aggregation: Any = getattr(module, "aggregation", "token_mean")
         for number, part in enumerate(window.parts.values()):
             part.weights = token_weights(part.active, aggregation, totals=Totals(*totals[3 * number : 3 * number + 3]))

@@ -164,7 +164,7 @@ class OnPolicyModule(pl.LightningModule):
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """The loss of one slice, scaled so that the step's gradient is that of the whole window."""
         rows: LossBatch = batch.loss  # type: ignore[assignment]
-        self._skip = bool(batch.contributing_rows == 0)
+        self._skip = batch.contributing_rows == 0
         slice_ = Slice(self, rows)
         weights = {name: part.weights[slice_.mask] for name, part in rows.parts.items()}
 
@@ -219,6 +219,11 @@ class OnPolicyModule(pl.LightningModule):
         self.log("train/lr", optimizer.param_groups[0]["lr"], batch_size=1)
 
     # --------------------------------------------------------------------------------------------------------- logging
+    @property
+    def log_due(self) -> bool:
+        """Whether loggers get the values of this optimizer step; what is costly to compute need not be otherwise."""
+        return bool(self.trainer._logger_connector.should_update_logs)
+
     def tally(self, name: str, value: Tensor) -> None:
         """Add to a value that is logged once per step, summed over slices and ranks."""
         value = value.detach()

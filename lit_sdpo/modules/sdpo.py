@@ -157,7 +157,8 @@ class SDPO(OnPolicyModule):
     def after_optimizer_step(self) -> None:
         """Let the teacher follow."""
         self.teacher.after_optimizer_step(self.policy)
-        self.log("teacher/distance", self.teacher.distance(self.policy), batch_size=1)
+        if self.log_due:  # it reads all weights
+            self.log("teacher/distance", self.teacher.distance(self.policy), batch_size=1)
         self.log("teacher/refreshes", self.teacher.refreshes.float(), batch_size=1)
 
     def prepare_rollouts(self, rollouts: Rollouts) -> LossBatch:
@@ -182,8 +183,8 @@ class SDPO(OnPolicyModule):
         counts = lengths.new_tensor([len(lengths), known, truncated])
         sums = torch.stack([rewards.nansum(), (~rewards.isnan()).sum(), lengths.sum(), *counts])
         reduce = self.trainer.strategy.reduce
-        reward, judged, tokens, rows, known_rows, shortened = reduce(sums, reduce_op="sum").tolist()
-        longest = reduce(lengths.max(), reduce_op="max").item()
+        both = torch.cat([reduce(sums, reduce_op="sum"), reduce(lengths.max(), reduce_op="max")[None]])
+        reward, judged, tokens, rows, known_rows, shortened, longest = both.tolist()
         self.log("sdpo/context_fraction", known_rows / rows, batch_size=1)
         self.log("sdpo/demonstration_truncated", shortened, batch_size=1)
         self.teacher.observe(reward / max(judged, 1), longest * rows / tokens)

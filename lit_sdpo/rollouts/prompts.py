@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from lit_sdpo.data.task import Row, Task
 from lit_sdpo.rollouts.types import LossBatch
 
@@ -49,7 +47,7 @@ class PromptBatch:
         self.stage, self.step, self.slot, self.slots, self.update = stage, step, slot, slots, update
         self.num_generations, self.replays, self.spare = num_generations, replays, spare
         self.loss: LossBatch | None = None
-        self.contributing_rows: Tensor | None = None
+        self.contributing_rows: int | None = None
 
     def __len__(self) -> int:
         """Number of prompts on this rank."""

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+import torch
+
+from lit_sdpo.callbacks.memory import GIB, MemoryBudget
+from lit_sdpo.callbacks.rollout import RolloutCallback
+from lit_sdpo.errors import UserError
+from lit_sdpo.policies.memory import step_memory
+from tests.training import fit, method, rollout_callback, toy_data
+
+
+def said(caplog):
+    (text,) = [m for m in (record.getMessage() for record in caplog.records) if m.startswith("memory of a step")]
+    return text
+
+
+def run(tmp_path, module, caplog, gib=None, **options):
+    with caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"):
+        return fit(tmp_path, module, toy_data(steps=2), MemoryBudget(gib), **options)
+
+
+def test_the_estimate_is_said_before_the_first_step(tmp_path, tiny, caplog):
+    module = method("sdpo", tiny)
+    run(tmp_path, module, caplog)
+    weights = sum(p.numel() * 4 for p in module.policy.parameters()) / 2**20
+    assert f"weights {weights:.1f} MiB, copies {weights:.1f} MiB, gradients {weights:.1f} MiB" in said(caplog)
+
+
+def test_a_budget_cuts_the_window_into_as_many_slices_as_it_takes(tmp_path, tiny, caplog):
+    plain = method("grpo", tiny)
+    rollout = rollout_callback()
+    trainer = fit(tmp_path / "plain", plain, toy_data(steps=2), rollout=rollout)
+    prompts, rows, prompt, completion = rollout.window(trainer, plain)
+    tokens = prompts * prompt + rows * completion
+    memory = step_memory(plain, plain.policy)
+    budget = memory.resident + memory.update(prompt + completion + tokens // 3)
+
+    cut = method("grpo", tiny)
+    trainer = run(tmp_path / "cut", cut, caplog, gib=budget / GIB)
+    assert trainer.accumulate_grad_batches in (3, 4)
+    assert f"(1 of {trainer.accumulate_grad_batches})" in said(caplog)
+    size = re.search(r"activations of ([\d,]+) tokens", said(caplog))
+    assert memory.resident + memory.update(int(size[1].replace(",", ""))) <= budget
+    for a, b in zip(plain.policy.parameters(), cut.policy.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_ample_memory_cuts_nothing(tmp_path, tiny, caplog):
+    assert run(tmp_path, method("grpo", tiny), caplog, gib=64.0).accumulate_grad_batches == 1
+
+
+def test_a_budget_that_holds_no_row_is_refused(tmp_path, tiny, caplog):
+    with pytest.raises(UserError, match=r"needs [\d.]+ GiB"):
+        run(tmp_path, method("grpo", tiny), caplog, gib=1e-3)
+
+
+def test_a_budget_and_a_number_of_slices_do_not_go_together(tmp_path, tiny, caplog):
+    with pytest.raises(UserError, match="accumulate_grad_batches itself"):
+        run(tmp_path, method("grpo", tiny), caplog, gib=1.0, accumulate_grad_batches=2)
+
+
+def test_a_window_counts_replayed_prompts_and_the_devices(tmp_path, tiny):
+    callback = RolloutCallback(num_generations=4)
+
+    class Trainer:
+        world_size = 2
+        datamodule = toy_data()
+
+    Trainer.datamodule.replay_share = 0.5
+    Trainer.datamodule.stages[0].prompts_per_step = 5
+    prompts, rows, *_ = callback.window(Trainer(), method("grpo", tiny))
+    assert (prompts, rows) == (3 + 2, 20)
