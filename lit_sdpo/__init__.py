@@ -4,6 +4,7 @@ from lit_sdpo.callbacks import (
     ExportPolicy,
     ForgettingMatrix,
     InitialEvaluation,
+    MemoryBudget,
     RolloutCallback,
     SampleLogger,
     StageCheckpoint,
@@ -16,6 +17,8 @@ from lit_sdpo.data.micro.datamodule import MicroDataModule
 from lit_sdpo.data.micro.tasks import MicroTask
 from lit_sdpo.data.micro.warmstart import WarmStartTask
 from lit_sdpo.data.micro.world import MicroWorld
+from lit_sdpo.data.named import NamedTask
+from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row, Stage, Task
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules import GRPO, SCSDPO, SDPG, SDPO, SFT, SRPO, DemoPSD, GeoSD, OnPolicyModule, WeightAnchor
@@ -53,10 +56,12 @@ __all__ = [
     "GeoSD",
     "InitialEvaluation",
     "JsonlTask",
+    "MemoryBudget",
     "MicroDataModule",
     "MicroTask",
     "MicroWorld",
     "MuonAdamW",
+    "NamedTask",
     "NativeEngine",
     "OnPolicyModule",
     "Reprompt",
@@ -67,6 +72,7 @@ __all__ = [
     "Row",
     "SampleLogger",
     "Sampling",
+    "Source",
     "Stage",
     "StageCheckpoint",
     "StreamProgressBar",

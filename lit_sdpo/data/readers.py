@@ -171,7 +171,10 @@ def _text(fields: Mapping[str, Any], field: str, columns: Mapping[str, str]) -> 
 
 
 def _reference(name: str, ground_truth: str, extra: Mapping[str, Any]) -> str | None:
-    write = getattr(find_verifier(name), "reference", None)
+    try:
+        write = getattr(find_verifier(name), "reference", None)
+    except UserError as error:
+        raise BadRowError("verifier", error.what, error.fix) from error
     if write is None:
         return None
     try:

@@ -1,0 +1,221 @@
+"""``lit-sdpo data check``: looks through task files, or those of a configuration, before a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+import lit_sdpo
+from lit_sdpo.configs import expand
+from lit_sdpo.data.check.checker import Checker, Part
+from lit_sdpo.data.check.deduplicated import check_target, write
+from lit_sdpo.data.check.overlap import OverlapFinder
+from lit_sdpo.data.datamodule import ContinualDataModule
+from lit_sdpo.data.source import Source
+from lit_sdpo.data.task import Row
+from lit_sdpo.errors import UserError
+from lit_sdpo.messages import explain_parsing
+from lit_sdpo.policies.load import load_tokenizer, render_all
+from lit_sdpo.rewards.registry import import_object
+
+DEFAULT_BUDGET = 2048
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``lit-sdpo data ...``.
+
+    Args:
+        arguments: Those after ``data``.
+
+    Returns:
+        0 when nothing is wrong, 2 otherwise.
+
+    Raises:
+        UserError: A mistake in the arguments.
+    """
+    options = _parser().parse_args(arguments)
+    configs = [target for target in options.target if Path(target).suffix in (".yaml", ".yml")]
+    files = [target for target in options.target if target not in configs]
+    settings = _settings(configs)
+    model = options.model or settings.get("model_name")
+    budget = options.max_prompt_tokens or settings.get("max_prompt_tokens") or DEFAULT_BUDGET
+    checker = Checker(
+        measure=_token_counter(model, settings.get("chat_template_options")) if model else None,
+        max_prompt_tokens=budget,
+        answers=not options.skip_answers,
+        overlap=OverlapFinder(options.ngram, options.share or None),
+    )
+    parts = [Part(_source(file, options)) for file in files] + [
+        Part(_source(file, options), split="test") for file in options.test
+    ]
+    generated: list[tuple[str, str, Sequence[Row]]] = []
+    if configs:
+        found, generated = _of_config(configs)
+        parts += found
+    target = Path(options.write_deduplicated) if options.write_deduplicated else None
+    training = [part.source for part in parts if part.split in ("", "train")]
+    rewritten = check_target(training, target) if target else None
+    for part in parts:
+        checker.read(part)
+    for name, split, rows in generated:
+        checker.rows(name, split, rows)
+    report, repeated = checker.finish()
+    if rewritten is not None and target is not None:
+        written = write(rewritten, target, repeated)
+        report.notes.append(f"{target}: {written} entries written, {len(repeated)} left out")
+    print(json.dumps(report.as_dict(), ensure_ascii=False, indent=1) if options.json else report.text())
+    return 2 if report.findings else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lit-sdpo data", description="Work with task data.", allow_abbrev=False)
+    check = parser.add_subparsers(required=True, metavar="check").add_parser(
+        "check",
+        allow_abbrev=False,
+        help="check rows, answers, lengths and overlap; exit code 0 when nothing is wrong, 2 otherwise",
+        description="Checks rows, ids, answers, lengths, and training prompts that are evaluated too."
+        " Exit code 0 when nothing is wrong, 2 otherwise.",
+    )
+    check.add_argument("target", nargs="+", help="a file of rows, or the YAML file of a run with all its tasks")
+    check.add_argument("--test", nargs="+", default=[], metavar="FILE", help="files of evaluated rows to compare with")
+    check.add_argument("--layout", help="layout of the files; recognised from the columns unless given")
+    check.add_argument("--columns", type=_mapping, metavar="YAML", help="such as '{prompt: question, answer: label}'")
+    check.add_argument("--prompt", metavar="TEXT", help="how a question is put, with {question} in it")
+    check.add_argument("--verifier", metavar="NAME", help="scores all rows of the files")
+    check.add_argument(
+        "--model", "--tokenizer", metavar="NAME", help="whose tokenizer counts tokens; a folder or Hub name"
+    )
+    check.add_argument(
+        "--max_prompt_tokens",
+        "--max-prompt-tokens",
+        type=_positive,
+        metavar="N",
+        help="longest prompt (2048, or the configuration's)",
+    )
+    check.add_argument("--ngram", type=_positive, default=8, metavar="N", help="words in an n-gram (8)")
+    check.add_argument(
+        "--share",
+        type=_share,
+        default=0.8,
+        metavar="S",
+        help="share of n-grams from which prompts are alike (0.8); 0: off",
+    )
+    check.add_argument(
+        "--skip_answers", "--skip-answers", action="store_true", help="do not put answers to their verifiers"
+    )
+    check.add_argument("--json", action="store_true", help="print everything as JSON")
+    check.add_argument(
+        "--write_deduplicated",
+        "--write-deduplicated",
+        metavar="OUT",
+        help="write the training file without the rows that are evaluated or alike",
+    )
+    return parser
+
+
+def _mapping(text: str) -> dict[str, str]:
+    value = yaml.safe_load(text)
+    if not isinstance(value, dict) or not all(isinstance(part, str) for pair in value.items() for part in pair):
+        raise argparse.ArgumentTypeError("a mapping of names is needed, such as '{prompt: question, answer: label}'")
+    return value
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("a whole number from 1 on is needed")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError("a number from 0 to 1 is needed")
+    return value
+
+
+def _source(path: str, options: argparse.Namespace) -> Source:
+    return Source(
+        path=path,
+        layout=options.layout,
+        columns=options.columns,
+        prompt=options.prompt,
+        verifier=options.verifier,
+    )
+
+
+def _token_counter(model: str, options: Mapping[str, Any] | None) -> Callable[[Sequence[Row]], list[int]]:
+    try:
+        tokenizer = load_tokenizer(model)
+    except UserError as error:
+        fix = f"{error.fix}; or name another one with --model" if error.fix else "name another one with --model"
+        raise UserError(error.what, where=error.where, fix=fix) from error
+    tokenizer.model_max_length = sys.maxsize  # else it warns of what is counted here
+    return lambda rows: [len(ids) for ids in render_all(tokenizer, [row.messages for row in rows], options)]
+
+
+def _contents(configs: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The files that make up the configuration, in order."""
+    texts = expand([word for config in configs for word in ("--config", config)])
+    yield from (yaml.safe_load(text) for text in texts if text != "--config")
+
+
+def _settings(configs: Sequence[str]) -> dict[str, Any]:
+    """What of a configuration decides lengths."""
+    found: dict[str, Any] = {}
+    for content in _contents(configs):
+        for section, keys in (("model", ("model_name", "chat_template_options")), ("rollout", ("max_prompt_tokens",))):
+            given = content.get(section) or {}
+            if isinstance(given, dict):
+                given = {**given, **(given.get("init_args") or {})}
+                found |= {key: given[key] for key in keys if given.get(key) is not None}
+    return found
+
+
+def _of_config(configs: Sequence[str]) -> tuple[list[Part], list[tuple[str, str, Sequence[Row]]]]:
+    """The sources of a configuration's tasks, and the rows of those tasks that read none."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(ContinualDataModule, "data", required=True)
+    words: list[str] = []
+    for content in _contents(configs):
+        if "data" in content:
+            words += ["--config", yaml.safe_dump({"data": content["data"]})]
+    try:
+        parsed = parser.parse_args(words)
+    except ArgumentError as error:
+        raise explain_parsing(str(error), namespaces=(lit_sdpo,)) from error
+    arguments = parsed.data.init_args
+    specs = [stage["task"] for stage in arguments.get("stages") or []] + list(arguments.get("probes") or [])
+    if not specs or not all(hasattr(import_object(spec["class_path"]), "plan") for spec in specs):
+        data = parser.instantiate(parsed).data
+        return [], [
+            (task.name, split, task.rows(split))
+            for task in {task.name: task for task in (*data.tasks, *data.probes)}.values()
+            for split in ("train", "validation", "test")
+            if len(task.rows(split))
+        ]
+    parts: dict[Part | str, Part] = {}
+    for spec in specs:
+        given = {key: _plain(value) for key, value in dict(spec.get("init_args") or {}).items()}
+        plan = import_object(spec["class_path"]).plan(**given)
+        for split, sources in plan.sources.items():
+            for source in sources:
+                parts.setdefault(f"{plan.name}/{split}/{source}", Part(source, plan.name, split))
+    return list(parts.values()), []
+
+
+def _plain(value: Any) -> Any:
+    """A parsed argument as plain values."""
+    if isinstance(value, Namespace):
+        return value.as_dict()
+    return [_plain(entry) for entry in value] if isinstance(value, list) else value
