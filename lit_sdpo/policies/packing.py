@@ -35,6 +35,12 @@ class Sequences:
     completion_ids: Tensor
     completion_mask: Tensor
 
+    @classmethod
+    def of_prompts(cls, prompt_ids: Sequence[Sequence[int]], device: torch.device) -> Sequences:
+        """Prompts without a completion."""
+        empty = torch.zeros(len(prompt_ids), 0, dtype=torch.long, device=device)
+        return cls(prompt_ids, empty, empty.bool())
+
     def __len__(self) -> int:
         """Number of rows, N."""
         return len(self.prompt_ids)
@@ -70,6 +76,7 @@ class Packing:
     Attributes:
         ids: int64 [S].
         positions: Place of each token in its own row, int64 [S].
+        last: Where the last token of each row's prompt stands, int64 [N].
         places: Where the token stands that predicts each completion token, int64 [M], in row-major order of the mask.
         attended: Layers that have attended through this packing.
 
@@ -109,9 +116,9 @@ class Packing:
         self.ids = torch.cat([flat, sequences.completion_ids[order][fed]])
         within = torch.tensor([place for prompt in prompts for place in range(len(prompt))], device=device)
         self.positions = torch.cat([within, (size[order, None] + column)[fed]])
-        last = torch.tensor([starts[owner] for owner in owners], device=device) + size - 1
+        self.last = torch.tensor([starts[owner] for owner in owners], device=device) + size - 1
         follow = torch.tensor(row_starts, device=device)[:, None] + column - 1
-        self.places = torch.where(column == 0, last[:, None], follow)[mask]
+        self.places = torch.where(column == 0, self.last[:, None], follow)[mask]
         blocks = [*_blocks(segments[: len(prompts)]), *_blocks(segments[len(prompts) :])]
         self._blocks = [_Block(block, device) for block in blocks]
         self._keys = torch.cat([block.keys for block in self._blocks])

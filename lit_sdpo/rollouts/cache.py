@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import Cache
 
 from lit_sdpo.policies.attention import UnsupportedModelError
+from lit_sdpo.policies.packing import Packing
 
 FIRST_CAPACITY = 64
 """Tokens per completion that storage is made for at first; it doubles when full."""
@@ -43,27 +43,22 @@ class SharedPromptCache(Cache):
         padding = torch.arange(self.width, device=lengths.device) < (self.width - lengths)[:, None]
         self.padding = padding if bool(padding.any()) else None
         self.bias: Tensor | None = None
-        self.filled: Tensor | None = None
-        self.mask: Tensor | None = None
+        self.lengths = lengths
+        self.packing: Packing | None = None
+        self.filled: tuple[Tensor, Tensor] | None = None
         self.pending: int | None = None
-        self.attended = 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen, padding included."""
         return 0 if self.filled is not None else self.width + self.tokens
 
-    def begin_prefill(self, rows: Tensor, lengths: Tensor) -> None:
-        """Let the next forward fill the prompts ``rows``, left-padded to their longest."""
-        width = int(lengths.max())
-        self.filled = rows
-        self.attended = 0
-        self.mask = None
-        start = width - lengths
-        if bool(start.any()):
-            index = torch.arange(width, device=rows.device)
-            # A padding query attends to itself, as a row without any key would give nan.
-            allowed = (index[:, None] >= index) & (index >= start[:, None, None])
-            self.mask = (allowed | (index[:, None] == index))[:, None]
+    def begin_prefill(self, rows: Tensor, packing: Packing) -> None:
+        """Let the next forward fill the prompts ``rows``, which are packed."""
+        self.packing = packing
+        first = packing.last - self.lengths[rows] + 1
+        back = torch.arange(self.width - 1, -1, -1, device=rows.device)
+        # Left-padded; padding repeats the first token and is masked.
+        self.filled = rows, torch.maximum(packing.last[:, None] - back, first[:, None])
 
     def begin_decoding(self, slots: int) -> None:
         """Open ``slots`` completions for every prompt.
@@ -71,21 +66,22 @@ class SharedPromptCache(Cache):
         Raises:
             UnsupportedModelError: If some layer's attention did not go through this cache.
         """
-        if not self.prompt_keys or self.pending is not None or self.attended != len(self.prompt_keys):
+        layers = len(self.prompt_keys)
+        if not layers or self.pending is not None or self.packing is None or self.packing.attended != layers:
             raise UnsupportedModelError("its attention does not go through Transformers' attention interface")
-        self.filled = self.mask = None
+        self.filled = self.packing = None
         self.slots = slots
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         """Store the keys and values [B, H, T, D] of a layer; the attention function reads them from here."""
         if self.filled is not None:
-            if layer_idx not in self.prompt_keys:
-                for storage, states in ((self.prompt_keys, key_states), (self.prompt_values, value_states)):
-                    _, heads, _, size = states.shape
-                    storage[layer_idx] = states.new_zeros(self.prompts, heads, self.width, size)
-            first = self.width - key_states.shape[2]
-            self.prompt_keys[layer_idx][self.filled, :, first:] = key_states
-            self.prompt_values[layer_idx][self.filled, :, first:] = value_states
+            rows, places = self.filled
+            for storage, states in ((self.prompt_keys, key_states), (self.prompt_values, value_states)):
+                _, heads, _, size = states.shape
+                if layer_idx not in storage:
+                    storage[layer_idx] = states.new_empty(self.prompts, heads, self.width, size)
+                found = states[0].transpose(0, 1).index_select(0, places.flatten())
+                storage[layer_idx][rows] = found.view(*places.shape, heads, size).transpose(1, 2)
         else:
             self._append(self.keys, layer_idx, key_states)
             self._append(self.values, layer_idx, value_states)
@@ -170,19 +166,9 @@ class SharedPromptCache(Cache):
         layer, self.pending = self.pending, None
         if layer is None:
             raise UnsupportedModelError("a layer attends without keys of its own")
-        self.attended += 1
-        if self.filled is None:
-            return self._attend_decoding(layer, query, scaling)
-        output = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=self.mask,
-            is_causal=self.mask is None,
-            scale=scaling,
-            enable_gqa=key.shape[1] != query.shape[1],
-        )
-        return output.transpose(1, 2)
+        if self.packing is not None:
+            return self.packing.attend(query, key, value, scaling)
+        return self._attend_decoding(layer, query, scaling)
 
     def _attend_decoding(self, layer: int, query: Tensor, scaling: float) -> Tensor:
         """One softmax over [prompt | own] scores; the prompt's products serve all slots of a prompt at once."""

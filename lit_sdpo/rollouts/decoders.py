@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from lit_sdpo.policies.packing import Packing, Sequences
 from lit_sdpo.rollouts.cache import SharedPromptCache
 
 
@@ -54,10 +55,10 @@ class SharedPrompts:
         """Forward the prompts."""
         first: Tensor | None = None
         for chunk in _chunks(self.prompts, self.prefill_tokens):
-            ids, _, positions = _left_pad([self.prompts[i] for i in chunk], self.lengths.device)
-            rows = torch.tensor(chunk, device=ids.device)
-            self.cache.begin_prefill(rows, self.lengths[rows])
-            logits = self.forward(ids, positions, self.cache, None)
+            packing = Packing(Sequences.of_prompts([self.prompts[i] for i in chunk], self.lengths.device))
+            rows = torch.tensor(chunk, device=self.lengths.device)
+            self.cache.begin_prefill(rows, packing)
+            logits = self.forward(packing.ids[None], packing.positions[None], self.cache, kept=packing.last)[0]
             if first is None:
                 first = logits.new_empty(len(self.prompts), logits.shape[-1])
             first[rows] = logits
@@ -67,7 +68,7 @@ class SharedPrompts:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Forward one token per slot."""
-        logits = self.forward(tokens[:, None], self.positions, self.cache, None)
+        logits = self.forward(tokens[:, None], self.positions, self.cache)[:, -1]
         self.cache.advance()
         self.positions = self.positions + 1
         return logits
@@ -91,7 +92,7 @@ class RepeatedPrompts:
 
     def start(self) -> Tensor:
         """Forward the prompts."""
-        logits = self.forward(self.ids, self.positions, self.cache, self.mask)
+        logits = self.forward(self.ids, self.positions, self.cache, self.mask)[:, -1]
         self.cache.batch_repeat_interleave(self.generations)
         self.mask = self.mask.repeat_interleave(self.generations, 0)
         self.positions = self.positions[:, -1:].repeat_interleave(self.generations, 0)
@@ -101,7 +102,7 @@ class RepeatedPrompts:
         """Forward one token per slot."""
         self.positions = self.positions + 1
         self.mask = torch.cat((self.mask, torch.ones_like(self.positions)), 1)
-        return self.forward(tokens[:, None], self.positions, self.cache, self.mask)
+        return self.forward(tokens[:, None], self.positions, self.cache, self.mask)[:, -1]
 
     def compact(self, alive: Tensor) -> tuple[Tensor, Tensor] | None:
         """Drop finished slots."""
@@ -112,7 +113,7 @@ class RepeatedPrompts:
 
 
 class _Forward:
-    """Calls the model for the logits of each row's last position, with the argument names this model knows."""
+    """Calls the model for some positions' logits, with the argument names this model knows."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -120,16 +121,22 @@ class _Forward:
         # Transformers calls the argument `cache` since 5.2x, `past_key_values` before.
         self.cache_name = "cache" if "cache" in self.known else "past_key_values"
 
-    def __call__(self, ids: Tensor, positions: Tensor, cache: Any, mask: Tensor | None) -> Tensor:
+    def __call__(
+        self, ids: Tensor, positions: Tensor, cache: Any, mask: Tensor | None = None, kept: int | Tensor = 1
+    ) -> Tensor:
+        """Logits of the columns ``kept`` or of so many last ones, [B, k, V]."""
         arguments: dict[str, Any] = {
             self.cache_name: cache,
             "position_ids": positions,
             "attention_mask": mask,
-            "logits_to_keep": 1,
+            "logits_to_keep": kept,
             "use_cache": True,
         }
         given = {name: value for name, value in arguments.items() if name in self.known}
-        return self.model(input_ids=ids, **given).logits[:, -1]
+        found: Tensor = self.model(input_ids=ids, **given).logits
+        if "logits_to_keep" in given:
+            return found
+        return found[:, -kept:] if isinstance(kept, int) else found[:, kept]
 
 
 def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,11 +149,13 @@ def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[T
 
 
 def _chunks(prompts: Sequence[Sequence[int]], budget: int) -> Iterator[list[int]]:
-    """Prompts of similar length together, as many as their padded tokens fit the budget."""
+    """As many prompts together as their tokens fit the budget."""
     chunk: list[int] = []
-    for index in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
-        if chunk and len(prompts[chunk[0]]) * (len(chunk) + 1) > budget:
+    tokens = 0
+    for index, prompt in enumerate(prompts):
+        if chunk and tokens + len(prompt) > budget:
             yield chunk
-            chunk = []
+            chunk, tokens = [], 0
         chunk.append(index)
+        tokens += len(prompt)
     yield chunk

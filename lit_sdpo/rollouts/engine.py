@@ -30,7 +30,7 @@ class NativeEngine:
     Args:
         compact_below: Finished rows are dropped when fewer than this share of the rows would remain; 0 never drops any.
         share_prompts: Store each prompt once. ``False`` decodes every model with Transformers' own cache.
-        prefill_tokens: Most prompt tokens, padding included, in one forward.
+        prefill_tokens: Most prompt tokens in one forward.
 
     Example:
         >>> from transformers import Qwen3Config, Qwen3ForCausalLM
