@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import ast
+import binascii
 import json
 import os
 import re
-import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.cell.examiner import UNSUPPORTED
+from lit_sdpo.rewards.cell.wire import SHORT, receive, send
 from lit_sdpo.rewards.contract import Contract
-from lit_sdpo.rewards.sandbox import Isolation, Outcome, Sandbox
+from lit_sdpo.rewards.examiner import Examiners
+from lit_sdpo.rewards.sandbox import Isolation, Sandbox
 
 _FENCE = re.compile(r"[ \t]*```[ \t]*([^\s`]*)[^`]*\Z")
 _PYTHON = {"", "python", "python3", "py"}
@@ -46,8 +49,12 @@ def last_program(text: str) -> str | None:
 class CodeTests(Contract):
     """The last Python block passes every test within its time limit (``code_tests``).
 
-    Programs run in a ``Sandbox``. What a test expects stays outside of it wherever the test says so plainly (the output
-    of a script or function, ``assert f(x) == literal``); other asserts run beside the program.
+    Programs run in a ``Sandbox``, one for each completion. The tests stay outside of it: assertions run in a sandbox of
+    their own, where the program's functions are stand-ins and its results plain data. All tests of a row see the same
+    run of the program; each test of a script is a run of its own. After a test that did not end, the others count as
+    failed.
+
+    The score is 1 if all tests pass; the flag ``passed:k/n`` says how many did.
 
     Args:
         isolation: How programs are kept apart; by default what the environment variable ``LIT_SDPO_SANDBOX`` says, else
@@ -57,28 +64,36 @@ class CodeTests(Contract):
     markers = (r"(?m)^```",)
     form = "Put the complete program in one ```python code block."
 
+    #: Bytes that a script may print.
+    max_output: int = 1 << 20
+
     def __init__(self, isolation: Isolation | None = None) -> None:
         self.sandbox = Sandbox(isolation or cast(Isolation, os.environ.get("LIT_SDPO_SANDBOX", "bubblewrap")))
+        self.examiners = Examiners(self.sandbox)
 
     def prepare(self) -> None:
         """Check that programs can be isolated here."""
         self.sandbox.prepare()
 
     def judge(self, text: str, ground_truth: str) -> Verdict:
-        """Run the tests in order up to the first that fails."""
+        """Run the tests and count those that pass."""
         program = last_program(text)
         if program is None or not program.strip():
             return self.missing()
         tests = json.loads(ground_truth)
-        if not tests["inputs"]:
+        count = len(tests["inputs"])
+        if not count:
             return Verdict(None, "", ("no_tests",))
         program = "\n".join(part for part in (tests.get("context"), program) if part)
-        count = len(tests["inputs"])
-        for index, (given, expected) in enumerate(zip(tests["inputs"], tests["outputs"], strict=True)):
-            fault = self._fault(program, tests, given, expected)
-            if fault:
-                return Verdict(0.0, f"Test {index + 1} of {count}: {fault}", (f"passed:{index}/{count}",))
-        return Verdict(1.0)
+        run = self._scripts if tests["testtype"] == "stdin" else self._functions
+        faults = list(run(program, tests, float(tests["time_limit"])))
+        first = next((index for index, fault in enumerate(faults) if fault), None)
+        if first is None and len(faults) == count:
+            return Verdict(1.0)
+        if first is None or UNSUPPORTED in faults:
+            return Verdict(None, "", ("verifier_failed", "verifier_failed:test"))
+        passed = sum(not fault for fault in faults)
+        return Verdict(0.0, f"Test {first + 1} of {count}: {faults[first]}", (f"passed:{passed}/{count}",))
 
     def reference(self, ground_truth: str, extra: Mapping[str, Any]) -> str | None:
         """The reference solution in a code block, where the data has one."""
@@ -90,125 +105,78 @@ class CodeTests(Contract):
         solution = extra.get("reference_solution")
         return f"```python\n{solution.strip()}\n```" if isinstance(solution, str) else None
 
-    def _fault(self, program: str, tests: Mapping[str, Any], given: str, expected: str) -> str:
-        """What is wrong with one test, or an empty text."""
-        seconds = float(tests["time_limit"])
-        if tests["testtype"] == "stdin":
-            outcome = self.sandbox.run({"kind": "script", "program": program}, given.encode(), seconds=seconds)
-            if outcome.ended_by or outcome.exit_code:
-                return _ending(outcome)
-            same = _lines(outcome.output.decode(errors="replace")) == _lines(expected)
-            return "" if same else "the output is wrong."
-        job: dict[str, Any] = {"program": program, "token": secrets.token_hex(16)}
+    def _functions(self, program: str, tests: Mapping[str, Any], seconds: float) -> Iterator[str]:
+        """What is wrong with each test that calls functions, up to the first that did not end."""
+        job = {"function": tests.get("fn_name", ""), "tests": tests["inputs"]}
         if tests["testtype"] == "functional":
-            arguments = [json.loads(line) for line in given.split("\n") if line.strip()]
-            job |= {"kind": "functional", "function": tests["fn_name"], "arguments": arguments}
-            outcome = self.sandbox.run(job, seconds=seconds)
-            return _compare(outcome, [_as_json(json.loads(expected))], job["token"], _as_json)
-        test, values = take_out_expected(given)
-        outcome = self.sandbox.run(job | {"kind": "asserts", "test": test}, seconds=seconds)
-        return _compare(outcome, values, job["token"], lambda value: value)
+            arguments = [[json.loads(line) for line in given.split("\n") if line.strip()] for given in tests["inputs"]]
+            expected = [json.loads(output) for output in tests["outputs"]]
+            job["tests"] = list(zip(arguments, expected, strict=True))
+        cpu = seconds * len(tests["inputs"])
+        with self.sandbox.open({"do": "program.serve", "program": program}, cpu_seconds=cpu) as connection:
+            yield from self.examiners.examine(connection, job, seconds)
+
+    def _scripts(self, program: str, tests: Mapping[str, Any], seconds: float) -> Iterator[str]:
+        """What is wrong with each test of a script, up to the first that did not end."""
+        job = {"do": "program.run_scripts", "program": program, "longest": self.max_output}
+        with self.sandbox.open(job, cpu_seconds=seconds) as connection:
+            for given, expected in zip(tests["inputs"], tests["outputs"], strict=True):
+                try:
+                    send(connection, given)
+                    receive(connection)  # "started"
+                    connection.settimeout(seconds)
+                    started = time.monotonic()
+                    code, output, errors = receive(connection)
+                    late = time.monotonic() - started > seconds
+                except TimeoutError:
+                    yield "the time limit was exceeded."
+                    return
+                except (EOFError, OSError, ValueError):
+                    yield "the program ended before the test did."
+                    return
+                yield (
+                    self._script_fault(code, binascii.a2b_base64(output), errors, given, expected)
+                    if not late
+                    else ("the time limit was exceeded.")
+                )
+
+    def _script_fault(self, code: int, output: bytes, errors: str, given: str, expected: str) -> str:
+        if len(output) > self.max_output:
+            return "too much output was written."
+        shown = f"For the input {_cut(given)}, "
+        if code:
+            return f"{shown}the program ended with an error: {_cut(errors.strip(), end=True)}"
+        printed = output.decode(errors="replace")
+        return "" if _lines(printed) == _lines(expected) else f"{shown}it printed {_cut(printed)}, which is wrong."
 
 
-def take_out_expected(test: str) -> tuple[str, list[Any]]:
-    r"""Replace every plain ``assert expression == literal`` by a report of the expression; return test and literals.
-
-    Asserts at the top and in a function ``check`` that runs once are plain. Others stay as they are.
+def share_passed(
+    prompts: list[Any], completions: list[Any], flags: list[tuple[str, ...]] | None = None, **columns: list[Any]
+) -> list[float | None]:
+    """Share of the tests (or cells) that passed, as a reward beside the verifier's: ``components: {passed: <path>}``.
 
     Example:
-        >>> take_out_expected("x = 2\nassert add(x, 2) == 4")
-        ('x = 2\n__report__(add(x, 2))', [4])
+        >>> share_passed(["?", "?"], ["", ""], flags=[("passed:1/4",), ()], scores=[0.0, 1.0])
+        [0.25, 1.0]
     """
-    try:
-        tree = ast.parse(test)
-    except (SyntaxError, ValueError, RecursionError):
-        return test, []
-    values: list[Any] = []
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "check"]
-    body: list[ast.stmt] = []
-    for statement in tree.body:
-        if isinstance(statement, ast.FunctionDef) and statement.name == "check" and len(calls) == 1:
-            statement.body = [_reported(inner, values) for inner in statement.body]
-        body.append(_reported(statement, values))
-    tree.body = body
-    return ast.unparse(ast.fix_missing_locations(tree)), values
+    scores = columns.get("scores") or [None] * len(completions)
+    counts = [next((flag for flag in each if _COUNT.match(flag)), "") for each in flags or [()] * len(completions)]
+    return [
+        int(found[1]) / int(found[2]) if (found := _COUNT.match(count)) else score
+        for count, score in zip(counts, scores, strict=True)
+    ]
 
 
-def _reported(statement: ast.stmt, values: list[Any]) -> ast.stmt:
-    if not (isinstance(statement, ast.Assert) and isinstance(statement.test, ast.Compare)):
-        return statement
-    compare = statement.test
-    if len(compare.ops) != 1 or not isinstance(compare.ops[0], ast.Eq):
-        return statement
-    try:
-        value = ast.literal_eval(compare.comparators[0])
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return statement
-    values.append(value)
-    call = ast.Call(ast.Name("__report__", ast.Load()), [compare.left], [])
-    return ast.copy_location(ast.Expr(call), statement)
+_COUNT = re.compile(r"(?:passed|cells):(\d+)/(\d+)\Z")
 
 
-def _compare(outcome: Outcome, expected: list[Any], token: str, view: Any) -> str:
-    """Compare the reported values with what was expected, in order, and ask for the token at the end."""
-    if outcome.ended_by:
-        return _ending(outcome)
-    values: list[Any] = []
-    ended = False
-    for line in outcome.output.split(b"\n"):
-        try:
-            kind, content = json.loads(line)
-            if kind == "error":
-                where, name, message = (str(part) for part in content)
-                return f"the {where} raised {name}" + (f": {message}" if message else ".")
-            if kind == "value":
-                values.append(view(_value(content)))
-            ended = ended or (kind == "end" and secrets.compare_digest(str(content), token))
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue
-    if values != expected[: len(values)] or len(values) > len(expected):
-        return "the function returned a wrong value."
-    return "" if ended and len(values) == len(expected) else _ending(outcome)
-
-
-_READERS: dict[str, Any] = {
-    "plain": lambda x: x,
-    "int": lambda x: int(x, 16),
-    "float": float.fromhex,
-    "complex": lambda x: complex(*map(float.fromhex, x)),
-    "str": str,
-    "bytes": bytes.fromhex,
-    "list": lambda x: [_value(item) for item in x],
-    "tuple": lambda x: tuple(_value(item) for item in x),
-    "set": lambda x: {_value(item) for item in x},
-    "dict": lambda x: {_value(key): _value(value) for key, value in x},
-    "opaque": lambda x: object(),
-}
-
-
-def _value(content: Any) -> Any:
-    kind, data = content
-    return _READERS[kind](data)
-
-
-def _as_json(value: Any) -> Any:
-    """The value as JSON has it: tuples are lists, and booleans are not numbers."""
-    if isinstance(value, bool):
-        return "boolean", value
-    if isinstance(value, list | tuple):
-        return [_as_json(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _as_json(item) for key, item in value.items()}
-    return value
+def _cut(text: str, *, end: bool = False) -> str:
+    """A text short enough to show, its end or its beginning."""
+    text = text.rstrip()
+    if len(text) <= SHORT:
+        return repr(text) if not end else text
+    return "..." + text[-SHORT:] if end else repr(text[:SHORT]) + "..."
 
 
 def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().split("\n")]
-
-
-def _ending(outcome: Outcome) -> str:
-    if outcome.ended_by == "time":
-        return "the time limit was exceeded."
-    if outcome.ended_by == "output":
-        return "too much output was written."
-    return "the program ended with an error." if outcome.exit_code else "the program ended before the test did."

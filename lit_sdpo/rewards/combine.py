@@ -81,8 +81,12 @@ class WeightedRewards:
         completion_ids: list[list[int]] | None = None,
         **columns: list[Any],
     ) -> Scores:
-        """Score N completions; ``columns`` go to the rewards by name, one value per completion."""
+        """Score N completions; ``columns`` go to the rewards by name, one value per completion.
+
+        So do the verifier's ``scores`` and ``flags``.
+        """
         results: dict[str, Any] = {"verifier": [verdict.score for verdict in verdicts]}
+        columns = {"scores": results["verifier"], "flags": [verdict.flags for verdict in verdicts], **columns}
         waiting: dict[str, Awaitable[Any]] = {}
         for name, reward in self.components.items():
             try:

@@ -2,149 +2,142 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import marshal
 import os
-import selectors
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.rewards.cell.limits import landlock_version
+from lit_sdpo.rewards.cell.wire import send
 
-Isolation = Literal["bubblewrap", "rlimits"]
+Isolation = Literal["bubblewrap", "landlock", "rlimits"]
 
-_HARNESS = Path(__file__).with_name("sandbox_harness.py")
-_START_SECONDS = 20.0  # Interpreter and namespaces on a busy machine; not the program's time.
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one run.
-
-    Attributes:
-        output: What was written to standard output, at most ``max_output`` bytes.
-        exit_code: The exit code; negative or above 128 for a signal, ``None`` if it was killed from here.
-        ended_by: Why it was killed from here: ``"time"``, ``"output"``, or ``""``.
-    """
-
-    output: bytes
-    exit_code: int | None
-    ended_by: Literal["", "time", "output"] = ""
+START_SECONDS = 30.0  # Interpreter and namespaces on a busy machine; not the program's time.
+_CELL = Path(__file__).resolve().with_name("cell")
+_BOOT = """
+import marshal, os, sys
+def read(size):
+    data = b""
+    while len(data) < size:
+        data += os.read(0, size - len(data)) or sys.exit(1)
+    return data
+package = sys.modules["cell"] = type(sys)("cell")
+for name, code in marshal.loads(read(int.from_bytes(read(8), "big"))):
+    module = sys.modules["cell." + name] = type(sys)("cell." + name)
+    module.__package__ = "cell"
+    setattr(package, name, module)
+    exec(code, module.__dict__)
+module.main()
+"""
 
 
 class Sandbox:
-    """Runs one Python program per call in a fresh process that is gone when the call returns.
+    """A place for one Python program, which is gone with all its processes when the place is closed.
 
-    With ``"bubblewrap"`` the program has its own namespaces: no network, only the interpreter and the system libraries
-    (read-only), a private ``/tmp`` in memory, none of the caller's environment, processes or files. With ``"rlimits"``
-    it is an ordinary process of the user with limits on processor time, memory, file size and processes: it can read
-    and delete whatever the user can. That is never chosen unless named.
+    Every program runs under limits on processor time, memory, file size and open files, and under a seccomp filter
+    (x86-64, 64-bit ARM) that refuses new processes, network, signals to others, tracing, namespaces, mounts and the
+    rarer parts of the kernel. Around that:
+
+    - ``"bubblewrap"`` has namespaces of its own: no network, only the interpreter and the system libraries (read-only),
+      a private ``/tmp`` in memory, none of the caller's environment, processes or files.
+    - ``"landlock"`` (Linux 5.13, needs no privilege) leaves the interpreter and the system libraries for reading and
+      one private folder for writing. The program sees that other files and processes exist.
+    - ``"rlimits"`` has nothing around: the program can read and delete whatever the user can.
+
+    The weaker two are never chosen unless named. Programs have the standard library and nothing else.
 
     Args:
-        isolation: ``"bubblewrap"``, or ``"rlimits"`` if you accept that.
+        isolation: One of the three.
         memory: Address space in bytes.
-        max_output: Bytes of standard output after which the program is killed.
+        max_file: Bytes of the largest file a program may write, its output included.
     """
 
-    def __init__(
-        self, isolation: Isolation = "bubblewrap", *, memory: int = 1 << 30, max_output: int = 1 << 20
-    ) -> None:
-        if isolation not in ("bubblewrap", "rlimits"):
-            raise UserError(f"no such isolation {isolation!r}", where="isolation", fix="use bubblewrap or rlimits")
-        self.isolation, self.memory, self.max_output = isolation, memory, max_output
+    def __init__(self, isolation: Isolation = "bubblewrap", *, memory: int = 1 << 30, max_file: int = 16 << 20) -> None:
+        if isolation not in get_args(Isolation):
+            raise UserError(
+                f"no such isolation {isolation!r}", where="isolation", fix="use bubblewrap, landlock or rlimits"
+            )
+        self.isolation, self.memory, self.max_file = isolation, memory, max_file
 
     def prepare(self) -> None:
         """Check that programs can be isolated here.
 
         Raises:
-            UserError: If bubblewrap is missing or may not make namespaces on this machine.
+            UserError: If what the isolation needs is missing on this machine.
         """
         if self.isolation == "bubblewrap":
             _check_bubblewrap()
+        if self.isolation == "landlock" and (version := landlock_version()) < 1:
+            raise UserError(
+                f"this kernel has no Landlock (version {version})",
+                where="code_tests",
+                fix="use bubblewrap, or Linux 5.13 or later with Landlock enabled",
+            )
 
-    def run(self, job: dict[str, Any], stdin: bytes = b"", *, seconds: float) -> Outcome:
-        """Run ``job`` in the harness with ``stdin`` behind it.
+    @contextlib.contextmanager
+    def open(self, job: dict[str, Any], *, cpu_seconds: float) -> Iterator[socket.socket]:
+        """Start ``job["do"]``, a ``module.function`` of ``cell``, and give the connection to it; kill it at the end.
 
-        Args:
-            job: What the harness is to do, see ``sandbox_harness``.
-            stdin: The program's standard input.
-            seconds: Wall time of the program, counted from the moment it starts.
+        The connection's timeout is that of the start; the process says ``"started"`` when the program's time begins.
         """
         self.prepare()
-        limits = {"cpu": int(seconds) + 2, "memory": self.memory, "file": 16 << 20, "processes": 64}
-        message = json.dumps({**job, "limits": limits}).encode()
-        with subprocess.Popen(
-            self._command(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-            cwd="/",
-            start_new_session=True,
-        ) as process:
+        ours, theirs = socket.socketpair()
+        bubblewrap = self.isolation == "bubblewrap"
+        with tempfile.TemporaryDirectory(prefix="program-", ignore_cleanup_errors=True) as folder, ours:
+            with theirs:
+                process = subprocess.Popen(
+                    _command(bubblewrap),
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": folder},
+                    cwd=folder,
+                    start_new_session=True,
+                )
+            limits = {
+                "cpu": int(cpu_seconds) + 2,
+                "memory": self.memory,
+                "file": self.max_file,
+                "open_files": 128,
+                # Without a user namespace it would count the user's other processes; the filter forbids new ones.
+                "processes": 64 if bubblewrap else None,
+                "folder": folder if self.isolation == "landlock" else None,
+            }
             try:
-                output, ended_by = self._exchange(process, b"%d\n" % len(message) + message + stdin, seconds)
+                ours.settimeout(START_SECONDS)
+                parts = _compiled("limits", "wire", job["do"].partition(".")[0], "start")
+                ours.sendall(len(parts).to_bytes(8, "big") + parts)
+                send(ours, {**job, "limits": limits})
+                yield ours
             finally:
-                _kill_group(process)
-        return Outcome(output, None if ended_by else process.returncode, ended_by)
-
-    def _exchange(
-        self, process: subprocess.Popen[bytes], message: bytes, seconds: float
-    ) -> tuple[bytes, Literal["", "time", "output"]]:
-        """Write the message and read the output side by side, so that neither pipe can block the other."""
-        assert process.stdin is not None
-        assert process.stdout is not None
-        deadline = time.monotonic() + _START_SECONDS
-        output, rest, started = bytearray(), memoryview(message), False
-        os.set_blocking(process.stdin.fileno(), False)
-        with selectors.DefaultSelector() as ready:
-            ready.register(process.stdin, selectors.EVENT_WRITE)
-            ready.register(process.stdout, selectors.EVENT_READ)
-            while process.stdout in (key.fileobj for key in ready.get_map().values()):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return bytes(output), "time"
-                for key, _ in ready.select(left):
-                    if key.fileobj is process.stdout:
-                        chunk = os.read(process.stdout.fileno(), 65536)
-                        if chunk and not started:  # The harness writes one byte when it hands over to the program.
-                            started, chunk, deadline = True, chunk[1:], time.monotonic() + seconds
-                            if not chunk:
-                                continue
-                        output += chunk
-                        if len(output) > self.max_output:
-                            return bytes(output[: self.max_output]), "output"
-                        if not chunk:
-                            ready.unregister(process.stdout)
-                    else:
-                        try:
-                            rest = rest[os.write(process.stdin.fileno(), rest[:65536]) :]
-                        except BrokenPipeError:
-                            rest = rest[:0]
-                        if not rest:
-                            ready.unregister(process.stdin)
-                            _close(process)
-        # A program may close its output and go on: the end of the output is not the end of the program.
-        try:
-            process.wait(timeout=max(deadline - time.monotonic(), 0.01))
-        except subprocess.TimeoutExpired:
-            return bytes(output), "time"
-        return bytes(output), ""
-
-    def _command(self) -> list[str]:
-        interpreter = os.path.realpath(sys.executable)
-        if self.isolation == "rlimits":
-            return [interpreter, "-I", "-B", str(_HARNESS)]
-        return [*_bubblewrap(), interpreter, "-I", "-B", "/harness.py"]
+                _kill(process, bubblewrap)
 
 
-def _bubblewrap() -> list[str]:
+def _command(bubblewrap: bool) -> list[str]:
+    interpreter = [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", _BOOT]
+    return [*_bubblewrap(), *interpreter] if bubblewrap else interpreter
+
+
+@cache
+def _compiled(*names: str) -> bytes:
+    """Modules of ``cell``, compiled: inside, there is no file of ours and no time to compile."""
+    paths = [_CELL / f"{name}.py" for name in names]
+    codes = [compile(path.read_bytes(), path.name, "exec", dont_inherit=True) for path in paths]
+    return marshal.dumps(list(zip(names, codes, strict=True)))
+
+
+@cache
+def _bubblewrap() -> tuple[str, ...]:
     """The command in front of the interpreter."""
     command = ["bwrap", "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
     command += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
@@ -155,15 +148,15 @@ def _bubblewrap() -> list[str]:
     for folder in {os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix)}:
         if not folder.startswith("/usr/") and folder != "/usr":
             command += ["--ro-bind", folder, folder]
-    command += ["--ro-bind", str(_HARNESS.resolve()), "/harness.py"]
-    command += ["--proc", "/proc", "--dev", "/dev", "--size", str(64 << 20), "--tmpfs", "/tmp", "--chdir", "/tmp"]
-    return [*command, "--remount-ro", "/"]
+    command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+    command += ["--size", str(64 << 20), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
+    return tuple(command)
 
 
 @cache
 def _check_bubblewrap() -> None:
     # Failures raise and are not cached, so a later installation is seen.
-    accept = "set LIT_SDPO_SANDBOX=rlimits only if the programs may do whatever your user may do"
+    accept = "set LIT_SDPO_SANDBOX=landlock (weaker) or rlimits (the programs may do whatever your user may do)"
     if shutil.which("bwrap") is None:
         raise UserError(
             "programs written by a model run only inside bubblewrap, which is not installed",
@@ -172,7 +165,7 @@ def _check_bubblewrap() -> None:
         )
     interpreter = os.path.realpath(sys.executable)
     probe = subprocess.run(
-        [*_bubblewrap(), interpreter, "-I", "-c", "pass"], capture_output=True, text=True, timeout=60, check=False
+        [*_bubblewrap(), interpreter, "-I", "-S", "-c", "pass"], capture_output=True, text=True, timeout=60, check=False
     )
     if probe.returncode:
         raise UserError(
@@ -182,16 +175,16 @@ def _check_bubblewrap() -> None:
         )
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill whatever is left of the run; bubblewrap takes its whole process namespace with it."""
+def _kill(process: subprocess.Popen[bytes], bubblewrap: bool) -> None:
+    """Kill whatever is left of the run, and return when it is gone."""
+    if not bubblewrap:
+        process.kill()  # The filter let it start no other.
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        process.kill()
-    _close(process)
-    process.wait()
-
-
-def _close(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None and not process.stdin.closed:
-        process.stdin.close()
+        # In bubblewrap the child is the first process of the namespace: it goes last, and bubblewrap after it.
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        process.wait(5)
+    except (OSError, subprocess.TimeoutExpired):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

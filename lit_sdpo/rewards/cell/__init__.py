@@ -1,0 +1,1 @@
+"""What runs inside the sandbox: nothing here imports anything but the standard library."""
