@@ -38,6 +38,7 @@ PUBLIC = [
     "NamedTask",
     "NativeEngine",
     "OnPolicyModule",
+    "ParameterDrift",
     "Reprompt",
     "RestartTeacher",
     "Reward",

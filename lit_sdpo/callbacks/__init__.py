@@ -5,6 +5,7 @@ from lit_sdpo.callbacks.evaluation import InitialEvaluation
 from lit_sdpo.callbacks.export import ExportPolicy
 from lit_sdpo.callbacks.forgetting import ForgettingMatrix
 from lit_sdpo.callbacks.memory import MemoryBudget
+from lit_sdpo.callbacks.parameter_drift import ParameterDrift
 from lit_sdpo.callbacks.progress import StreamProgressBar
 from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.callbacks.samples import SampleLogger
@@ -15,6 +16,7 @@ __all__ = [
     "ForgettingMatrix",
     "InitialEvaluation",
     "MemoryBudget",
+    "ParameterDrift",
     "RolloutCallback",
     "SampleLogger",
     "StageCheckpoint",
