@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.attention import recomputation_contexts
+from lit_sdpo.policies.fused import fuse
 
 #: ``model_name`` of the small model that ships with the package.
 MICRO = "micro"
@@ -131,6 +132,7 @@ def load_policy(
         raise UserError(
             f"cannot load {model_name!r} ({_first_line(error)})", where=WHERE, fix="check the name"
         ) from error
+    fuse(policy)
     if gradient_checkpointing:
         # Renamed in the course of Transformers 5.
         old = policy.gradient_checkpointing_enable
