@@ -155,7 +155,8 @@ class Report:
             if count > SHOWN:
                 yield f"  ... and {count - SHOWN} more (--json lists all)"
         rows = sum(group.rows for group in self.groups)
-        yield f"\n{rows} rows, {len(self.findings)} findings" if self.findings else f"\n{rows} rows, nothing wrong"
+        found = len(self.findings)
+        yield f"\n{rows} rows, " + (f"{found} finding{'s' * (found > 1)}" if found else "nothing wrong")
 
 
 _QUANTILES = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}
