@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lit_sdpo.functional.divergence import divergence, log_softmax, sampled_divergence, top_k_with_tail
 from lit_sdpo.functional.importance import importance_clip as clipped_ratio
-from lit_sdpo.functional.precision import fill_masked
+from lit_sdpo.functional.precision import fill_masked, tempered
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """``log softmax(logits)[ids]``; the softmax itself is made in the backward pass only."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
+        total = logits.logsumexp(-1)
+        ctx.save_for_backward(logits, ids, total)
+        return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        logits, ids, total = ctx.saved_tensors
+        grad = grad.unsqueeze(-1)
+        made = (logits - total.unsqueeze(-1)).exp_().mul_(-grad)
+        return made.scatter_add_(-1, ids.unsqueeze(-1), grad), None
 
 
 def token_logprobs_from_logits(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
@@ -17,7 +39,8 @@ def token_logprobs_from_logits(logits: Tensor, ids: Tensor, temperature: float =
         ids: int64 [...].
         temperature: Divides the logits.
     """
-    return log_softmax(logits, temperature).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    result: Tensor = _TokenLogprobs.apply(tempered(logits, temperature), ids)
+    return result
 
 
 def sdpo_loss(

@@ -42,6 +42,35 @@ def mix_logits(reference_logits: Tensor, teacher_logits: Tensor, mix: float) -> 
     return (1 - mix) * reference_logits + mix * teacher_logits
 
 
+def _outside(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Exponentials of the entries outside ``ids``, relative to the largest of them; their sum; the log of their mass.
+
+    Where nothing is outside, the sum is 1 and the log is -inf.
+    """
+    mass = logits.scatter(-1, ids, -torch.inf)
+    peak = mass.amax(-1, keepdim=True)
+    peak = peak.masked_fill(peak == -torch.inf, 0.0)
+    mass.sub_(peak).exp_()
+    total = mass.sum(-1)
+    empty = total == 0
+    total.masked_fill_(empty, 1.0)
+    return mass, total, (total.log() + peak.squeeze(-1)).masked_fill_(empty, -torch.inf)
+
+
+class _LogTailMass(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
+        mass, total, log_mass = _outside(logits, ids)
+        ctx.save_for_backward(mass, total)
+        return log_mass
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        mass, total = ctx.saved_tensors
+        return mass * (grad / total).unsqueeze(-1), None
+
+
 def log_tail_mass(logits: Tensor, ids: Tensor) -> Tensor:
     """Unnormalised log-mass outside a support: ``logsumexp`` over the entries that are not in ``ids``.
 
@@ -54,12 +83,26 @@ def log_tail_mass(logits: Tensor, ids: Tensor) -> Tensor:
     Returns:
         [...]; -inf, with gradient 0, where nothing is outside.
     """
-    outside = logits.scatter(-1, ids, -torch.inf)
-    peak = outside.detach().amax(-1, keepdim=True)
-    peak = peak.masked_fill(peak == -torch.inf, 0.0)
-    total = (outside - peak).exp().sum(-1)
-    empty = total == 0
-    return (total.masked_fill(empty, 1.0).log() + peak.squeeze(-1)).masked_fill(empty, -torch.inf)
+    result: Tensor = _LogTailMass.apply(logits, ids)
+    return result
+
+
+class _OnSupport(torch.autograd.Function):
+    """Log-probabilities on a support and of the rest, with a gradient that is written once."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
+        mass, total, log_mass = _outside(logits, ids)
+        logprobs = torch.log_softmax(torch.cat([logits.gather(-1, ids), log_mass.unsqueeze(-1)], -1), -1)
+        ctx.save_for_backward(mass, total, ids, logprobs)
+        return logprobs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        mass, total, ids, logprobs = ctx.saved_tensors
+        grad = grad - logprobs.exp() * grad.sum(-1, keepdim=True)
+        return (mass * (grad[..., -1] / total).unsqueeze(-1)).scatter_(-1, ids, grad[..., :-1]), None
 
 
 def on_support(logits: Tensor, ids: Tensor, *, tail: bool, temperature: float = 1.0) -> Tensor:
@@ -75,10 +118,10 @@ def on_support(logits: Tensor, ids: Tensor, *, tail: bool, temperature: float = 
         [..., K + 1] with the tail last, or [..., K].
     """
     scaled = tempered(logits, temperature)
-    inside = scaled.gather(-1, ids)
     if tail:
-        inside = torch.cat([inside, log_tail_mass(scaled, ids).unsqueeze(-1)], -1)
-    return torch.log_softmax(inside, -1)
+        result: Tensor = _OnSupport.apply(scaled, ids)
+        return result
+    return torch.log_softmax(scaled.gather(-1, ids), -1)
 
 
 def top_k_with_tail(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
@@ -49,10 +50,16 @@ def bootstrap_means(values: Tensor, resamples: int = 2000, seed: int = 0) -> Ten
     """
     values = at_least_float32(values).cpu()
     n = len(values)
+    counts = _draws(n, resamples, seed).to(values.dtype)
+    return (counts @ values.reshape(n, -1) / n).view(resamples, *values.shape[1:])
+
+
+@lru_cache(maxsize=8)
+def _draws(n: int, resamples: int, seed: int) -> Tensor:
+    """How often each of n prompts is in each resample, int16 [S, n]."""
     drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
     drawn += n * torch.arange(resamples)[:, None]
-    counts = drawn.flatten().bincount(minlength=resamples * n).view(resamples, n)
-    return (counts.to(values.dtype) @ values.reshape(n, -1) / n).view(resamples, *values.shape[1:])
+    return drawn.flatten().bincount(minlength=resamples * n).view(resamples, n).short()
 
 
 def percentile_interval(draws: Tensor, confidence: float = 0.95) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_sdpo.functional import token_logprobs_from_logits
+from lit_sdpo.functional import importance_clip, token_logprobs_from_logits
+from lit_sdpo.functional.precision import tempered
 from lit_sdpo.policies.copies import FixedWeights
 from lit_sdpo.policies.scoring import Scorer, completion_hidden
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
@@ -89,7 +90,7 @@ class Tokens:
     def __init__(self, slice_: Slice, span: slice, logits: Tensor) -> None:
         self.slice, self.span = slice_, span
         self.temperature = slice_.batch.temperature or 1.0
-        self.logits = logits / self.temperature
+        self.logits = tempered(logits, self.temperature)
         self.ids, self.rows = slice_.ids[span], slice_.rows[span]
 
     @cached_property
@@ -103,15 +104,21 @@ class Tokens:
         batch = self.slice.batch
         return self.logprobs.detach() if batch.fresh else batch.old_logprobs[self.slice.mask][self.span]
 
+    def importance(self, clip: float) -> Tensor:
+        """``min(π / π_old, clip)`` of each sampled token, [m], without gradient; 1 on fresh rollouts."""
+        if self.slice.batch.fresh:
+            return torch.ones(len(self.ids), device=self.ids.device)
+        return importance_clip(self.logprobs, self.old_logprobs, clip)
+
     @cached_property
     def teacher_logits(self) -> Tensor:
         """The teacher's logits at the same temperature, [m, V] without gradient; zeros for rows without a context."""
-        found = self.slice.teacher(self.span) / self.temperature
+        found = tempered(self.slice.teacher(self.span), self.temperature)
         return found if found.shape == self.logits.shape else torch.zeros_like(self.logits)
 
     def logits_of(self, weights: FixedWeights) -> Tensor:
         """Other weights' logits after the student's prompt, [m, V], without gradient."""
-        return self.slice.scored_by(weights)(self.span) / self.temperature
+        return tempered(self.slice.scored_by(weights)(self.span), self.temperature)
 
     def of(self, values: Tensor) -> Tensor:
         """The entries of per-row [N] or per-token [N, T] values that belong to these tokens, [m]."""

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_sdpo.functional import importance_clip, sdpo_loss
+from lit_sdpo.functional import sdpo_loss
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.grpo import PolicyGradient
 from lit_sdpo.modules.objective import Term, Tokens, judged
@@ -73,7 +73,7 @@ class Distillation(Term):
     def losses(self, tokens: Tokens, part: Part) -> Tensor:
         """The divergence, times the bounded importance weight."""
         losses = self.divergence(tokens)
-        ratio = importance_clip(tokens.logprobs, tokens.old_logprobs, self.importance_clip)
+        ratio = tokens.importance(self.importance_clip)
         module = tokens.slice.module
         module.tally_mean("sdpo/divergence", losses, tokens, part)
         module.tally_mean("sdpo/importance_weight", ratio, tokens, part)

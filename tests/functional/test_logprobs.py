@@ -177,8 +177,10 @@ def test_memory_grows_with_the_chunk_and_never_holds_all_logits(chunk_size):
 
 
 def test_default_chunk_size():
-    assert default_chunk_size(150_000, torch.device("cpu")) == 55
-    assert default_chunk_size(10**9, torch.device("cpu")) == 1
+    assert default_chunk_size(32_768, torch.device("cpu")) == 128
+    assert default_chunk_size(512, torch.device("cpu")) == 8192
+    assert default_chunk_size(150_000, torch.device("cpu")) == 128
+    assert default_chunk_size(150_000, torch.device("cuda")) == 447
     with pytest.raises(ValueError, match="chunk_size"):
         token_logprobs(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, dtype=torch.long), chunk_size=0)
 
