@@ -15,7 +15,9 @@ from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional.reduce import Totals, count, token_weights
 from lit_sdpo.policies.load import render_all
+from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.combine import WeightedRewards
+from lit_sdpo.rewards.failures import FailureLimit, count_failures
 from lit_sdpo.rollouts.engine import NativeEngine
 from lit_sdpo.rollouts.generate import Generation, generate
 from lit_sdpo.rollouts.prompts import PromptBatch
@@ -55,10 +57,12 @@ class RolloutCallback(Callback):
             are replaced by groups of further prompts. Each rank decides for its own prompts.
         max_prompt_tokens: Longest allowed prompt (the paper: 2,048). A longer one is an error before the first step.
         seed: Seed of everything that is sampled; ``None`` takes that of ``seed_everything``.
+        max_verifier_failures: Highest share of completions on which the verifier may raise, hang or crash, over at
+            least 50 of them; such completions have no score.
 
     Raises:
-        UserError: The module lacks what is needed, a prompt exceeds the budget, or prompt and completion exceed what
-            tokenizer or model can read.
+        UserError: The module lacks what is needed, a prompt exceeds the budget, prompt and completion exceed what
+            tokenizer or model can read, or the verifier fails too often.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class RolloutCallback(Callback):
         resample_rounds: int = 0,
         max_prompt_tokens: int = 2048,
         seed: int | None = None,
+        max_verifier_failures: float = 0.05,
     ) -> None:
         if num_generations < 1:
             raise ValueError(f"num_generations must be at least 1, got {num_generations}")
@@ -84,10 +89,12 @@ class RolloutCallback(Callback):
         self.seed = run_seed(seed)
         #: Mean score of each item in the last evaluation: task -> item id -> score.
         self.item_scores: dict[str, dict[str, float]] = {}
+        self.failures = FailureLimit(max_verifier_failures)
         self._longest = (0, "", 0)
         self._slices: list[LossBatch] = []
         self._contributing = 0
         self._evaluation = EvaluationScores(torch.device("cpu"))
+        self._evaluated: list[Verdict] = []
 
     # ------------------------------------------------------------------------------------------------- before the run
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -216,6 +223,8 @@ class RolloutCallback(Callback):
 
         made = draw(batch)
         log_rollouts(trainer, module, batch.task.name, made)
+        share = self._failure_share(trainer, module, made.rollouts.verdicts)
+        module.log("rollout/failures/verifier", share, on_step=True, on_epoch=False, batch_size=1)
         rollouts = made.rollouts
         for number in range(self.resample_rounds if batch.spare else 0):
             if len(uneven_groups(rollouts)) == len(batch):
@@ -226,6 +235,13 @@ class RolloutCallback(Callback):
         for replay in replays:
             replay.replayed = torch.ones_like(replay.rewards, dtype=torch.bool)
         return Rollouts.cat([rollouts, *replays]) if replays else rollouts
+
+    def _failure_share(self, trainer: pl.Trainer, module: Any, verdicts: list[Verdict]) -> float:
+        """Share of verdicts over all ranks that are failures; the run stops on all of them where it is too high."""
+        own = torch.tensor([count_failures(verdicts), len(verdicts)], device=module.device)
+        failed, seen = trainer.strategy.reduce(own, reduce_op="sum").tolist()
+        self.failures.add(failed, seen)
+        return failed / max(seen, 1)
 
     def _normalise(self, trainer: pl.Trainer, module: Any, window: LossBatch) -> None:
         """Set the weights of each term from its counts over all ranks."""
@@ -242,6 +258,7 @@ class RolloutCallback(Callback):
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin a new evaluation."""
         self._evaluation = EvaluationScores(pl_module.device)
+        self._evaluated = []
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -264,6 +281,7 @@ class RolloutCallback(Callback):
             stream=(split, batch.task.name),
         )
         self._evaluation.add(batch, made.rollouts)
+        self._evaluated += made.rollouts.verdicts
         _show(trainer, pl_module, made.rollouts, task=batch.task.name, split=split, stage=trainer.current_epoch)
 
     on_test_batch_start = on_validation_batch_start
@@ -271,6 +289,7 @@ class RolloutCallback(Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log what was measured, per task."""
         prefix, loaders = ("test", trainer.test_dataloaders) if trainer.testing else ("val", trainer.val_dataloaders)
+        self._failure_share(trainer, pl_module, self._evaluated)
         self.item_scores = self._evaluation.log(pl_module, prefix, loaders, trainer.global_step)  # type: ignore[arg-type]
 
     on_test_epoch_end = on_validation_epoch_end

@@ -24,6 +24,16 @@ class Verdict:
     flags: tuple[str, ...] = ()
 
 
+def failed(reason: str) -> Verdict:
+    """An abstention because the verifier itself failed; these are counted, and too many stop a run.
+
+    Example:
+        >>> failed("KeyError").flags
+        ('verifier_failed', 'verifier_failed:KeyError')
+    """
+    return Verdict(None, "", ("verifier_failed", f"verifier_failed:{reason}"))
+
+
 @runtime_checkable
 class Verifier(Protocol):
     """Judges one completion against one row. Never raises on any completion."""

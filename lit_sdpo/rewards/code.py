@@ -8,14 +8,17 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.base import Verdict, failed
 from lit_sdpo.rewards.cell.examiner import UNSUPPORTED
 from lit_sdpo.rewards.cell.wire import SHORT, receive, send
 from lit_sdpo.rewards.contract import Contract
 from lit_sdpo.rewards.examiner import Examiners
 from lit_sdpo.rewards.sandbox import Isolation, Sandbox
+
+if TYPE_CHECKING:
+    from lit_sdpo.data.task import Row
 
 _FENCE = re.compile(r"[ \t]*```[ \t]*([^\s`]*)[^`]*\Z")
 _PYTHON = {"", "python", "python3", "py"}
@@ -64,6 +67,8 @@ class CodeTests(Contract):
     markers = (r"(?m)^```",)
     form = "Put the complete program in one ```python code block."
 
+    isolated = True
+
     #: Bytes that a script may print.
     max_output: int = 1 << 20
 
@@ -74,6 +79,14 @@ class CodeTests(Contract):
     def prepare(self) -> None:
         """Check that programs can be isolated here."""
         self.sandbox.prepare()
+
+    def seconds(self, row: Row) -> float:
+        """More than all tests may take together; the sandbox stops each in time."""
+        try:
+            tests = json.loads(row.ground_truth)
+            return 120.0 + len(tests["inputs"]) * float(tests["time_limit"])
+        except (ValueError, TypeError, KeyError):
+            return 120.0
 
     def judge(self, text: str, ground_truth: str) -> Verdict:
         """Run the tests and count those that pass."""
@@ -91,7 +104,7 @@ class CodeTests(Contract):
         if first is None and len(faults) == count:
             return Verdict(1.0)
         if first is None or UNSUPPORTED in faults:
-            return Verdict(None, "", ("verifier_failed", "verifier_failed:test"))
+            return failed("test")
         passed = sum(not fault for fault in faults)
         return Verdict(0.0, f"Test {first + 1} of {count}: {faults[first]}", (f"passed:{passed}/{count}",))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lit_sdpo.errors import UserError
-from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.base import Verdict, failed
 
 if TYPE_CHECKING:
     from lit_sdpo.data.task import Row
@@ -61,6 +61,12 @@ class Contract(ABC):
     #: Regular expressions that find the answer format in a completion.
     markers: ClassVar[tuple[str, ...]] = ()
 
+    #: Whether it may hang or crash on some completion and has to run in a process of its own.
+    isolated: ClassVar[bool] = False
+
+    #: Address space in bytes while it runs in a worker.
+    memory: ClassVar[int | None] = None
+
     #: What to tell a model whose answer is not in the format.
     form: ClassVar[str] = ""
 
@@ -75,8 +81,10 @@ class Contract(ABC):
             raise
         except RecursionError:
             return self.malformed("The answer is nested too deeply to be read.")
+        except MemoryError:
+            return self.unfinished("memory")
         except Exception as error:
-            return Verdict(None, "", ("verifier_failed", f"verifier_failed:{type(error).__name__}"))
+            return failed(type(error).__name__)
 
     @abstractmethod
     def judge(self, text: str, ground_truth: str) -> Verdict:
@@ -96,6 +104,17 @@ class Contract(ABC):
         Raises:
             UserError: If something is missing on this machine.
         """
+
+    def load(self) -> None:  # noqa: B027 - most contracts need nothing
+        """Import what takes long; called in a worker before the time of the first completion begins."""
+
+    def seconds(self, row: Row) -> float:
+        """Time for one completion in a worker."""
+        return 60.0
+
+    def unfinished(self, reason: str) -> Verdict:
+        """The verdict on a completion that took too much time or memory in a worker, or that crashed it."""
+        return failed(reason)
 
     def missing(self) -> Verdict:
         """The verdict on a text without an answer."""

@@ -1,7 +1,8 @@
 r"""Mathematical answers in a box.
 
 Plain answers (numbers, units, words, and tuples, intervals, sets and lists of them) are compared exactly here; what is
-left goes to math-verify in a worker process.
+left goes to math-verify, which can be caught in a single huge number: ``verifier("math_boxed")`` runs all of it in a
+worker process that is killed when it does not answer.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.contract import Contract, last_boxed
 from lit_sdpo.rewards.math_form import bracketed, read_number, split_top, tidy, without_unit
 from lit_sdpo.rewards.symbolic import symbolically_equal
+
+if TYPE_CHECKING:
+    from lit_sdpo.data.task import Row
 
 _COMMA = re.compile(r"[,;]|\\text ?\{,? ?(?:and|or) ?\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 _CUP = re.compile(r"\\cup(?![a-zA-Z])")
@@ -53,6 +57,8 @@ class MathBoxed(Contract):
     """
 
     markers = (r"\\boxed\s*\{",)
+    isolated = True
+    memory = 4 << 30
     form = r"Put the final answer in \boxed{}."
 
     def judge(self, text: str, ground_truth: str) -> Verdict:
@@ -64,8 +70,20 @@ class MathBoxed(Contract):
             if same(ground_truth, answer):
                 return Verdict(1.0)
         except _TimeoutError:
-            return Verdict(0.0, "The boxed answer could not be evaluated. Simplify it.", ("timed_out",))
+            return self.unfinished("timed_out")
         return Verdict(0.0, "The boxed answer is wrong.")
+
+    def load(self) -> None:
+        """Import the computer algebra."""
+        symbolically_equal("1", "1")
+
+    def seconds(self, row: Row) -> float:
+        """One and a half times what the comparisons of an answer may take."""
+        return 1.5 * SECONDS
+
+    def unfinished(self, reason: str) -> Verdict:
+        """Score 0: it is the answer that is too large to be evaluated."""
+        return Verdict(0.0, "The boxed answer could not be evaluated. Simplify it.", (reason,))
 
     def reference(self, ground_truth: str, extra: Mapping[str, Any]) -> str | None:
         """The reference solution, if any, with the answer in a box."""
@@ -78,7 +96,8 @@ class MathBoxed(Contract):
         solution = extra.get("reference_solution")
         if not isinstance(solution, str) or not solution.strip():
             return rf"\boxed{{{ground_truth}}}"
-        if self.judge(solution, ground_truth).score == 1.0:
+        boxed = last_boxed(solution)
+        if boxed is not None and tidy(boxed) == tidy(ground_truth):
             return solution
         return f"{solution}\n\n\\boxed{{{ground_truth}}}"
 

@@ -12,6 +12,7 @@ from lit_sdpo.rewards.choice import ChoiceBox, ChoiceTag, ExactAnswer
 from lit_sdpo.rewards.code import CodeTests
 from lit_sdpo.rewards.logic import ZebraGrid
 from lit_sdpo.rewards.math import MathBoxed
+from lit_sdpo.rewards.pool import Pooled
 from lit_sdpo.rewards.text import ExactText
 from lit_sdpo.rewards.tool_call import FunctionCalls, ReactCalls
 
@@ -32,12 +33,25 @@ CONTRACTS: dict[str, type[Verifier]] = {
 def verifier(name: str) -> Verifier:
     """The verifier of a scoring contract, or any verifier by its import path (``package.module.name``).
 
+    Those that may hang or crash run in worker processes: the contracts that say so, and your own unless they have an
+    attribute ``isolated = False``. Your own get 60 seconds for a completion, or what their attribute ``seconds`` says.
+
     Raises:
         UserError: If there is none of that name.
 
     Example:
-        >>> type(verifier("math_boxed")).__name__
-        'MathBoxed'
+        >>> type(verifier("mcq_xml")).__name__, type(verifier("math_boxed").verifier).__name__
+        ('ChoiceTag', 'MathBoxed')
+    """
+    found = in_process(name)
+    return Pooled(name, found) if getattr(found, "isolated", name not in CONTRACTS) else found
+
+
+def in_process(name: str) -> Any:
+    """The same verifier without a process around it.
+
+    Raises:
+        UserError: If there is none of that name.
     """
     if name in CONTRACTS:
         return CONTRACTS[name]()

@@ -15,6 +15,7 @@ from lit_sdpo.data.task import Row, Task
 from lit_sdpo.policies.load import end_token_ids, render_all
 from lit_sdpo.policies.scoring import eval_mode
 from lit_sdpo.rewards.combine import Scores, WeightedRewards
+from lit_sdpo.rewards.pool import verify_all
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.types import Completions, RolloutEngine, Rollouts, Sampling
 
@@ -90,7 +91,7 @@ def generate(
     texts: list[str] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     sampled = time.perf_counter()
     repeated = [row for row in rows for _ in range(num_generations)]
-    verdicts = [task.verify(text, row) for text, row in zip(texts, repeated, strict=True)]
+    verdicts = verify_all(task, texts, repeated)
     scores = rewards(
         verdicts,
         [list(row.messages) for row in repeated],

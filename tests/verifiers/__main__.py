@@ -18,7 +18,6 @@ from typing import Any
 
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
-from lit_sdpo.rewards.code import CodeTests
 from lit_sdpo.rewards.registry import verifier
 
 COUNTED = ("must", "should", "safety")
@@ -26,8 +25,8 @@ COUNTED = ("must", "should", "safety")
 
 def judge(case: dict[str, Any]) -> tuple[bool, str]:
     """Whether a case is met, and what was seen."""
-    check = verifier(case["verifier"])
-    if case.get("hazard") and isinstance(check, CodeTests) and check.sandbox.isolation != "bubblewrap":
+    check: Any = verifier(case["verifier"])
+    if case.get("hazard") and case["verifier"] == "code_tests" and check.sandbox.isolation != "bubblewrap":
         raise UserError("hazardous cases run only inside bubblewrap", where=case["id"])
     row = Row(id=case["id"], messages=[], ground_truth=case["ground_truth"], verifier=case["verifier"])
     folder, environment = os.getcwd(), dict(os.environ)
