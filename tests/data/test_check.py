@@ -79,6 +79,8 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, check, rows, kind, place
 class Never:
     """A verifier that no answer is right for."""
 
+    isolated = False  # it needs no process of its own
+
     def __call__(self, completion, row):
         from lit_sdpo import Verdict
 
