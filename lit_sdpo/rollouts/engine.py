@@ -51,7 +51,6 @@ class NativeEngine:
         self.share_prompts = share_prompts
         self.prefill_tokens = prefill_tokens
 
-    @torch.no_grad()
     def generate(
         self,
         policy: PreTrainedModel,
@@ -133,6 +132,11 @@ class _Drawing:
 
     def run(self, decoder: Decoder) -> Completions:
         """Draw until every row has ended or reached ``max_new_tokens``."""
+        with torch.inference_mode():
+            self._draw(decoder)
+        return self.completions()
+
+    def _draw(self, decoder: Decoder) -> None:
         logits = decoder.start()
         living, last = self.count, self.sampling.max_new_tokens - 1
         rows = torch.arange(living, device=self.seeds.device)
@@ -164,10 +168,9 @@ class _Drawing:
             if position < last:
                 logits = decoder.step(tokens)
         self.lengths.masked_fill_(~self.finished, len(self.ids))
-        return self.completions()
 
     def completions(self) -> Completions:
-        """What was drawn so far."""
+        """What was drawn so far, in tensors that a loss may use."""
         lengths = self.lengths[: self.count]
         beyond = torch.arange(len(self.ids), device=lengths.device) >= lengths[:, None]
         ids, logprobs = (
