@@ -17,8 +17,18 @@ from typing_extensions import override
 from lit_sdpo.callbacks.folder import run_folder, write_atomically
 from lit_sdpo.errors import UserError
 from lit_sdpo.report.figures import heat_map
-from lit_sdpo.report.summary import summarize
-from lit_sdpo.report.tables import Matrix, MatrixRow, show
+from lit_sdpo.report.items import (
+    Detectable,
+    change_records,
+    detectable,
+    detectable_at,
+    known,
+    means,
+    records_csv,
+    score_records,
+)
+from lit_sdpo.report.summary import summarize, summary_intervals, undefined
+from lit_sdpo.report.tables import Matrix, MatrixRow, show, summary_markdown
 
 
 class ForgettingMatrix(pl.Callback):
@@ -28,9 +38,19 @@ class ForgettingMatrix(pl.Callback):
     :class:`~lit_sdpo.callbacks.evaluation.InitialEvaluation`), row k the last evaluation at the end of stage k.
     Evaluations inside a stage are not rows. After each row the scalars ``continual/...`` of
     :func:`~lit_sdpo.report.summary.summarize` go to every logger, at the optimizer step; undefined ones are left out.
-    TensorBoard also gets the matrix as a picture and as text. ``matrix.json`` and ``matrix.csv`` in the run folder hold
-    the whole matrix, ``items.jsonl`` the score of each item where another callback has an attribute ``item_scores``
-    (task to item id to score). The end of ``fit`` prints the matrix.
+    TensorBoard also gets the matrix as a picture and as text. The end of ``fit`` prints the matrix.
+
+    Scores of single prompts give more: intervals, pass@k, what was lost and won. They come from any other callback with
+    an attribute ``item_scores``: task to prompt's id to its score, or to the list of its samples' scores. Of these
+    tasks the loggers also get ``continual/<task>/low``, ``high``, ``pass@<k>``, ``lost`` and ``won``.
+
+    Files in the run folder: ``matrix.json`` (matrix, summary with intervals, reasons of what is undefined) and
+    ``matrix.csv``, ``matrix.md`` to read, ``tasks.csv`` (:func:`~lit_sdpo.report.items.score_records`) and, with scores
+    of prompts, ``changes.csv`` (:func:`~lit_sdpo.report.items.change_records`) and ``items.jsonl``.
+
+    Before the first step it prints the smallest change of every task's score that the evaluation can detect: from the
+    scores of prompts in row 0, else from the size of validation loaders that have a ``task``, ``rows`` and
+    ``num_generations``.
 
     It asks a module for nothing but logged metrics. A metric that an evaluation did not log is nan in its row, never
     the value of an earlier one.
@@ -41,9 +61,10 @@ class ForgettingMatrix(pl.Callback):
         probes: Tasks that are only evaluated. Default: ``probe_names`` of the data module, else none.
         stages: The task each stage trains on; may repeat. Default: ``stage_names`` of the data module, else ``tasks``
             where there is one epoch per task. BWT, FWT and forgetting are undefined without it.
+        choices: Options per question of multiple-choice tasks, by task: corrects what was lost and won for guessing.
 
     Raises:
-        UserError: If ``metric`` has no ``{task}``.
+        UserError: If ``metric`` has no ``{task}``, or a question fewer than 2 options.
 
     Example:
         >>> matrix = ForgettingMatrix(metric="accuracy_{task}", tasks=["cats", "dogs"], stages=["cats", "dogs", "cats"])
@@ -57,15 +78,21 @@ class ForgettingMatrix(pl.Callback):
         tasks: list[str] | None = None,
         probes: list[str] | None = None,
         stages: list[str] | None = None,
+        choices: dict[str, int] | None = None,
     ) -> None:
         if metric.count("{task}") != 1:
             fix = "name the logged metric with {task} once, such as val/{task}/accuracy"
             raise UserError(f"no single {{task}} in '{metric}'", where="ForgettingMatrix.metric", fix=fix)
+        for task, number in (choices or {}).items():
+            if number < 2:
+                raise UserError(f"{number} options", where=f"ForgettingMatrix.choices.{task}", fix="give 2 or more")
         self.metric = metric
         self.tasks, self.probes, self.stages = tasks, probes, stages
+        self.choices = choices or {}
         self._found: list[str] = []
         self._rows: dict[int, MatrixRow] = {}
-        self._items: dict[int, dict[str, dict[str, float]]] = {}
+        self._items: dict[int, dict[str, dict[str, list[float]]]] = {}
+        self._detectable: dict[str, Detectable] = {}
         self._before: dict[str, Any] = {}
         self._folder: Path | None = None
 
@@ -94,6 +121,11 @@ class ForgettingMatrix(pl.Callback):
             self._write(trainer)
 
     @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step == 0 and trainer.current_epoch == 0 and trainer.is_global_zero:
+            self._say_detectable(trainer)
+
+    @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._before = dict(trainer.callback_metrics)
 
@@ -118,14 +150,14 @@ class ForgettingMatrix(pl.Callback):
         self._rows[stage] = MatrixRow(stage, self._label(stage), trainer.global_step, scores)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         items: dict[str, Any] = next((c.item_scores for c in callbacks if hasattr(c, "item_scores")), {})
-        self._items[stage] = {t: {str(i): float(x) for i, x in items[t].items()} for t in items}
+        self._items[stage] = {t: {str(i): _floats(x) for i, x in items[t].items()} for t in items}
         self._log(trainer)
         self._write(trainer)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and self._rows:
-            show(self.matrix, summarize(self.matrix))
+            show(self.matrix, summarize(self.matrix), self._intervals(), undefined(self.matrix))
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -133,7 +165,8 @@ class ForgettingMatrix(pl.Callback):
             {"stage": k, "label": r.label, "step": r.step, "scores": dict(r.scores), "items": self._items.get(k, {})}
             for k, r in self._rows.items()
         ]
-        return {"found": list(self._found), "rows": rows}
+        detectable = {task: tuple(found) for task, found in self._detectable.items()}
+        return {"found": list(self._found), "rows": rows, "detectable": detectable}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -141,6 +174,7 @@ class ForgettingMatrix(pl.Callback):
         rows = state_dict["rows"]
         self._rows = {r["stage"]: MatrixRow(r["stage"], r["label"], r["step"], dict(r["scores"])) for r in rows}
         self._items = {r["stage"]: r["items"] for r in rows}
+        self._detectable = {task: Detectable(*values) for task, values in state_dict["detectable"].items()}
 
     def _label(self, stage: int) -> str:
         if stage == 0:
@@ -155,11 +189,45 @@ class ForgettingMatrix(pl.Callback):
             return found
         return {name: found[name] for name in [*self.tasks, *(self.probes or [])] if name in found}
 
+    @property
+    def _known_items(self) -> dict[int, dict[str, dict[str, list[float]]]]:
+        """Without abstentions, by row of the matrix."""
+        return {stage: {task: known(items) for task, items in tasks.items()} for stage, tasks in self._items.items()}
+
+    def _intervals(self) -> dict[str, tuple[float, float]]:
+        items = {i: {task: means(x) for task, x in tasks.items()} for i, tasks in self._known_items.items()}
+        return summary_intervals(self.matrix, items) if any(items.values()) else {}
+
+    def _say_detectable(self, trainer: pl.Trainer) -> None:
+        scored = {task: detectable(x) for task, x in self._known_items.get(0, {}).items()}
+        found = {task: x for task, x in scored.items() if x is not None}
+        loaders: Any = trainer.val_dataloaders or []
+        if not isinstance(loaders, (list, tuple)):
+            loaders = [loaders]
+        for loader in [] if found else loaders:
+            if all(hasattr(loader, name) for name in ("task", "rows", "num_generations")) and len(loader.rows):
+                found[loader.task.name] = detectable_at(len(loader.rows), loader.num_generations)
+        self._detectable = found
+        if found:
+            print("smallest change of a score that is found 8 times in 10 (paired, 95 % level):")
+            width = max(map(len, found))
+            for task, line in found.items():
+                print(f"  {task:<{width}}  {line}")
+
     def _log(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero:
             return
-        matrix, step = self.matrix, trainer.global_step
-        numbers = {f"continual/{name}": x for name, x in summarize(matrix).items() if math.isfinite(x)}
+        matrix, step, items = self.matrix, trainer.global_step, self._known_items
+        numbers = dict(summarize(matrix))
+        last = matrix.rows[-1].stage
+        for record in score_records(matrix, items):
+            passes = [key for key in record if key.startswith("pass@")][-1:]
+            if record["stage"] == last:
+                numbers |= {f"{record['task']}/{k}": record[k] for k in ("low", "high", *passes) if k in record}
+        for record in change_records(matrix, items, self.choices)[::-1]:  # the first of a task counts: its own stage
+            if record["stage"] == last and "lost" in record:
+                numbers |= {f"{record['task']}/{k}": record[k] for k in ("lost", "won")}
+        numbers = {f"continual/{name}": x for name, x in numbers.items() if math.isfinite(x)}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=step)
             if isinstance(logger, TensorBoardLogger):
@@ -169,7 +237,8 @@ class ForgettingMatrix(pl.Callback):
     def _write(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero or self._folder is None:
             return
-        matrix = self.matrix
+        matrix, items = self.matrix, self._known_items
+        summary, intervals, reasons = summarize(matrix), self._intervals(), undefined(matrix)
         content = {
             "metric": self.metric,
             "tasks": matrix.tasks,
@@ -180,21 +249,32 @@ class ForgettingMatrix(pl.Callback):
                     "label": row.label,
                     "step": row.step,
                     "scores": {c: _plain(matrix.score(i, c)) for c in matrix.columns},
+                    "undefined": {c: why for c in matrix.columns if (why := matrix.reason(i, c))},
                 }
                 for i, row in enumerate(matrix.rows)
             ],
-            "summary": {name: _plain(x) for name, x in summarize(matrix).items()},
+            "summary": {name: _plain(x) for name, x in summary.items()},
+            "intervals": intervals,
+            "undefined": reasons,
+            "detectable": {task: found._asdict() for task, found in self._detectable.items()},
         }
-        write_atomically(self._folder / "matrix.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        write_atomically(self._folder / "matrix.csv", matrix.csv())
-        lines = [
-            {"stage": stage, "task": task, "scores": {i: _plain(x) for i, x in scores.items()}}
-            for stage, tasks in sorted(self._items.items())
-            for task, scores in tasks.items()
-        ]
-        if lines:
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            write_atomically(self._folder / "items.jsonl", text)
+        scores = score_records(matrix, items)
+        files = {
+            "matrix.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n",
+            "matrix.csv": matrix.csv(),
+            "matrix.md": "\n\n".join([matrix.markdown(), summary_markdown(summary, intervals, reasons)]) + "\n",
+            "tasks.csv": records_csv(scores),
+        }
+        if any(self._items.values()):
+            files["changes.csv"] = records_csv(change_records(matrix, items, self.choices))
+            lines = [
+                {"stage": stage, "task": task, "scores": {i: _compact(x) for i, x in scores.items()}}
+                for stage, tasks in sorted(self._items.items())
+                for task, scores in tasks.items()
+            ]
+            files["items.jsonl"] = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        for name, text in files.items():
+            write_atomically(self._folder / name, text)
 
 
 def _names(given: list[str] | None, data: object, attribute: str) -> list[str] | None:
@@ -205,3 +285,13 @@ def _names(given: list[str] | None, data: object, attribute: str) -> list[str] |
 def _plain(x: float) -> float | None:
     """JSON has no nan."""
     return x if math.isfinite(x) else None
+
+
+def _floats(scores: Any) -> list[float]:
+    """One score or those of several samples."""
+    return [float(x) for x in scores] if isinstance(scores, (list, tuple)) else [float(scores)]
+
+
+def _compact(scores: list[float]) -> float | list[float | None] | None:
+    plain = [_plain(x) for x in scores]
+    return plain[0] if len(plain) == 1 else plain

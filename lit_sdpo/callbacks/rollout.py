@@ -87,9 +87,9 @@ class RolloutCallback(Callback):
         self.resample_rounds = resample_rounds
         self.max_prompt_tokens = max_prompt_tokens
         self.seed = run_seed(seed)
-        #: Mean score of each item in the last evaluation: task -> item id -> score.
-        self.item_scores: dict[str, dict[str, float]] = {}
         self.failures = FailureLimit(max_verifier_failures)
+        #: Scores of the samples of each item in the last evaluation, by task and item id.
+        self.item_scores: dict[str, dict[str, list[float]]] = {}
         self._longest = (0, "", 0)
         self._slices: list[LossBatch] = []
         self._contributing = 0

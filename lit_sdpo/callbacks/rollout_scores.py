@@ -85,20 +85,20 @@ class EvaluationScores:
 
     def log(
         self, module: pl.LightningModule, prefix: str, loaders: Iterable[Any], step: int
-    ) -> dict[str, dict[str, float]]:
+    ) -> dict[str, dict[str, list[float]]]:
         """Log ``<prefix>/<task>/...`` for each loader's task; all ranks call it together.
 
         A loader has a ``task`` and its ``rows``.
 
         Returns:
-            Mean score of each item by task and item id.
+            Scores of the samples of each item, by task and item id.
         """
-        scores: dict[str, dict[str, float]] = {}
+        scores: dict[str, dict[str, list[float]]] = {}
         for loader in loaders:
             name = loader.task.name
             for key, metric in self._of(name).items():
                 self._log(module, f"{prefix}/{name}/{key}", metric.compute())
-            found = self._of(name)["accuracy"].item_scores()
+            found = self._of(name)["accuracy"].sample_scores()
             scores[name] = {loader.rows[i].id: score for i, score in found.items()}
         self._log(module, "time/evaluation", torch.tensor(time.perf_counter() - self._started, device=self.device))
         # Without it Lightning's point stands one step too early.

@@ -3,62 +3,159 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lit_sdpo.functional import continual
+from lit_sdpo.functional import bootstrap_means, continual, percentile_interval
 from lit_sdpo.report.tables import Matrix
 
 
+class _Number(NamedTuple):
+    """How a number comes from some rows and columns of the matrix; or why it cannot."""
+
+    rows: Sequence[int] = ()
+    columns: Sequence[str] = ()
+    compute: Callable[[Tensor], Tensor] = torch.mean
+    missing: str = ""
+
+
 def summarize(matrix: Matrix) -> dict[str, float]:
-    """Average accuracy, BWT, FWT, forgetting and the change of the probes, at the matrix's last row.
+    """What was learned and what was lost, at the matrix's last row.
 
     With ``R[i][j]`` the score on task j after stage i, row 0 the base, N the last row, ``first(j)`` and ``last(j)`` the
-    first and the last stage up to N that trained on j:
+    first and the last stage up to N that trained on j, ``change(j) = 100 (R[N][j] - R[0][j]) / R[0][j]``:
 
     - ``average_accuracy``: mean over all tasks of ``R[N][j]``, whether trained yet or not.
+    - ``learning_accuracy``: mean over the trained tasks of ``R[last(j)][j]``.
+    - ``anytime_accuracy``: mean over the stages i = 1..N of the mean over the tasks trained by then of ``R[i][j]``.
     - ``bwt``: mean of ``R[N][j] - R[last(j)][j]`` over tasks with ``last(j) < N``.
     - ``forgetting``: mean of ``max_i R[i][j] - R[N][j]`` over the same tasks, where i runs through ``last(k)`` of them.
     - ``fwt``: mean of ``R[first(j) - 1][j] - R[0][j]`` over the tasks after the first.
+    - ``relative_gain``, ``relative_forgetting``: mean over all tasks of ``max(0, change)`` and ``max(0, -change)``, in
+      percent of the base score (arXiv 2607.01763).
     - ``ood_change``: ``100 mean(R[N][p] - R[0][p])`` over the probes p, in percentage points of a score in [0, 1].
+    - ``ood_relative_change``: mean over the probes of ``change``, in percent (the paper's OOD macro average).
 
     A task's own stage is its last one: a task that comes back is judged by what it had when it was last trained. Where
     every task has one stage, the numbers are those of :mod:`lit_sdpo.functional.continual`.
 
     Returns:
-        The five numbers; nan where a cell that is needed is undefined or no task qualifies.
+        The numbers; nan where a cell that is needed is undefined or no task qualifies (see :func:`undefined`).
 
     Example:
         >>> from lit_sdpo.report.tables import MatrixRow
         >>> rows = [("base", 0.0, 0.0), ("a", 0.5, 0.1), ("b", 0.6, 0.7)]
         >>> rows = [MatrixRow(i, name, i, {"a": a, "b": b}) for i, (name, a, b) in enumerate(rows)]
-        >>> {name: round(value, 3) for name, value in summarize(Matrix(["a", "b"], [], rows)).items()}
-        {'average_accuracy': 0.65, 'bwt': 0.1, 'fwt': 0.1, 'forgetting': -0.1, 'ood_change': nan}
+        >>> numbers = summarize(Matrix(["a", "b"], [], rows))
+        >>> [round(numbers[name], 3) for name in ("average_accuracy", "bwt", "fwt", "forgetting")]
+        [0.65, 0.1, 0.1, -0.1]
     """
-    numbers = dict.fromkeys(("average_accuracy", "bwt", "fwt", "forgetting", "ood_change"), math.nan)
-    if not matrix.rows:
-        return numbers
-    end = len(matrix.rows) - 1
-    numbers["average_accuracy"] = float(_scores(matrix, [end], matrix.tasks).mean())
-    change = _scores(matrix, [end], matrix.probes) - _scores(matrix, [0], matrix.probes)
-    numbers["ood_change"] = 100 * float(change.mean())
+    return {name: _value(matrix, number) for name, number in _numbers(matrix).items()}
 
-    trained = {j: [i for i in range(1, end + 1) if matrix.trained(i, j)] for j in matrix.tasks}
+
+def undefined(matrix: Matrix) -> dict[str, str]:
+    """Why each number that is nan is undefined: the first cell that it needs and that is missing, or what it lacks.
+
+    Example:
+        >>> undefined(Matrix(["a"], [], []))["bwt"]
+        'nothing was evaluated'
+    """
+    return {
+        name: number.missing or _missing_cell(matrix, number)
+        for name, number in _numbers(matrix).items()
+        if math.isnan(_value(matrix, number))
+    }
+
+
+def summary_intervals(
+    matrix: Matrix, items: Mapping[int, Mapping[str, Mapping[str, float]]], *, resamples: int = 2000
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the numbers, by bootstrap over the prompts of every task, paired over the stages.
+
+    A resample draws each task's prompts once and uses them in all rows: the prompts are common to the rows. The numbers
+    of the resampled matrices are those of :func:`summarize`.
+
+    Args:
+        matrix: The matrix.
+        items: Mean score of each prompt, by row, task or probe, and prompt.
+        resamples: How often.
+
+    Returns:
+        Ends of the intervals of numbers that are defined and whose tasks have prompts.
+    """
+    columns = matrix.columns
+    drawn = torch.full((resamples, len(matrix.rows), len(columns)), torch.nan, dtype=torch.float64)
+    for k, column in enumerate(columns):
+        rows = [i for i in range(len(matrix.rows)) if items.get(i, {}).get(column)]
+        shared = set.intersection(*(set(items[i][column]) for i in rows)) if rows else set()
+        if shared:
+            scores = [[items[i][column][item] for i in rows] for item in sorted(shared)]
+            drawn[:, rows, k] = bootstrap_means(torch.tensor(scores, dtype=torch.float64), resamples, seed=k)
+    intervals = {}
+    for name, number in _numbers(matrix).items():
+        if number.missing:
+            continue
+        part = drawn[:, list(number.rows)][:, :, [columns.index(c) for c in number.columns]]
+        low, high = percentile_interval(torch.vmap(number.compute)(part))
+        if math.isfinite(low) and math.isfinite(high):
+            intervals[name] = (float(low), float(high))
+    return intervals
+
+
+def _numbers(matrix: Matrix) -> dict[str, _Number]:
+    end, tasks, probes = len(matrix.rows) - 1, matrix.tasks, matrix.probes
+    trained = {j: [i for i in range(1, end + 1) if matrix.trained(i, j)] for j in tasks}
     last = sorted((stages[-1], j) for j, stages in trained.items() if stages)
     first = sorted((stages[0], j) for j, stages in trained.items() if stages)
-    if len(last) > 1:
-        # The rows that matter, one per task, make the square matrix of a stream without repetitions.
-        ends = _scores(matrix, [0, *(i for i, _ in last)], [j for _, j in last])
-        starts = _scores(matrix, [0, *(i - 1 for i, _ in first[1:]), end], [j for _, j in first])
-        numbers["bwt"] = float(continual.backward_transfer(ends))
-        numbers["forgetting"] = float(continual.forgetting(ends))
-        numbers["fwt"] = float(continual.forward_transfer(starts))
+    # The rows that matter, one per task, make the square matrix of a stream without repetitions.
+    ends = ([0, *(i for i, _ in last)], [j for _, j in last])
+    starts = ([0, *(i - 1 for i, _ in first[1:]), end], [j for _, j in first])
+    seen = torch.tensor([[i >= start for start, _ in first] for i in range(1, end + 1)])
+    one = "no stage is known to have trained a task" if not last else ""
+    two = one or ("fewer than two tasks were trained" if len(last) < 2 else "")
+    no_probes = "" if probes else "there are no probes"
+    numbers = {
+        "average_accuracy": _Number([end], tasks),
+        "learning_accuracy": _Number(*ends, continual.learning_accuracy, one),
+        "anytime_accuracy": _Number(range(1, end + 1), [j for _, j in first], lambda R: _seen_mean(R, seen), one),
+        "bwt": _Number(*ends, continual.backward_transfer, two),
+        "fwt": _Number(*starts, continual.forward_transfer, two),
+        "forgetting": _Number(*ends, continual.forgetting, two),
+        "relative_gain": _Number([0, end], tasks, lambda R: continual.gain_and_loss(R[0], R[1])[0].mean()),
+        "relative_forgetting": _Number([0, end], tasks, lambda R: continual.gain_and_loss(R[0], R[1])[1].mean()),
+        "ood_change": _Number([0, end], probes, lambda R: 100 * (R[1] - R[0]).mean(), no_probes),
+        "ood_relative_change": _Number([0, end], probes, lambda R: continual.ood_change(R[0], R[1]), no_probes),
+    }
+    if end < 0:
+        return {name: _Number(missing="nothing was evaluated") for name in numbers}
     return numbers
 
 
-def _scores(matrix: Matrix, rows: Sequence[int], columns: Sequence[str]) -> Tensor:
-    """``R[rows][:, columns]``, float64."""
-    scores = [[matrix.score(i, j) for j in columns] for i in rows]
-    return torch.tensor(scores, dtype=torch.float64).reshape(len(rows), len(columns))
+def _seen_mean(R: Tensor, seen: Tensor) -> Tensor:
+    return (torch.where(seen, R, 0.0).sum(1) / seen.sum(1)).mean()
+
+
+def _scores(matrix: Matrix, number: _Number) -> Tensor:
+    scores = [[matrix.score(i, j) for j in number.columns] for i in number.rows]
+    return torch.tensor(scores, dtype=torch.float64).reshape(len(number.rows), len(number.columns))
+
+
+def _value(matrix: Matrix, number: _Number) -> float:
+    return math.nan if number.missing else float(number.compute(_scores(matrix, number)))
+
+
+def _missing_cell(matrix: Matrix, number: _Number) -> str:
+    """The first undefined cell without which the number is nan, all others being filled."""
+    scores = _scores(matrix, number)
+    holes = scores.isnan()
+    for i, j in holes.nonzero().tolist():
+        filled = torch.where(holes, 1.0, scores)
+        filled[i, j] = torch.nan
+        if number.compute(filled).isnan():
+            row, column = number.rows[i], number.columns[j]
+            after = "before training" if row == 0 else f"after stage {matrix.rows[row].title}"
+            return f"no score on {column!r} {after}: {matrix.reason(row, column)}"
+    return "the base model scores 0 on a task" if number.columns else "there are no tasks"

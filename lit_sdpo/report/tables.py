@@ -63,6 +63,15 @@ class Matrix:
         """``R[row][column]``, nan where undefined."""
         return float(self.rows[row].scores.get(column, math.nan))
 
+    def reason(self, row: int, column: str) -> str | None:
+        """Why ``R[row][column]`` is undefined; ``None`` where it is not."""
+        found = self.rows[row]
+        if found.step is None:
+            return "no evaluation before the first step" if found.stage == 0 else "the stage was not evaluated"
+        if column not in found.scores:
+            return "the evaluation did not log it"
+        return "the logged score is nan" if math.isnan(found.scores[column]) else None
+
     def trained(self, row: int, column: str) -> bool:
         """Whether the stage of this row trained on the task of this column."""
         return row > 0 and column in self.tasks and self.rows[row].label == column
@@ -121,8 +130,31 @@ def _markdown_row(cells: Sequence[str], escape: bool = True) -> str:
     return "| " + " | ".join(c.replace("|", "\\|") if escape else c for c in cells) + " |"
 
 
-def show(matrix: Matrix, summary: Mapping[str, float]) -> None:
-    """Print the matrix and its summary: a drawn table on a terminal, plain text elsewhere."""
+def summary_markdown(
+    summary: Mapping[str, float], intervals: Mapping[str, tuple[float, float]], reasons: Mapping[str, str]
+) -> str:
+    """A Markdown table of the summary: value, 95 % interval, and why a value is undefined."""
+    lines = [_markdown_row(["number", "value", "95 % interval", ""]), "| --- | ---: | ---: | --- |"]
+    for name, value in summary.items():
+        interval = "[{:.3f}, {:.3f}]".format(*intervals[name]) if name in intervals else ""
+        lines.append(_markdown_row([name, _cell(value), interval, reasons.get(name, "")]))
+    return "\n".join(lines)
+
+
+def show(
+    matrix: Matrix,
+    summary: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    reasons: Mapping[str, str] | None = None,
+) -> None:
+    """Print the matrix and its summary: a drawn table on a terminal, plain text elsewhere.
+
+    Args:
+        matrix: The matrix.
+        summary: Name to number.
+        intervals: 95 % intervals of numbers that have one.
+        reasons: Why a number is undefined.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -139,4 +171,11 @@ def show(matrix: Matrix, summary: Mapping[str, float]) -> None:
         print(matrix.plain())
     width = max(map(len, summary), default=0)
     for name, value in summary.items():
-        print(f"{name:<{width}}  {'undefined' if math.isnan(value) else format(value, '.3f')}")
+        if math.isnan(value):
+            reason = (reasons or {}).get(name)
+            text = f"undefined: {reason}" if reason else "undefined"
+        else:
+            text = f"{value:.3f}"
+            if intervals and name in intervals:
+                text += "  [{:.3f}, {:.3f}]".format(*intervals[name])
+        print(f"{name:<{width}}  {text}")

@@ -1,24 +1,34 @@
 from __future__ import annotations
 
+import csv
 import json
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
 
 from lit_sdpo.callbacks.evaluation import InitialEvaluation
 from lit_sdpo.callbacks.forgetting import ForgettingMatrix
 from lit_sdpo.errors import UserError
 from tests.callbacks.scripted import PROBES, SCORES, STAGES, TASKS, Scripted, Stream, trainer
 
+FILES = ["matrix.csv", "matrix.json", "matrix.md", "tasks.csv"]
 # By hand, from SCORES and STAGES: after each stage, what a reader is told. The third stage trains on math again.
 SUMMARIES = [
-    {"average_accuracy": 0.15, "ood_change": 0.0},
-    {"average_accuracy": 0.55, "ood_change": -5.0},
-    {"average_accuracy": 0.60, "ood_change": -10.0, "bwt": -0.3, "fwt": 0.1, "forgetting": 0.3},
-    {"average_accuracy": 0.50, "ood_change": -6.0, "bwt": -0.3, "fwt": 0.1, "forgetting": 0.3},
+    {"average_accuracy": 0.15, "relative_gain": 0.0, "relative_forgetting": 0.0}
+    | {"ood_change": 0.0, "ood_relative_change": 0.0},
+    {"average_accuracy": 0.55, "learning_accuracy": 0.8, "anytime_accuracy": 0.8}
+    | {"relative_gain": 375.0, "relative_forgetting": 0.0, "ood_change": -5.0, "ood_relative_change": -5 / 0.9},
+    {"average_accuracy": 0.60, "learning_accuracy": 0.75, "anytime_accuracy": (0.8 + 0.6) / 2}
+    | {"bwt": -0.3, "fwt": 0.1, "forgetting": 0.3, "relative_gain": 325.0, "relative_forgetting": 0.0}
+    | {"ood_change": -10.0, "ood_relative_change": -10 / 0.9},
+    {"average_accuracy": 0.50, "learning_accuracy": 0.65, "anytime_accuracy": (0.8 + 0.6 + 0.5) / 3}
+    | {"bwt": -0.3, "fwt": 0.1, "forgetting": 0.3, "relative_gain": 300.0, "relative_forgetting": 0.0}
+    | {"ood_change": -6.0, "ood_relative_change": -6 / 0.9},
 ]
 
 
@@ -45,7 +55,7 @@ def test_the_matrix_of_a_stream(tmp_path):
     assert [row["step"] for row in written["rows"]] == [0, 3, 6, 9]
     assert [list(row["scores"].values()) for row in written["rows"]] == [pytest.approx(row) for row in SCORES]
     assert written["summary"] == pytest.approx(SUMMARIES[-1])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["matrix.csv", "matrix.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
 def test_each_stage_logs_its_summary_at_its_step(tmp_path):
@@ -109,7 +119,7 @@ def test_scores_of_items_are_kept_where_somebody_has_them(tmp_path):
     assert [line["stage"] for line in lines] == [0, 1, 2, 3]
     assert lines[3] == {"stage": 3, "task": "math", "scores": {"m1": 1.0, "m2": None}}
     assert lines[0]["scores"]["m1"] == 0.0
-    assert matrix.state_dict()["rows"][1]["items"]["math"]["m1"] == pytest.approx(1 / 3)
+    assert matrix.state_dict()["rows"][1]["items"]["math"]["m1"] == pytest.approx([1 / 3])
 
 
 class Save(pl.Callback):
@@ -122,6 +132,85 @@ class Save(pl.Callback):
 
     def on_train_epoch_end(self, trainer, pl_module):
         trainer.save_checkpoint(self.path / f"{trainer.global_step}.ckpt")
+
+
+class Samples(pl.Callback):
+    """Sixty prompts of math with four samples each: those of the first half are right before, of the other after."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        right = trainer.global_step == 0
+        scores = {f"m{i}": [float((i < 30) == right)] * 3 + [0.5] for i in range(60)}
+        self.item_scores = {"math": scores, "law": {"l1": float("nan")}}
+
+
+def test_scores_of_samples_give_intervals_and_transitions(tmp_path):
+    matrix = ForgettingMatrix(choices={"math": 4})
+    fit(tmp_path, matrix=matrix, extra=[Samples()], logger=TensorBoardLogger(tmp_path, "", ""))
+    tables = {}
+    for name in ("tasks", "changes"):
+        with (tmp_path / f"{name}.csv").open() as file:
+            tables[name] = list(csv.DictReader(file))
+    first = tables["tasks"][0]
+    assert (first["task"], first["items"], first["samples"], first["interval"]) == ("math", "60", "4", "bootstrap")
+    assert float(first["low"]) < 0.5 < float(first["high"])
+    assert float(first["pass@2"]) == pytest.approx(0.5)
+    assert tables["tasks"][1]["items"] == ""  # law: all samples abstained
+    assert float(tables["tasks"][3]["relative_change"]) == pytest.approx(700)
+    assert [(x["stage"], x["since"]) for x in tables["changes"]] == [
+        *[("1", "base"), ("2", "own stage"), ("2", "base"), ("3", "own stage"), ("3", "base"), ("3", "previous stage")]
+    ]
+    change = tables["changes"][0]
+    # A prompt's mean is 0.875 where its samples are right, else 0.125.
+    assert float(change["lost"]) == float(change["won"]) == pytest.approx((0.875**2 + 0.125**2) / 2)
+    assert float(change["by_sampling"]) == pytest.approx(0.875 * 0.125 * 4 / 3)
+    assert float(change["by_guessing"]) == pytest.approx(0.25 / 3)
+    assert float(change["lost_true"]) == pytest.approx((0.875**2 + 0.125**2) / 2 - 0.25 / 3)
+    events = EventAccumulator(str(tmp_path), {"scalars": 0}).Reload()
+    assert [e.step for e in events.Scalars("continual/math/pass@4")] == [0, 3, 6, 9]
+    assert [e.value for e in events.Scalars("continual/math/lost")] == pytest.approx(
+        [float(tables["changes"][i]["lost"]) for i in (0, 1, 3)]
+    )
+    written = json.loads((tmp_path / "matrix.json").read_text())
+    assert "average_accuracy" not in written["intervals"]  # law has no prompts
+    text = (tmp_path / "matrix.md").read_text()
+    assert text.startswith(matrix.matrix.markdown())
+
+
+def test_what_is_undefined_has_a_reason(tmp_path, capsys):
+    scores = [[0.1, 0.2, 0.9], [0.8, None, 0.9], [0.8, 0.7, 0.9], [0.8, 0.7, 0.9]]
+    fit(tmp_path, module=Scripted(scores))
+    written = json.loads((tmp_path / "matrix.json").read_text())
+    assert written["rows"][1]["undefined"] == {"law": "the evaluation did not log it"}
+    assert written["undefined"] == {
+        "fwt": "no score on 'law' after stage 1 math: the evaluation did not log it",
+    }
+    assert "undefined: no score on 'law' after stage 1 math" in capsys.readouterr().out
+
+
+def test_the_smallest_detectable_change_is_said_before_the_first_step(tmp_path, capsys):
+    class Say(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            print("a step")
+
+    fit(tmp_path, extra=[Samples(), Say()])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "smallest change of a score that is found 8 times in 10 (paired, 95 % level):"
+    assert printed[1].split() == ["math", "0.098", "(60", "prompts", "x", "4", "samples,", "rate", "0.50", "measured)"]
+    assert printed[2] == "a step"
+    written = json.loads((tmp_path / "matrix.json").read_text())
+    assert written["detectable"]["math"]["change"] == pytest.approx(0.0977, abs=1e-4)
+
+
+def test_the_detectable_change_of_loaders_that_know_their_size(tmp_path, capsys):
+    class Sized(DataLoader):
+        task, rows, num_generations = SimpleNamespace(name="math"), range(50), 8
+
+    class Data(Stream):
+        def val_dataloader(self):
+            return Sized(torch.ones(2, 1))
+
+    fit(tmp_path, data=Data())
+    assert "math  0.099  (50 prompts x 8 samples, rate 0.50 assumed)" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
@@ -163,6 +252,11 @@ def test_the_pattern_must_name_the_task(metric):
         ForgettingMatrix(metric=metric)
 
 
+def test_a_question_has_two_options_at_least():
+    with pytest.raises(UserError, match=r"ForgettingMatrix.choices.sci"):
+        ForgettingMatrix(choices={"sci": 1})
+
+
 class Check(pl.Callback):
     """Lives in the processes of the run, where the matrix is."""
 
@@ -181,4 +275,4 @@ def test_two_processes(tmp_path):
     fit(tmp_path, data=data, matrix=matrix, extra=[Check(matrix)], strategy="ddp_fork", devices=2)
     written = json.loads((tmp_path / "matrix.json").read_text())
     assert [list(row["scores"].values()) for row in written["rows"]] == [pytest.approx(row) for row in SCORES]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["matrix.csv", "matrix.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES

@@ -159,9 +159,10 @@ def test_evaluation_reports_each_item(tmp_path, tiny):
         for row, pair in zip(rollouts.rows, (scores[:2], scores[2:4], scores[4:]), strict=True):
             known = [score for score in pair if score is not None]
             if known:
-                items[row.id] = sum(known) / len(known)
-        assert callback.item_scores[name] == pytest.approx(items)
-        assert values[f"val/{name}/accuracy"] == pytest.approx(sum(items.values()) / len(items))
+                items[row.id] = known
+        assert callback.item_scores[name] == items
+        means = [sum(scores) / len(scores) for scores in items.values()]
+        assert values[f"val/{name}/accuracy"] == pytest.approx(sum(means) / len(means))
         assert values[f"val/{name}/length"] == pytest.approx(rollouts.completions.lengths.float().mean().item())
         assert values[f"val/{name}/truncated"] == pytest.approx(1 - rollouts.completions.finished.float().mean().item())
         assert values[f"val/{name}/invalid"] == 0
