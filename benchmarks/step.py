@@ -63,7 +63,8 @@ class Lines(Task):
             for n, line in enumerate(lines)
         ]
         self.chance = None if reward == "exact" else float(reward.removeprefix("coin:"))
-        self.clock, self.scores = Clock(), []
+        self.clock = Clock()
+        self.scores: list[float] = []
 
     def rows(self, split: Split) -> Sequence[Row]:
         """All rows are trained on."""
@@ -167,54 +168,72 @@ def module_of(method: str, model: str, lr: float) -> OnPolicyModule:
     return module
 
 
+class Session:
+    """A trainer and all that it needs, ready to run.
+
+    Args:
+        options: Of :func:`arguments`.
+        callbacks: Further ones.
+    """
+
+    def __init__(self, options: argparse.Namespace, callbacks: Sequence[pl.Callback] = ()) -> None:
+        use_threads(options.threads)
+        warnings.filterwarnings("ignore")
+        pl.seed_everything(options.seed, verbose=False)
+        self.options = options
+        self.rows = options.prompts_per_step * options.num_generations
+        self.micro = options.micro_batch or self.rows
+        if self.rows % self.micro:
+            raise SystemExit(f"--micro-batch {self.micro} does not divide {self.rows} rows")
+        self.task, self.engine = Lines(options.data, options.reward), TimedEngine()
+        stage = Stage(task=self.task, steps=options.steps, prompts_per_step=options.prompts_per_step)
+        self.data = ContinualDataModule([stage], evaluate_trained=False, seed=options.seed)
+        self.module = module_of(options.method, options.model, options.lr)
+        rollout = RolloutCallback(
+            num_generations=options.num_generations,
+            sampling=Sampling(max_new_tokens=options.max_completion_length),
+            engine=self.engine,
+            seed=options.seed,
+        )
+        self.steps = Steps(self.engine, self.task)
+        self.trainer = pl.Trainer(
+            **self.data.trainer_arguments(),
+            accelerator="cpu",
+            devices=1,
+            accumulate_grad_batches=self.rows // self.micro,
+            gradient_clip_val=1.0,
+            callbacks=[rollout, self.steps, *callbacks],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+        )
+        self.module.configure_model()
+
+    def fit(self) -> None:
+        """Train."""
+        self.trainer.fit(self.module, self.data)
+
+
 def train(options: argparse.Namespace) -> dict[str, Any]:
     """Train and say what it took."""
-    use_threads(options.threads)
-    warnings.filterwarnings("ignore")
-    pl.seed_everything(options.seed, verbose=False)
-    rows = options.prompts_per_step * options.num_generations
-    micro = options.micro_batch or rows
-    if rows % micro:
-        raise SystemExit(f"--micro-batch {micro} does not divide {rows} rows")
-    task, engine = Lines(options.data, options.reward), TimedEngine()
-    stage = Stage(task=task, steps=options.steps, prompts_per_step=options.prompts_per_step)
-    data = ContinualDataModule([stage], evaluate_trained=False, seed=options.seed)
-    module = module_of(options.method, options.model, options.lr)
-    rollout = RolloutCallback(
-        num_generations=options.num_generations,
-        sampling=Sampling(max_new_tokens=options.max_completion_length),
-        engine=engine,
-        seed=options.seed,
-    )
-    steps = Steps(engine, task)
-    trainer = pl.Trainer(
-        **data.trainer_arguments(),
-        accelerator="cpu",
-        devices=1,
-        accumulate_grad_batches=rows // micro,
-        gradient_clip_val=1.0,
-        callbacks=[rollout, steps],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
-    module.configure_model()
+    session = Session(options)
+    module, task, rows = session.module, session.task, session.rows
     before, started = peak_rss_mb(), time.perf_counter()
-    trainer.fit(module, data)
+    session.fit()
     total, peak = time.perf_counter() - started, peak_rss_mb()
-    median = partial(steps.median, options.warmup)
+    median = partial(session.steps.median, options.warmup)
     return {
         "trainer": f"lit_sdpo {type(module).__name__}",
         "method": options.method,
         "model": Path(options.model).resolve().name,
         "parameters": sum(p.numel() for p in module.policy.parameters()),
         "completions_per_step": rows,
-        "micro_batch": micro,
+        "micro_batch": session.micro,
         "max_completion_length": options.max_completion_length,
         "threads": options.threads,
-        "steps": len(steps.steps),
+        "steps": len(session.steps.steps),
         "seconds_per_step": round(median(lambda s: s["seconds"]), 4),
         "cpu_seconds_per_step": round(median(lambda s: s["cpu"]), 4),
         "generation_cpu_seconds": round(median(lambda s: s["generation_cpu"]), 4),
