@@ -73,7 +73,7 @@ def main() -> None:
                 p += options.step * torch.randn(p.shape, dtype=p.dtype)
         base = torch.load(f"{folder}/base.pt", mmap=True, weights_only=True)
         Path("/proc/self/clear_refs").write_text("5")  # the highest memory so far is that of now
-        before, start = memory("VmRSS"), time.perf_counter()
+        before, start, cpu = memory("VmRSS"), time.perf_counter(), time.process_time()
         times: dict[str, list[float]] = defaultdict(list)
 
         def watch(weight: TrainedWeight, seconds: float) -> None:
@@ -81,7 +81,7 @@ def main() -> None:
             print(f"{seconds:8.3f} s  {weight.name}", flush=True)
 
         total, rows = measure(model, base.__getitem__, watch, rank=options.rank, full_up_to=0)
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     print(drift_markdown(rows))
     result = {
         "size": options.size,
@@ -91,6 +91,7 @@ def main() -> None:
         "threads": options.threads,
         "relative_norm": round(float(total.relative_l2), 6),
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
         "seconds_per_matrix": {kind: round(sum(x) / len(x), 3) for kind, x in times.items()},
         "gib_of_model": round(before, 2),
         "gib_beyond_model": round(memory("VmHWM") - before, 2),
