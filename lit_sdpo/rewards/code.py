@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lit_sdpo.rewards.base import Verdict, failed
 from lit_sdpo.rewards.cell.examiner import UNSUPPORTED
-from lit_sdpo.rewards.cell.wire import SHORT, receive, send
+from lit_sdpo.rewards.cell.wire import SHORT, receive, send_to_program
 from lit_sdpo.rewards.contract import Contract
 from lit_sdpo.rewards.examiner import Examiners
 from lit_sdpo.rewards.sandbox import Isolation, Sandbox
@@ -135,7 +135,7 @@ class CodeTests(Contract):
         with self.sandbox.open(job, cpu_seconds=seconds) as connection:
             for given, expected in zip(tests["inputs"], tests["outputs"], strict=True):
                 try:
-                    send(connection, given)
+                    send_to_program(connection, given)
                     receive(connection)  # "started"
                     connection.settimeout(seconds)
                     started = time.monotonic()

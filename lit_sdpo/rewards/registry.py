@@ -12,6 +12,7 @@ from lit_sdpo.rewards.choice import ChoiceBox, ChoiceTag, ExactAnswer
 from lit_sdpo.rewards.code import CodeTests
 from lit_sdpo.rewards.logic import ZebraGrid
 from lit_sdpo.rewards.math import MathBoxed
+from lit_sdpo.rewards.numeric import NumberNear
 from lit_sdpo.rewards.pool import Pooled
 from lit_sdpo.rewards.text import ExactText
 from lit_sdpo.rewards.tool_call import FunctionCalls, ReactCalls
@@ -22,6 +23,7 @@ CONTRACTS: dict[str, type[Verifier]] = {
     "mcq_boxed": ChoiceBox,
     "exact_answer": ExactAnswer,
     "exact_text": ExactText,
+    "numeric_boxed": NumberNear,
     "tooluse_react": ReactCalls,
     "bfcl_ast": FunctionCalls,
     "zebra_json": ZebraGrid,

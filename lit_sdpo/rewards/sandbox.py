@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.cell.limits import landlock_version
-from lit_sdpo.rewards.cell.wire import send
+from lit_sdpo.rewards.cell.wire import send_to_program
 
 Isolation = Literal["bubblewrap", "landlock", "rlimits"]
 
@@ -117,7 +117,7 @@ class Sandbox:
                 ours.settimeout(START_SECONDS)
                 parts = _compiled("limits", "wire", job["do"].partition(".")[0], "start")
                 ours.sendall(len(parts).to_bytes(8, "big") + parts)
-                send(ours, {**job, "limits": limits})
+                send_to_program(ours, {**job, "limits": limits})
                 yield ours
             finally:
                 _kill(process, bubblewrap)

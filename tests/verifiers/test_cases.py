@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lit_sdpo.data.readers import read_rows
+from lit_sdpo.rewards.registry import verifier
 from tests.verifiers.__main__ import judge, main
 
 CASES = Path(__file__).with_name("cases")
@@ -29,3 +31,25 @@ def test_a_wrong_score_is_a_failure(tmp_path, capsys):
     file.write_text(json.dumps(case), encoding="utf-8")
     assert main([str(file)]) == 1
     assert capsys.readouterr().out.endswith("0 passed, 1 failed\n")
+
+
+FILES = sorted((Path(__file__).parents[1] / "data" / "files").glob("*.jsonl"))
+ROWS = [path for path in FILES if '"verifier"' in path.read_text(encoding="utf-8")]
+
+
+def check_references(path):
+    """Every row's answer in its contract's form, or its reference solution, is accepted."""
+    rows, skipped = read_rows(path)
+    assert skipped == 0
+    for row in rows:
+        if row.reference is not None:
+            verdict = verifier(row.verifier)(row.reference, row)
+            assert verdict.score == 1.0, (row.id, verdict)
+    return sum(row.reference is not None for row in rows)
+
+
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
+def test_reference_answers_are_accepted(path, request):
+    if "code_tests" in path.read_text(encoding="utf-8"):
+        request.getfixturevalue("bubblewrap")
+    assert check_references(path) > 0

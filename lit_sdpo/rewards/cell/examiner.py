@@ -69,7 +69,7 @@ class _Program(Peer):
     """The program under test, and the last call that a test made of it."""
 
     def __init__(self, connection: _socket.socket) -> None:
-        super().__init__(connection, {}, Remote, shares=False)
+        super().__init__(connection, {}, Remote, program=False)
         self.last = ""
         self.names: dict[str, bool] = {}
         self.called: dict[int, str] = {}

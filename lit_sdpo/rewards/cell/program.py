@@ -11,7 +11,7 @@ import os
 import sys
 
 from .limits import confine, readable_by_others
-from .wire import FUNCTIONS, OPERATORS, Peer, receive, send
+from .wire import FUNCTIONS, OPERATORS, Peer, receive_in_program, send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,19 +29,25 @@ def serve(connection: _socket.socket, job: dict[str, Any]) -> None:
     module = _module("program")
 
     def run() -> dict[str, bool]:
-        exec(compile(job["program"], "<program>", "exec"), module.__dict__)
+        if isinstance(code, BaseException):
+            raise code
+        exec(code, module.__dict__)
         return {name: isinstance(value, type(sys)) for name, value in list(vars(module).items())}
 
     def remote(peer: Peer, number: int, name: str) -> Callable[..., Any]:
         return lambda *arguments, **named: peer.call(number, *arguments, **named)
 
     operations: dict[str, Callable[..., Any]] = {**_OPERATIONS, "run": run, "look_up": lambda name: vars(module)[name]}
-    peer = Peer(connection, operations, remote, shares=True)
+    peer = Peer(connection, operations, remote, program=True)
     confine(job["limits"])
+    try:
+        code: Any = compile(job["program"], "<program>", "exec")
+    except BaseException as error:
+        code = error
     send(connection, "started")
     try:
         while True:
-            peer.answer(receive(connection))
+            peer.answer(receive_in_program(connection))
     except (EOFError, OSError):
         os._exit(0)
 
@@ -52,7 +58,7 @@ def run_scripts(connection: _socket.socket, job: dict[str, Any]) -> None:
     readable_by_others(False)
     while True:
         try:
-            given = receive(connection)
+            given = receive_in_program(connection)
         except EOFError:
             return
         source, output, errors = (os.memfd_create(name) for name in ("input", "output", "errors"))

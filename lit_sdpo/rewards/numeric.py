@@ -1,0 +1,61 @@
+"""Numbers that need not be exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.contract import Contract, last_boxed, right_or
+from lit_sdpo.rewards.math_form import read_number, tidy
+
+
+class NumberNear(Contract):
+    r"""The number in the last ``\boxed{...}`` is close to the ground truth (``numeric_boxed``).
+
+    ``|answer - truth| <= max(absolute, relative * |truth|)``. Units, currency and separators do not matter; a
+    percentage is the number in front of the sign.
+
+    Args:
+        relative: Tolerance as a share of the truth.
+        absolute: Tolerance in the unit of the truth, for truths near 0.
+
+    Example:
+        >>> check = NumberNear(relative=0.01)
+        >>> check.judge(r"\boxed{3.15}", "3.14159").score, check.judge(r"\boxed{3.2}", "3.14159").score
+        (1.0, 0.0)
+    """
+
+    markers = (r"\\boxed\s*\{",)
+    form = r"Put the number in \boxed{}."
+
+    def __init__(self, relative: float = 1e-2, absolute: float = 1e-9) -> None:
+        if not (relative >= 0 and absolute >= 0 and math.isfinite(relative + absolute)):
+            raise ValueError(f"tolerances must be finite and not negative, got {relative} and {absolute}")
+        self.relative, self.absolute = Fraction(relative), Fraction(absolute)
+
+    def judge(self, text: str, ground_truth: str) -> Verdict:
+        """Compare the number in the last box."""
+        answer = last_boxed(text)
+        if answer is None or not answer.strip():
+            return self.missing()
+        number = read_number(tidy(answer))
+        if number is None:
+            return self.malformed("The box does not hold one number.")
+        truth = self._truth(ground_truth)
+        near = abs(number.value - truth) <= max(self.absolute, self.relative * abs(truth))
+        return right_or(near, "The number is wrong.")
+
+    def reference(self, ground_truth: str, extra: Mapping[str, Any]) -> str | None:
+        """The ground truth in a box."""
+        self._truth(ground_truth)
+        return rf"\boxed{{{ground_truth.strip()}}}"
+
+    @staticmethod
+    def _truth(ground_truth: str) -> Fraction:
+        number = read_number(tidy(ground_truth))
+        if number is None:
+            raise ValueError("it has to be a number")
+        return number.value
