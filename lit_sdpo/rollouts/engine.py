@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from lit_sdpo.policies.attention import UnsupportedModelError, attending, obstacle, say_once
 from lit_sdpo.policies.scoring import base_model
 from lit_sdpo.rollouts.decoders import Decoder, RepeatedPrompts, SharedPrompts
+from lit_sdpo.rollouts.fused_decoder import FusedPrompts, fusible
 from lit_sdpo.rollouts.sampling import BLOCK, sample, uniforms
 from lit_sdpo.rollouts.types import Completions, Sampling
 
@@ -96,7 +97,7 @@ class NativeEngine:
         if self.share_prompts:
             reason = obstacle(model, max(map(len, prompts)) + sampling.max_new_tokens)
         if reason is None:
-            shared = SharedPrompts(
+            shared = (FusedPrompts if fusible(model) else SharedPrompts)(
                 model,
                 prompts,
                 num_generations,
