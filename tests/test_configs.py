@@ -76,7 +76,7 @@ def test_later_files_and_arguments_win(build):
     built = build(["fit", "--config", SDPO, "--config", world, "--data.init_args.steps", "7"])
     assert built.datamodule.tasks[0].world.format_named == "never"
     assert [stage.steps for stage in built.datamodule.stages] == [7, 7, 7, 7]
-    assert built.trainer.accumulate_grad_batches == 2  # from common.yaml
+    assert built.trainer.gradient_clip_val == 1.0  # from common.yaml
 
 
 MISTAKES = {
