@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lit_sdpo.functional.divergence import divergence, log_softmax, sampled_divergence, top_k_with_tail
+from lit_sdpo.functional.divergence import divergence, logit_divergence, sampled_divergence, top_k_with_tail
 from lit_sdpo.functional.importance import importance_clip as clipped_ratio
 from lit_sdpo.functional.precision import fill_masked, tempered
 
@@ -89,7 +89,7 @@ def sdpo_loss(
         student_token = token_logprobs_from_logits(student_logits, ids, temperature)
         loss = sampled_divergence(student_token, token_logprobs_from_logits(teacher_logits, ids, temperature))
     elif top_k is None:
-        loss = divergence(log_softmax(student_logits, temperature), log_softmax(teacher_logits, temperature), alpha)
+        loss = logit_divergence(student_logits, teacher_logits, alpha, temperature)
     else:
         loss = divergence(
             *top_k_with_tail(student_logits, teacher_logits, top_k, tail=tail, temperature=temperature), alpha

@@ -13,6 +13,9 @@ from torch.autograd.function import once_differentiable
 
 from lit_sdpo.functional.precision import at_least_float32, fill_masked, tempered
 
+_BLOCK_ELEMENTS = 2**16
+"""Entries of a block of rows: a handful of such blocks fit the cache."""
+
 
 def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probabilities ``log softmax(logits / temperature)``, in float32 or better.
@@ -151,35 +154,60 @@ def top_k_with_tail(
     return student, on_support(teacher_logits.detach(), ids, tail=tail, temperature=temperature)
 
 
-class _Divergence(torch.autograd.Function):
-    """Value and gradient in one pass; one [..., K] tensor is kept for the backward.
+def _value_and_gradient(student: Tensor, teacher: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """The divergence [...] of log-probabilities [..., K], and its gradient by the student's.
 
     S is normalised, so a multiple of S may be added to the gradient without changing what arrives at the logits. It is
-    chosen such that the gradient adds up to zero: it then vanishes entry by entry where S = T, and the softmax backward
-    has no large terms left to cancel at confident tokens.
+    chosen such that the gradient adds up to zero: it then vanishes entry by entry where S = T, the softmax backward has
+    no large terms left to cancel at confident tokens, and it is the gradient by the logits themselves.
     """
+    s, t = student.exp(), teacher.exp()
+
+    def expected(mass: Tensor, log_ratio: Tensor) -> Tensor:
+        return log_ratio.mul_(mass).masked_fill_(mass == 0, 0.0)  # 0 log 0 = 0
+
+    if alpha == 0:
+        return expected(t, teacher - student).sum(-1), s - t
+    if alpha == 1:
+        gradient = expected(s, student - teacher)
+        total = gradient.sum(-1)
+    else:
+        # log(M/S) and log(M/T) from d = log(T/S), exact at d = 0 and without overflow at either end.
+        d = teacher - student
+        share = (d > 0).to(d.dtype).mul_(1 - 2 * alpha).add_(alpha)
+        common = torch.expm1(d.abs().neg_()).mul_(share).log1p_()
+        gradient = expected(s, torch.clamp(d, min=0).add_(common)).mul_(alpha - 1)
+        total = gradient.sum(-1) - alpha * expected(t, common.sub_(d.clamp_(max=0))).sum(-1)
+    return total, gradient.addcmul_(s, gradient.sum(-1, keepdim=True), value=-1)
+
+
+class _Divergence(torch.autograd.Function):
+    """Value and gradient in one pass; one [..., K] tensor is kept for the backward."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
-        s, t = student.exp(), teacher.exp()
+        total, gradient = _value_and_gradient(student, teacher, alpha)
+        ctx.save_for_backward(gradient)
+        return total
 
-        def expected(mass: Tensor, log_ratio: Tensor) -> Tensor:
-            return log_ratio.mul_(mass).masked_fill_(mass == 0, 0.0)  # 0 log 0 = 0
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad_output.unsqueeze(-1) * gradient, None, None
 
-        if alpha == 0:
-            terms, gradient = expected(t, teacher - student), s - t
-        elif alpha == 1:
-            terms = gradient = expected(s, student - teacher)
-        else:
-            # log(M/S) and log(M/T) from d = log(T/S), exact at d = 0 and without overflow at either end.
-            d = teacher - student
-            share = torch.where(d > 0, d.new_tensor(1 - alpha), d.new_tensor(alpha))
-            common = torch.expm1(d.abs().neg_()).mul_(share).log1p_()
-            gradient = expected(s, common + d.clamp(min=0)).mul_(alpha - 1)
-            terms = gradient - alpha * expected(t, common - d.clamp(max=0))
-        total = terms.sum(-1)
-        if alpha > 0:
-            gradient = gradient.addcmul(s, gradient.sum(-1, keepdim=True), value=-1)
+
+class _LogitDivergence(torch.autograd.Function):
+    """The same from logits [M, V], a few rows at a time: what is in between stays in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
+        total, gradient = student.new_empty(len(student)), torch.empty_like(student)
+        size = max(1, _BLOCK_ELEMENTS // student.shape[-1])
+        for start in range(0, len(student), size):
+            rows = slice(start, start + size)
+            s, t = torch.log_softmax(student[rows], -1), torch.log_softmax(teacher[rows], -1)
+            total[rows], gradient[rows] = _value_and_gradient(s, t, alpha)
         ctx.save_for_backward(gradient)
         return total
 
@@ -218,12 +246,37 @@ def divergence(student_logprobs: Tensor, teacher_logprobs: Tensor, alpha: float,
         >>> round(divergence(certain, even, alpha=1.0).item(), 4)
         0.6931
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+    _check_alpha(alpha)
     student = fill_masked(at_least_float32(student_logprobs), mask)
     teacher = fill_masked(at_least_float32(teacher_logprobs.detach()), mask)
     result: Tensor = _Divergence.apply(student, teacher, float(alpha))
     return fill_masked(result, mask)
+
+
+def logit_divergence(student_logits: Tensor, teacher_logits: Tensor, alpha: float, temperature: float = 1.0) -> Tensor:
+    """:func:`divergence` over the whole vocabulary, from logits and in less memory.
+
+    Args:
+        student_logits: [..., V].
+        teacher_logits: [..., V]; never receives a gradient.
+        alpha: In [0, 1].
+        temperature: Divides both logits.
+
+    Returns:
+        [...], in float32 or better.
+
+    Raises:
+        ValueError: ``alpha`` is outside [0, 1].
+    """
+    _check_alpha(alpha)
+    student, teacher = (tempered(x, temperature).flatten(0, -2) for x in (student_logits, teacher_logits.detach()))
+    result: Tensor = _LogitDivergence.apply(student, teacher, float(alpha))
+    return result.view(student_logits.shape[:-1])
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in [0, 1], got {alpha}")
 
 
 def sampled_divergence(

@@ -15,6 +15,7 @@ from lit_sdpo.functional import (
     divergence,
     log_softmax,
     log_tail_mass,
+    logit_divergence,
     mix_logits,
     sampled_divergence,
     squared_hellinger,
@@ -224,3 +225,27 @@ def test_mixed_logits():
 def test_alpha_outside_its_range(alpha):
     with pytest.raises(ValueError, match="alpha"):
         divergence(torch.zeros(1), torch.zeros(1), alpha)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_from_logits_it_is_the_same_in_value_and_gradient(alpha, temperature, monkeypatch):
+    monkeypatch.setattr("lit_sdpo.functional.divergence._BLOCK_ELEMENTS", 20)  # two rows at a time
+    torch.manual_seed(0)
+    student, teacher = 5 * torch.randn(2, 3, 5, 9, dtype=torch.float64)
+    student[0, 0, 2] = teacher[0, 0, 2] = teacher[1, 1, 3] = -torch.inf
+    weight = torch.randn(3, 5, dtype=torch.float64)
+    found = []
+    for kind in ("logits", "log-probabilities"):
+        x = student.clone().requires_grad_()
+        if kind == "logits":
+            made = logit_divergence(x, teacher, alpha, temperature)
+        else:
+            made = divergence(log_softmax(x, temperature), log_softmax(teacher, temperature), alpha)
+        finite = made.isfinite()
+        (made.masked_fill(~finite, 0.0) * weight).sum().backward()
+        found.append((made.detach(), x.grad.masked_fill(~finite[..., None], 0.0)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match="alpha"):
+        logit_divergence(student, teacher, 1.5)
