@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -230,7 +231,7 @@ def test_alpha_outside_its_range(alpha):
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_from_logits_it_is_the_same_in_value_and_gradient(alpha, temperature, monkeypatch):
-    monkeypatch.setattr("lit_sdpo.functional.divergence._BLOCK_ELEMENTS", 20)  # two rows at a time
+    monkeypatch.setattr(sys.modules["lit_sdpo.functional.divergence"], "_BLOCK_ELEMENTS", 20)  # two rows at a time
     torch.manual_seed(0)
     student, teacher = 5 * torch.randn(2, 3, 5, 9, dtype=torch.float64)
     student[0, 0, 2] = teacher[0, 0, 2] = teacher[1, 1, 3] = -torch.inf
