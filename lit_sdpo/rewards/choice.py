@@ -28,13 +28,14 @@ class ExactAnswer(Contract):
 
     def judge(self, text: str, ground_truth: str) -> Verdict:
         """Compare the last tag's content with the ground truth."""
+        answer = self.last(text)
+        return self.compare(answer, ground_truth.strip()) if answer else self.missing()
+
+    @staticmethod
+    def last(text: str) -> str:
+        """The stripped text of the last tag; empty where there is none."""
         found = _ANSWER.findall(text)
-        if not found:
-            return self.missing()
-        answer = found[-1].strip()
-        if not answer:
-            return self.missing()
-        return self.compare(answer, ground_truth.strip())
+        return found[-1].strip() if found else ""
 
     def compare(self, answer: str, expected: str) -> Verdict:
         """Score the stripped content of the tag."""

@@ -10,6 +10,7 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.base import Verifier
 from lit_sdpo.rewards.choice import ChoiceBox, ChoiceTag, ExactAnswer
 from lit_sdpo.rewards.code import CodeTests
+from lit_sdpo.rewards.gym import ReasoningGym
 from lit_sdpo.rewards.logic import ZebraGrid
 from lit_sdpo.rewards.math import MathBoxed
 from lit_sdpo.rewards.numeric import NumberNear
@@ -27,6 +28,7 @@ CONTRACTS: dict[str, type[Verifier]] = {
     "tooluse_react": ReactCalls,
     "bfcl_ast": FunctionCalls,
     "zebra_json": ZebraGrid,
+    "reasoning_gym": ReasoningGym,
     "code_tests": CodeTests,
 }
 

@@ -8,7 +8,7 @@ from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.base import Verdict, Verifier
 from lit_sdpo.rewards.contract import Contract, final_text, last_boxed
-from lit_sdpo.rewards.registry import CONTRACTS, verifier
+from lit_sdpo.rewards.registry import CONTRACTS, in_process, verifier
 
 
 def row(ground_truth, name=""):
@@ -90,9 +90,10 @@ def test_no_text_makes_a_verifier_fail(name, completion):
     truths = {
         "tooluse_react": '[{"Action": "a", "Action_Input": "{}"}]',
         "bfcl_ast": '{"functions": [{"name": "a", "parameters": {}}], "possible_answers": [{"a": {}}]}',
+        "reasoning_gym": '{"dataset": "basic_arithmetic", "entry": {"answer": "B"}}',
         "zebra_json": '{"House 1": {"Name": "Eric"}}',
     }
-    verdict = verifier(name)(completion, row(truths.get(name, "B")))
+    verdict = in_process(name)(completion, row(truths.get(name, "7" if name == "numeric_boxed" else "B")))
     assert verdict.score == 0.0
     assert verdict.flags in {("no_answer",), ("wrong_format",), ()}
 

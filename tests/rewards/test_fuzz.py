@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,6 +30,9 @@ TRUTHS = {
         }),
         ["Zanzibar"],
     ),
+    "reasoning_gym": (
+        json.dumps({"dataset": "sums", "entry": {"answer": "Zanzibar-77", "metadata": {}}}), ["Zanzibar"],
+    ),
     "zebra_json": (json.dumps({"House 1": {"Name": "Zanzibar-77", "Pet": "owl31"}}), ["Zanzibar", "owl31"]),
     "code_tests": (
         json.dumps({
@@ -39,12 +43,12 @@ TRUTHS = {
     ),
 }  # fmt: skip
 LATEX = r"""
-\boxed{ \boxed \frac{ \sqrt{ \text{ \left( \right) \{ \} { } ( ) [ ] $ \( \) \\ \begin{pmatrix} \end{pmatrix} & , ; = < > \le \in
-\cup \pm \cdot \times ^ _ ^{ _{ / % \% \circ \pi \infty x y e i 0 1 2 12 0.5 .5 1e9 1/2 \frac12 - + ! 9^{9}
+\boxed{ \boxed \frac{ \sqrt{ \text{ \left( \right) \{ \} { } ( ) [ ] $ \( \) \\ \begin{pmatrix} \end{pmatrix} & , ; =
+< > \le \in \cup \pm \cdot \times ^ _ ^{ _{ / % \% \circ \pi \infty x y e i 0 1 2 12 0.5 .5 1e9 1/2 \frac12 - + ! 9^{9}
 """
 OTHER = """
-<think> </think> <answer> </answer> <answer>C</answer> Action: find.city {" "name": "n": null true NaN -0 [[ ]] "solution":
-{"solution": ``` ```python ```text A B C D
+<think> </think> <answer> </answer> <answer>C</answer> Action: find.city {" "name": "n":
+null true NaN -0 [[ ]] "solution": {"solution": ``` ```python ```text A B C D
 """
 RARE = ["\n", " ", "\t", "\r\n", "\x00", "\ud800", "\u00b2", "\u0661", "\U0001f600", "\u2028", "\u2212", "\u221a"]
 PIECES = [*LATEX.split(), *OTHER.split(), *RARE, "Action Input: ", '{"solution": {"House 1": {', "}" * 9]
@@ -62,6 +66,12 @@ REPEATED = [
     "(",
     '{"solution": {}} ',
 ]
+
+
+@pytest.fixture(autouse=True)
+def puzzles(monkeypatch):
+    scorer = SimpleNamespace(score_answer=lambda answer, entry: float(answer == entry["answer"]))
+    monkeypatch.setattr("lit_sdpo.rewards.gym._dataset", lambda name: scorer)
 
 
 def completions(name, count, draw):
