@@ -7,6 +7,7 @@ from lit_sdpo.callbacks.forgetting import ForgettingMatrix
 from lit_sdpo.callbacks.memory import MemoryBudget
 from lit_sdpo.callbacks.parameter_drift import ParameterDrift
 from lit_sdpo.callbacks.progress import StreamProgressBar
+from lit_sdpo.callbacks.response_drift import ResponseDrift
 from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.callbacks.samples import SampleLogger
 from lit_sdpo.callbacks.tensorboard import TensorBoardLayout
@@ -17,6 +18,7 @@ __all__ = [
     "InitialEvaluation",
     "MemoryBudget",
     "ParameterDrift",
+    "ResponseDrift",
     "RolloutCallback",
     "SampleLogger",
     "StageCheckpoint",

@@ -1,0 +1,72 @@
+"""Weights as they were when a run began: in a file beside the run, read from there when they are asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_sdpo.errors import UserError
+
+
+class BaseWeights:
+    """Keeps weights in a file and finds it again after a resume; without a folder they stay in memory.
+
+    Args:
+        file: Name of the file in the run folder.
+        owner: Whose weights these are, for messages.
+    """
+
+    def __init__(self, file: str, owner: str) -> None:
+        self.file, self.owner = file, owner
+        self.path: str | None = None
+        self.token: str | None = None
+        #: Name to weight, once kept or opened; mapped from the file, so reading one takes no lasting memory.
+        self.weights: Mapping[str, Tensor] = {}
+
+    def keep(self, weights: Mapping[str, Tensor], folder: Path | None) -> None:
+        """Remember the weights as they are now."""
+        self.token = f"{time.time_ns():x}"
+        copies = {name: w.detach().cpu() for name, w in weights.items()}
+        if folder is None:
+            self.weights = {name: w.clone() for name, w in copies.items()}
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / self.file
+        partial = path.with_suffix(".partial")
+        torch.save({"token": self.token, "weights": copies}, partial)
+        partial.replace(path)
+        self.path = str(path.absolute())
+        self.weights = torch.load(path, mmap=True, weights_only=True)["weights"]
+
+    def open(self, folders: Iterable[Path]) -> None:
+        """Find the file where it was, or in one of the folders, as a run folder may have been moved.
+
+        Raises:
+            UserError: It is in none of them.
+        """
+        candidates = [Path(self.path)] if self.path else []
+        candidates += [folder / self.file for folder in folders]
+        for path in candidates:
+            if path.is_file():
+                content = torch.load(path, mmap=True, weights_only=True)
+                if content["token"] == self.token:
+                    self.path, self.weights = str(path.absolute()), content["weights"]
+                    return
+        raise UserError(
+            f"the weights of the start of the run are not in {' or '.join(map(str, candidates)) or self.file}",
+            where=self.owner,
+            fix=f"put {self.file} of the first run beside the checkpoint's folder",
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the weights are."""
+        return {"path": self.path, "token": self.token}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Where they were."""
+        self.path, self.token = state_dict["path"], state_dict["token"]

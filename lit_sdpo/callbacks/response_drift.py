@@ -1,0 +1,333 @@
+"""How far what the policy says has moved from what its base says, on the task in training and on earlier ones."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from typing_extensions import override
+
+from lit_sdpo.callbacks.base_weights import BaseWeights
+from lit_sdpo.callbacks.folder import run_folder, write_atomically
+from lit_sdpo.callbacks.response_prompts import GivenPrompts, Prompts, evaluated_prompts, given_prompts
+from lit_sdpo.callbacks.response_scoring import Responses, Weights, prompt_features, respond, response_numbers
+from lit_sdpo.errors import UserError
+from lit_sdpo.functional.response_drift import mmd_matrix, ratio_of_sums
+from lit_sdpo.functional.statistics import percentile_interval
+from lit_sdpo.policies.scoring import eval_mode
+from lit_sdpo.report.responses import (
+    Estimate,
+    ResponseRow,
+    distance_map,
+    distances_csv,
+    responses_csv,
+    responses_markdown,
+)
+
+
+class ResponseDrift(pl.Callback):
+    r"""Compare the policy's responses with those of its base, before training and at the end of every stage (epoch).
+
+    A fixed set of prompts of each task is asked again and again; policy and base draw ``num_generations`` responses
+    to each at temperature 1. Of each task, with 95 % intervals by bootstrap over prompts:
+
+    * ``forward_kl``: :math:`KL(\pi_0‖\pi)` in nats per response, from the base's responses. Large where the policy no
+      longer says what the base said; on the prompts of the task in training it goes along with forgetting
+      (arXiv 2509.04259).
+    * ``reverse_kl``: :math:`KL(\pi‖\pi_0)` in nats per response, from the policy's responses. Large where the policy
+      says what the base would not.
+    * ``forward_kl_per_token``, ``reverse_kl_per_token``: the same per token of those responses.
+    * ``js``: Jensen-Shannon divergence per token, over the tokens of both.
+    * ``entropy`` (nats per token), ``length`` (tokens) and ``truncated`` (share) of the policy's responses.
+    * ``similarity``: mean cosine of all pairs of a response of the base and one of the policy to the same prompt.
+      ``similarity_floor`` is that of two draws of the base, which is below 1: only what lies under it is drift.
+    * ``excess_kl``: ``reverse_kl`` less what the change of the success rate alone needs (arXiv 2607.01763, section
+      5.3). Needs tasks with a verifier. Rates are smoothed by half a success and half a failure, so that with few
+      responses it is only a rough guide.
+
+    Divergences are exact sums over the vocabulary at every token. ``current`` and ``earlier`` are the task of the
+    stage, and the mean over the tasks of earlier stages: they answer different questions. Loggers get
+    ``drift/responses/<task, current or earlier>/<number>``, and ``_low`` and ``_high`` of the KLs;
+    ``response_drift.csv`` in the run folder has everything. ``prompt_distance.csv`` and a picture, once, show the
+    squared MMD between the prompts of every two tasks. ``time/response_drift`` is its own time in seconds.
+
+    Features of responses and prompts are means of the base's last hidden states, so that they mean the same all along.
+
+    The base under adapters is the model without them. Otherwise its weights lie in ``response_drift_base.pt`` in the
+    run folder (in memory where there is none), and a second model exists only while it is measured. A resumed run
+    needs that file. It has its own seeds and reads no global random state, so a run is the same with it and without.
+    Only the first process measures; it needs whole weights there.
+
+    It asks a LightningModule for ``policy`` or ``model``, a Hugging Face causal language model, and ``tokenizer``.
+
+    Args:
+        num_prompts: Prompts per task.
+        num_generations: Responses per prompt, G.
+        max_new_tokens: Longest response, where it is cut; ``None`` takes that of the evaluation's sampling, else 256.
+        prompts: Task to its prompts, texts or lists of chat messages. Default: the validation prompts of everything
+            that the data module evaluates.
+        tasks: Which of the tasks to measure. Default: all.
+        stages: The task of each stage. Default: ``stage_names`` of the data module, else the names in ``prompts``
+            where there is one epoch for each. Without it nothing is ``current`` or ``earlier``.
+        encoder: A module with ``encode(texts)``, such as ``sentence_transformers.SentenceTransformer``, that gives the
+            features instead.
+        distance_prompts: Prompts per task for the distances between tasks; 0 leaves them out.
+        seed: Of the choice of prompts and of the draws.
+
+    Raises:
+        UserError: A number is out of range, or prompts, model or tokenizer are missing.
+
+    Example:
+        >>> drift = ResponseDrift(prompts={"sums": ["1+1=", "2+3="], "words": ["one two", "red green"]})
+    """
+
+    file = "response_drift_base.pt"
+
+    def __init__(
+        self,
+        num_prompts: int = 16,
+        num_generations: int = 4,
+        max_new_tokens: int | None = None,
+        prompts: GivenPrompts | None = None,
+        tasks: list[str] | None = None,
+        stages: list[str] | None = None,
+        encoder: torch.nn.Module | None = None,
+        distance_prompts: int = 64,
+        seed: int = 0,
+    ) -> None:
+        for name, good in {
+            "num_prompts": num_prompts >= 2,
+            "num_generations": num_generations >= 1,
+            "max_new_tokens": max_new_tokens is None or max_new_tokens >= 1,
+            "distance_prompts": distance_prompts == 0 or distance_prompts >= 2,
+        }.items():
+            if not good:
+                raise UserError(f"{name} is out of range", where=f"ResponseDrift.{name}", fix="see its description")
+        self.num_prompts, self.num_generations, self.max_new_tokens = num_prompts, num_generations, max_new_tokens
+        self.prompts, self.tasks, self.stages, self.encoder = prompts, tasks, stages, encoder
+        self.distance_prompts, self.seed = distance_prompts, seed
+        #: Everything measured so far.
+        self.rows: list[ResponseRow] = []
+        #: Tasks and the squared MMD between their prompts, [K, K].
+        self.distances: tuple[list[str], Tensor] | None = None
+        self._base = BaseWeights(self.file, "ResponseDrift")
+        self._base_responses: dict[str, Responses] = {}
+        self._asked: list[Prompts] = []
+        self._folder: Path | None = None
+
+    # ------------------------------------------------------------------------------------------------------------ hooks
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._folder = run_folder(trainer)
+        if not trainer.is_global_zero:
+            return
+        policy, _ = _policy(pl_module), _tokenizer(pl_module)
+        most = max(self.num_prompts, self.distance_prompts)
+        if self.prompts is not None:
+            every = given_prompts(self.prompts, pl_module, most, self.seed)
+        else:
+            every = evaluated_prompts(trainer, pl_module, most, self.seed)
+        every = [task for task in every if self.tasks is None or task.task in self.tasks]
+        if not every:
+            raise UserError(
+                "no prompts to ask", where="ResponseDrift.prompts", fix="give prompts, or a data module with tasks"
+            )
+        self._asked = [task.first(self.num_prompts) for task in every]
+        self.stages = self._stages(trainer)
+        self._base_responses = {}
+        if self.rows:  # resumed, perhaps into a new folder
+            if not _adapted(policy):
+                self._base.open(list(Path(trainer.ckpt_path).absolute().parents)[:2] if trainer.ckpt_path else [])
+            self._write()
+            return
+        if trainer.global_step > 0:
+            rank_zero_warn(f"ResponseDrift is new to this run: its base is the policy at step {trainer.global_step}.")
+        if not _adapted(policy):
+            self._base.keep(policy.state_dict(), self._folder)
+        with self._ready(trainer, policy):
+            self._measure(trainer, pl_module, stage=trainer.current_epoch, base=Weights(policy))
+            if self.distance_prompts:
+                self._measure_distances(trainer, every, Weights(policy))
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        if self.rows[-1].step == trainer.global_step:  # nothing was trained, or a resumed run ends its stage again
+            return
+        policy = _policy(pl_module)
+        with self._ready(trainer, policy):
+            self._measure(trainer, pl_module, stage=trainer.current_epoch + 1, base=self._base_of(policy))
+
+    @contextmanager
+    def _ready(self, trainer: pl.Trainer, policy: Any) -> Iterator[None]:
+        with torch.no_grad(), eval_mode(policy), trainer.precision_plugin.forward_context():
+            yield
+
+    def _stages(self, trainer: pl.Trainer) -> list[str] | None:
+        names = self.stages or getattr(getattr(trainer, "datamodule", None), "stage_names", None)
+        if names is None and self.prompts is not None and trainer.max_epochs == len(self.prompts):
+            names = list(self.prompts)
+        return None if names is None else [str(name) for name in names]
+
+    def _base_of(self, policy: Any) -> Weights:
+        """The base: the policy with its adapter switched off, or a second model that goes when this result goes."""
+        if _adapted(policy):
+            return Weights(policy, policy.disable_adapter)
+        model = copy.deepcopy(policy).requires_grad_(False).eval()
+        model.load_state_dict(self._base.weights)
+        return Weights(model)
+
+    # ----------------------------------------------------------------------------------------------------- measurements
+    def _measure(self, trainer: pl.Trainer, module: pl.LightningModule, *, stage: int, base: Weights) -> None:
+        started = time.perf_counter()
+        policy, tokenizer = Weights(_policy(module)), _tokenizer(module)
+        draws: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
+        rows: list[ResponseRow] = []
+        options: dict[str, Any] = {
+            "num_generations": self.num_generations,
+            "max_new_tokens": self._longest(trainer),
+            "seed": self.seed,
+        }
+        for number, prompts in enumerate(self._asked):
+            # A resumed run draws the base's responses again: the same seeds give the same ones.
+            if prompts.task not in self._base_responses:
+                theirs = respond(base, tokenizer, prompts, stream="base", **options)
+                self._base_responses[prompts.task] = theirs
+            theirs = self._base_responses[prompts.task]
+            mine = respond(policy, tokenizer, prompts, stream="policy", **options)
+            encode = self._encode if self.encoder is not None else None
+            found = response_numbers(policy, base, mine, theirs, encode)
+            draws[prompts.task] = {name: ratio_of_sums(*pair, seed=number) for name, pair in found.items()}
+            rows.append(self._row(trainer, stage, prompts.task, self._role(stage, prompts.task), draws[prompts.task]))
+        for role in ("current", "earlier"):
+            chosen = [draws[row.task] for row in rows if row.role == role]
+            if chosen:
+                rows.append(self._row(trainer, stage, role, role, _mean(chosen)))
+        self.rows += rows
+        self._log(trainer, rows, time.perf_counter() - started)
+        self._write()
+
+    def _measure_distances(self, trainer: pl.Trainer, every: Sequence[Prompts], base: Weights) -> None:
+        chosen = [task.first(self.distance_prompts) for task in every if len(task.ids) > 1]
+        if len(chosen) < 2:
+            return
+        names = [task.task for task in chosen]
+        matrix, sigma = mmd_matrix(
+            [self._encode(t.texts) if self.encoder is not None else prompt_features(base, t.ids) for t in chosen]
+        )
+        self.distances = names, matrix
+        if self._folder is not None:
+            write_atomically(self._folder / "prompt_distance.csv", distances_csv(names, matrix))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                title = f"squared MMD between prompts, bandwidth {float(sigma):.3g}"
+                figure = distance_map(names, matrix, title=title)
+                logger.experiment.add_figure("drift/prompt_distance", figure, trainer.global_step)
+
+    def _encode(self, texts: Sequence[str]) -> Tensor:
+        encoder: Any = self.encoder
+        return torch.as_tensor(encoder.encode(list(texts))).float().cpu()
+
+    def _longest(self, trainer: pl.Trainer) -> int:
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        found = (getattr(getattr(c, "evaluation_sampling", None), "max_new_tokens", None) for c in callbacks)
+        return next((n for n in found if n is not None), 256)
+
+    def _role(self, stage: int, task: str) -> str:
+        if not self.stages or not 0 < stage <= len(self.stages):
+            return "other"
+        if task == self.stages[stage - 1]:
+            return "current"
+        return "earlier" if task in self.stages[: stage - 1] else "other"
+
+    def _row(
+        self, trainer: pl.Trainer, stage: int, task: str, role: str, draws: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> ResponseRow:
+        numbers = {
+            name: Estimate(float(value), *map(float, percentile_interval(some)))
+            for name, (value, some) in draws.items()
+        }
+        # Before training the policy is the base: what is measured then is the floor.
+        before = next((row for row in self.rows if row.task == task), None)
+        if before is not None and "similarity" in before.numbers and task not in ("current", "earlier"):
+            numbers["similarity_floor"] = before.numbers["similarity"]
+        return ResponseRow(trainer.global_step, stage, task, role, numbers)
+
+    # ---------------------------------------------------------------------------------------------------------- results
+    def _log(self, trainer: pl.Trainer, rows: Sequence[ResponseRow], seconds: float) -> None:
+        numbers = {"time/response_drift": seconds}
+        for row in rows:
+            for name, estimate in row.numbers.items():
+                ends = {f"{name}_{end}": getattr(estimate, end) for end in ("low", "high")} if "_kl" in name else {}
+                some = {name: estimate.value} | ends
+                numbers |= {f"drift/responses/{row.task}/{k}": x for k, x in some.items() if math.isfinite(x)}
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step=trainer.global_step)
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("drift/responses", responses_markdown(rows), trainer.global_step)
+
+    def _write(self) -> None:
+        if self._folder is not None and self.rows:
+            write_atomically(self._folder / "response_drift.csv", responses_csv(self.rows))
+
+    # ----------------------------------------------------------------------------------------------------------- resume
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        rows = [[r.step, r.stage, r.task, r.role, {name: list(x) for name, x in r.numbers.items()}] for r in self.rows]
+        return {"rows": rows, "base": self._base.state_dict()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._base.load_state_dict(state_dict["base"])
+        self.rows = [
+            ResponseRow(step, stage, task, role, {name: Estimate(*x) for name, x in numbers.items()})
+            for step, stage, task, role, numbers in state_dict["rows"]
+        ]
+
+
+def _policy(module: Any) -> Any:
+    policy = getattr(module, "policy", None)
+    return _needed(module, "policy or model", getattr(module, "model", None) if policy is None else policy)
+
+
+def _tokenizer(module: Any) -> Any:
+    return _needed(module, "tokenizer", getattr(module, "tokenizer", None))
+
+
+def _needed(module: Any, name: str, value: Any) -> Any:
+    if value is None:
+        raise UserError(
+            f"{type(module).__name__} has no {name}, which ResponseDrift needs",
+            where="ResponseDrift",
+            fix="set it to a Hugging Face causal language model and its tokenizer",
+        )
+    return value
+
+
+def _adapted(policy: Any) -> bool:
+    return hasattr(policy, "peft_config")
+
+
+def _mean(several: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Means over tasks of values and of draws, of the numbers that all of them have."""
+    names = [name for name in several[0] if all(name in one for one in several)]
+    return {
+        name: (
+            torch.stack([one[name][0] for one in several]).mean(0),
+            torch.stack([one[name][1] for one in several]).mean(0),
+        )
+        for name in names
+    }

@@ -1,0 +1,225 @@
+"""Draw responses from a model, and ask two models what they think of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lit_sdpo.callbacks.response_prompts import Prompts
+from lit_sdpo.functional.logprobs import default_chunk_size
+from lit_sdpo.functional.razor import excess_kl_estimate
+from lit_sdpo.functional.response_drift import pairwise_cosine, smoothed_rate, sum_by_row, token_drift
+from lit_sdpo.policies.load import end_token_ids
+from lit_sdpo.policies.packing import Sequences
+from lit_sdpo.policies.scoring import completion_hidden, logits
+from lit_sdpo.rollouts.engine import NativeEngine
+from lit_sdpo.rollouts.generate import token_lists
+from lit_sdpo.rollouts.sampling import sample_seeds
+from lit_sdpo.rollouts.types import Completions, Sampling
+
+#: Most tokens of prompts and responses in one forward.
+BATCH_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model, and the context in which it has the weights that are meant.
+
+    Attributes:
+        model: A causal language model in eval mode.
+        within: The context, such as that of a switched-off adapter.
+    """
+
+    model: Any
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+@dataclass(frozen=True)
+class Responses:
+    """G responses to each of P prompts, N = P·G rows.
+
+    Attributes:
+        sequences: Prompts and responses.
+        num_generations: G.
+        completions: As the engine returned them.
+        texts: The responses.
+        successes: Whether each is right, [N], nan where nobody knows; ``None`` without a verifier.
+    """
+
+    sequences: Sequences
+    num_generations: int
+    completions: Completions
+    texts: list[str]
+    successes: Tensor | None
+
+
+def respond(
+    weights: Weights,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
+    *,
+    num_generations: int,
+    max_new_tokens: int,
+    seed: int,
+    stream: str,
+) -> Responses:
+    """Sample from the model's own distribution at temperature 1; takes nothing from a global generator.
+
+    Args:
+        weights: The model.
+        tokenizer: Decodes.
+        prompts: The P prompts.
+        num_generations: G.
+        max_new_tokens: Longest response.
+        seed: Of the draws.
+        stream: What sets these draws apart from others of the same seed.
+    """
+    model = weights.model
+    seeds = sample_seeds(
+        seed, "response_drift", stream, prompts.task, item_ids=prompts.names, num_generations=num_generations
+    )
+    ends = end_token_ids(model, tokenizer) if tokenizer.eos_token_id is not None else []
+    with weights.within():
+        drawn = NativeEngine().generate(
+            model,
+            prompts.ids,
+            num_generations=num_generations,
+            sampling=Sampling(max_new_tokens=max_new_tokens),
+            seeds=seeds.to(model.device),
+            end_ids=ends,
+            pad_id=tokenizer.pad_token_id or 0,
+        )
+    texts = tokenizer.batch_decode(token_lists(drawn), skip_special_tokens=True)
+    mask = torch.arange(drawn.ids.shape[1], device=drawn.ids.device) < drawn.lengths[:, None]
+    repeated = [ids for ids in prompts.ids for _ in range(num_generations)]
+    successes = prompts.successes(texts, num_generations)
+    return Responses(Sequences(repeated, drawn.ids, mask), num_generations, drawn, texts, successes)
+
+
+def compare(policy: Weights, base: Weights, sequences: Sequences) -> tuple[Tensor, Tensor]:
+    """What separates two models on some responses.
+
+    Logits exist for a chunk of tokens at a time, hidden states for a batch of rows.
+
+    Args:
+        policy: The model in question.
+        base: What it is compared with.
+        sequences: N prompts and responses.
+
+    Returns:
+        The sums over each response's tokens of :class:`~lit_sdpo.functional.response_drift.TokenDrift`, float64 [N, 4],
+        and the means of the base's last hidden states from which those tokens are predicted, float32 [N, D].
+    """
+    sums, features = [], []
+    for part in batches(sequences):
+        with policy.within():
+            hidden = completion_hidden(policy.model, part)
+        with base.within():
+            base_hidden = completion_hidden(base.model, part)
+        rows = part.completion_mask.nonzero(as_tuple=True)[0]
+        found = []
+        for span in _spans(policy.model, hidden):
+            with policy.within():
+                mine = logits(policy.model, hidden[span])
+            with base.within():
+                found.append(torch.stack(token_drift(mine, logits(base.model, base_hidden[span])), -1))
+        sums.append(sum_by_row(torch.cat(found), rows, len(part)))
+        features.append(_mean_by_row(base_hidden, part.completion_mask))
+    return torch.cat(sums).cpu(), torch.cat(features).cpu()
+
+
+def prompt_features(base: Weights, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """Mean of the base's last hidden states over the tokens of each prompt, float32 [P, D]."""
+    device = base.model.device
+    # The first token is the prompt, the rest is predicted; a last one, never read, makes the last state count too.
+    width = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt) - 1] = torch.as_tensor(prompt[1:], device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    mask = torch.arange(width, device=device) < lengths[:, None]
+    features = []
+    for part in batches(Sequences([prompt[:1] for prompt in prompts], ids, mask)):
+        with base.within():
+            features.append(_mean_by_row(completion_hidden(base.model, part), part.completion_mask))
+    return torch.cat(features).cpu()
+
+
+def batches(sequences: Sequences, tokens: int = BATCH_TOKENS) -> Iterator[Sequences]:
+    """Cut into runs of rows of at most so many tokens; a longer row stands alone."""
+    lengths = sequences.completion_mask.sum(1).tolist()
+    sizes = [len(prompt) + n for prompt, n in zip(sequences.prompt_ids, lengths, strict=True)]
+    start, total = 0, 0
+    for n, size in enumerate([*sizes, tokens + 1]):
+        if n > start and total + size > tokens:
+            mask = sequences.completion_mask[start:n]
+            width = int(mask.sum(1).max())
+            yield Sequences(sequences.prompt_ids[start:n], sequences.completion_ids[start:n, :width], mask[:, :width])
+            start, total = n, 0
+        total += size
+
+
+def _spans(model: Any, hidden: Tensor) -> Iterator[slice]:
+    size = default_chunk_size(model.config.get_text_config().vocab_size, hidden.device)
+    return (slice(start, start + size) for start in range(0, len(hidden), size))
+
+
+def _mean_by_row(hidden: Tensor, mask: Tensor) -> Tensor:
+    rows = mask.nonzero(as_tuple=True)[0]
+    return (sum_by_row(hidden, rows, len(mask)) / mask.sum(1, keepdim=True)).float()
+
+
+def response_numbers(
+    policy: Weights,
+    base: Weights,
+    mine: Responses,
+    theirs: Responses,
+    encode: Callable[[Sequence[str]], Tensor] | None = None,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Numerator and denominator of each number of :class:`~lit_sdpo.callbacks.ResponseDrift`, of each prompt [P].
+
+    Args:
+        policy: The model in question.
+        base: What it is compared with.
+        mine: The policy's responses.
+        theirs: The base's responses to the same prompts.
+        encode: From N texts to features [N, D]; ``None`` takes the base's hidden states.
+    """
+    (on_mine, my_features), (on_theirs, their_features) = (compare(policy, base, r.sequences) for r in (mine, theirs))
+    if encode is not None:
+        my_features, their_features = encode(mine.texts), encode(theirs.texts)
+    g = mine.num_generations
+
+    def of_prompts(rows: Tensor) -> Tensor:
+        return rows.cpu().double().view(-1, g).mean(1)
+
+    forward, reverse = of_prompts(on_theirs[:, 0]), of_prompts(on_mine[:, 1])
+    tokens, base_tokens = of_prompts(mine.completions.lengths), of_prompts(theirs.completions.lengths)
+    one = torch.ones_like(forward)
+    numbers = {
+        "forward_kl": (forward, one),
+        "reverse_kl": (reverse, one),
+        "forward_kl_per_token": (forward, base_tokens),
+        "reverse_kl_per_token": (reverse, tokens),
+        "js": (of_prompts(on_mine[:, 2] + on_theirs[:, 2]), tokens + base_tokens),
+        "entropy": (of_prompts(on_mine[:, 3]), tokens),
+        "length": (tokens, one),
+        "truncated": (of_prompts(~mine.completions.finished), one),
+        "similarity": (pairwise_cosine(my_features.view(len(one), g, -1), their_features.view(len(one), g, -1)), one),
+    }
+    if mine.successes is not None and theirs.successes is not None:
+        judged = [r.successes.view(-1, g) for r in (mine, theirs) if r.successes is not None]
+        trials = [(~known.isnan()).sum(1) for known in judged]
+        rates = [smoothed_rate(known.nansum(1), n) for known, n in zip(judged, trials, strict=True)]
+        # Exact sums over tokens in the place of the responses' log-ratios: the same mean, less noise.
+        sums = on_mine[:, 1].view(-1, g)
+        excess = excess_kl_estimate(sums, torch.zeros_like(sums), *rates)
+        known = ((trials[0] > 0) & (trials[1] > 0)).double()
+        numbers["excess_kl"] = (excess * known, known)
+    return numbers
