@@ -62,10 +62,18 @@ SHAPES = {
 }
 
 
-def random_model(size: str, vocabulary: int | None = None) -> PreTrainedModel:
-    """A model with random weights, always the same ones, in float32 and eval mode."""
+def random_model(
+    size: str, vocabulary: int | None = None, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """A model with random weights, always the same ones on a device, in eval mode."""
     torch.manual_seed(0)
-    return Qwen3ForCausalLM(SHAPES[size].config(vocabulary)).eval()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            return Qwen3ForCausalLM(SHAPES[size].config(vocabulary)).eval()
+    finally:
+        torch.set_default_dtype(before)
 
 
 def spread(shortest: int, longest: int, count: int) -> list[int]:
@@ -92,6 +100,14 @@ def random_rows(prompts: Sequence[Sequence[int]], generations: int, vocabulary: 
     ids = torch.randint(1, vocabulary, (rows, int(lengths.max())), generator=generator)
     mask = torch.arange(ids.shape[1]) < lengths[:, None]
     return Sequences([p for p in prompts for _ in range(generations)], ids.masked_fill(~mask, 0), mask)
+
+
+def write_additions(folder: str | Path, count: int = 64) -> Path:
+    """A JSONL file with prompts and answers, as ``benchmarks.step`` reads it."""
+    path = Path(folder) / "additions.jsonl"
+    lines = [{"prompt": f"{n}+{7 * n % 100}=", "answer": str(n + 7 * n % 100)} for n in range(count)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
 
 
 def rows_of(sequences: Sequences, rows: Sequence[int]) -> Sequences:

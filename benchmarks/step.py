@@ -133,11 +133,11 @@ class Steps(pl.Callback):
         return statistics.median(value(step) for step in self.steps[warmup:] or self.steps)
 
 
-def arguments() -> argparse.ArgumentParser:
+def arguments(text: str | None = __doc__) -> argparse.ArgumentParser:
     """Options of a training step, for other benchmarks too."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="model folder")
-    parser.add_argument("--data", required=True, help="JSONL with prompt and answer")
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=text is __doc__, help="model folder")
+    parser.add_argument("--data", required=text is __doc__, help="JSONL with prompt and answer")
     parser.add_argument("--method", choices=["grpo", "sdpo"], default="grpo")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--warmup", type=int, default=1, help="steps left out of the medians")

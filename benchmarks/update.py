@@ -20,7 +20,6 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +41,7 @@ from benchmarks.common import (
     rows_of,
     spread,
     use_threads,
+    write_additions,
 )
 from lit_sdpo.functional import chunked_loss, group_advantages, ppo_loss, sdpo_loss, token_logprobs_from_logits
 from lit_sdpo.policies.fused import fuse
@@ -322,8 +322,7 @@ def forwards() -> list[dict[str, object]]:
 
     made = []
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "lines.jsonl"
-        data.write_text("".join(json.dumps({"prompt": f"{n}+{n}=", "answer": str(2 * n)}) + "\n" for n in range(4)))
+        data = write_additions(folder)
         for method in ("grpo", "sdpo"):
             line = f"--model micro --data {data} --method {method} --steps 1 --prompts-per-step 2"
             line += " --num-generations 4 --max-completion-length 8 --reward coin:0.5"
