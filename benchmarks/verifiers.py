@@ -27,7 +27,7 @@ HOPELESS = [r"9^{9^{9^{9}}}", r"(10^{9})!", "{" * 100_000 + "1" + "}" * 100_000,
 class Dispatch(Task):
     """Verifies with the verifier of the row."""
 
-    def rows(self, split):
+    def rows(self, split: str) -> list[Row]:
         """None."""
         return []
 

@@ -86,6 +86,10 @@ class Contract(ABC):
         except Exception as error:
             return failed(type(error).__name__)
 
+    def at_once(self, text: str, ground_truth: str) -> Verdict | None:
+        """The verdict where it takes no risk and next to no time, else ``None``; spares the way to a worker."""
+        return None
+
     @abstractmethod
     def judge(self, text: str, ground_truth: str) -> Verdict:
         """Judge the text after thinking."""

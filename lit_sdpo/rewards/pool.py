@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.base import Verdict, failed
+from lit_sdpo.rewards.contract import Contract, final_text
 
 if TYPE_CHECKING:
     from lit_sdpo.data.task import Row, Task
@@ -148,6 +149,11 @@ class Pooled:
 
     def __call__(self, completion: str, row: Row) -> Verdict:
         """Judge ``completion`` within the verifier's time."""
+        text = final_text(completion)
+        if text is not None and isinstance(self.verifier, Contract):
+            with contextlib.suppress(Exception):  # Where it fails, the worker finds out why.
+                if (verdict := self.verifier.at_once(text, row.ground_truth)) is not None:
+                    return verdict
         limit = getattr(self.verifier, "seconds", 60.0)
         unfinished = getattr(self.verifier, "unfinished", failed)
         try:

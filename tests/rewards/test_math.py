@@ -117,3 +117,19 @@ def test_feedback_does_not_hold_the_answer():
 )
 def test_reference(extra, reference):
     assert MathBoxed().reference("4", extra) == reference
+
+
+@pytest.mark.parametrize("pair", [*EQUAL, *DIFFERENT], ids=str)
+def test_what_is_said_at_once_is_what_is_said_with_time(pair):
+    expected, answer = pair
+    text = rf"\boxed{{{answer}}}"
+    verdict = MathBoxed().at_once(text, expected)
+    assert verdict in (None, MathBoxed().judge(text, expected))
+
+
+def test_plain_numbers_need_no_worker():
+    assert MathBoxed().at_once(r"\boxed{2{,}220}", "2220").score == 1.0
+    assert MathBoxed().at_once(r"\boxed{\frac{1}{3}}", "0.3").score == 0.0
+    assert MathBoxed().at_once("no box", "1").flags == ("no_answer",)
+    assert MathBoxed().at_once(r"\boxed{9^{9}}", "1") is None
+    assert MathBoxed().at_once(rf"\boxed{{{'1' * 500}}}", "1") is None
