@@ -24,14 +24,11 @@ from lit_sdpo.functional.distillation import sdpo_loss, token_logprobs_from_logi
 from lit_sdpo.functional.divergence import (
     divergence,
     log_softmax,
-    log_tail_mass,
     logit_divergence,
     mix_logits,
-    on_support,
     sampled_divergence,
     squared_fisher_rao,
     squared_hellinger,
-    top_k_with_tail,
 )
 from lit_sdpo.functional.ema import ema_update_
 from lit_sdpo.functional.importance import importance_clip, mismatch_weights
@@ -87,6 +84,7 @@ from lit_sdpo.functional.subspaces import (
     stable_rank,
     subspace_change,
 )
+from lit_sdpo.functional.support import log_tail_mass, on_support, top_k_with_tail
 from lit_sdpo.functional.text import (
     compression_ratio,
     distinct_n,
