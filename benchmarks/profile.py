@@ -156,7 +156,8 @@ def write_micro_prompts(folder: str, count: int = 64) -> Path:
     rows = MicroTask("math").rows("train")
     lines = []
     for row in (rows[n] for n in range(count)):
-        text = tokenizer.apply_chat_template(list(row.messages), tokenize=False, add_generation_prompt=True)
+        messages = [dict(message) for message in row.messages]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         lines.append(json.dumps({"prompt": text, "answer": row.ground_truth}) + "\n")
     path.write_text("".join(lines))
     return path
