@@ -65,5 +65,5 @@ $(ENVIRONMENT)/.installed: $(SOURCES) | $(ENVIRONMENT)/.made
 	@touch $@
 
 $(ENVIRONMENT)/.installed-development: $(ENVIRONMENT)/.installed
-	@$(PIP) -e '.[dev,notebooks]'
+	@$(PIP) -e '.[dev,notebooks,hub,gym]'
 	@touch $@
