@@ -16,7 +16,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from jsonargparse import ArgumentError
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from transformers.utils.logging import disable_progress_bar
 
 import lit_sdpo
@@ -32,6 +34,10 @@ from lit_sdpo.callbacks import (
     TensorBoardLayout,
 )
 from lit_sdpo.callbacks.folder import run_folder
+from lit_sdpo.checkpoints import SafeCheckpointIO
+from lit_sdpo.checkpoints.identity import explain_loading
+from lit_sdpo.checkpoints.last import last_checkpoint
+from lit_sdpo.checkpoints.lock import RunLock
 from lit_sdpo.configs import expand, origin
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.errors import UserError
@@ -44,12 +50,17 @@ PACKAGES = ("lit-sdpo", "torch", "lightning", "transformers", "torchmetrics", "p
 class RunRecord(SaveConfigCallback):
     """Writes what a run was made of into its folder: the resolved configuration, versions, seed and command.
 
-    A folder that already holds a record keeps it: the next one gets a number.
+    A folder that already holds a record keeps it: the next one gets a number. While a run trains, no other process can
+    train in its folder.
     """
 
+    lock: RunLock | None = None
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write ``config.yaml`` and ``environment.json``."""
+        """Take the folder and write ``config.yaml`` and ``environment.json``."""
         folder = run_folder(trainer)
+        if folder is not None and stage == "fit":
+            self._take(trainer, folder)
         if self.already_saved or folder is None or not trainer.is_global_zero:
             return
         self.already_saved = True
@@ -64,6 +75,26 @@ class RunRecord(SaveConfigCallback):
             "versions": {name: version(name) for name in PACKAGES},
         }
         _unused(folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+
+    def _take(self, trainer: pl.Trainer, folder: Path) -> None:
+        refusal = None
+        if trainer.is_global_zero:
+            self.lock = RunLock(folder)
+            try:
+                self.lock.acquire()
+            except UserError as error:
+                refusal = error
+        if (refusal := trainer.strategy.broadcast(refusal)) is not None:
+            raise refusal
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the folder back."""
+        if self.lock is not None:
+            self.lock.release()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the folder back."""
+        self.teardown(trainer, pl_module, "fit")
 
 
 def _unused(path: Path) -> Path:
@@ -84,6 +115,7 @@ class LitSDPOCLI(LightningCLI):
         parser.add_lightning_class_args(ForgettingMatrix, "forgetting")
         parser.add_lightning_class_args(SampleLogger, "samples")
         parser.add_lightning_class_args(StageCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.signals": True})
         parser.add_lightning_class_args(MemoryBudget, "memory")
 
     @staticmethod
@@ -126,6 +158,10 @@ class LitSDPOCLI(LightningCLI):
             self.config_init = self.parser.instantiate(self.config)
             self.datamodule, self.model = self._get(self.config_init, "data"), self._get(self.config_init, "model")
             self.trainer = self.instantiate_trainer()
+            if path == "last":
+                self.config_init[self.subcommand].ckpt_path = last_checkpoint(
+                    self.trainer, go_on=self.subcommand == "fit"
+                )
         except Exception as error:
             mistake = explain_building(error, (key.replace(".init_args", "") for key in config.keys()))  # noqa: SIM118
             if mistake is None:
@@ -139,6 +175,10 @@ class LitSDPOCLI(LightningCLI):
             for key, value in self.datamodule.trainer_arguments().items():
                 if trainer.get(key) is None:
                     trainer[key] = value
+        plugins = self._get(self.config_init, "trainer").get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            self._get(self.config_init, "trainer").plugins = [*plugins, SafeCheckpointIO()]
         if trainer.get("enable_progress_bar") is False:
             kept = [c for c in self.trainer_defaults["callbacks"] if not isinstance(c, pl.callbacks.ProgressBar)]
             self.trainer_defaults["callbacks"] = kept
@@ -205,7 +245,7 @@ def main(args: list[str] | None = None) -> int:
         args: Arguments after the program's name; ``--debug`` among them shows the traceback of a user's mistake too.
 
     Returns:
-        0 done, 1 the run failed, 2 a mistake that the user can mend, 130 interrupted.
+        0 done, 1 the run failed, 2 a mistake that the user can mend, 130 interrupted, 143 terminated.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
@@ -215,18 +255,20 @@ def main(args: list[str] | None = None) -> int:
         if arguments[:1] == ["data"]:
             return data_cli.main(arguments[1:])
         run(arguments)
-    except UserError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"lit-sdpo: error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
+    except SIGTERMException as leave:
+        return int(leave.code or 143)
     except SystemExit as leave:  # --help and --version; Lightning leaves with 1 after Ctrl-C
         return 130 if isinstance(leave.__context__, KeyboardInterrupt) else int(leave.code or 0)
-    except Exception:
-        traceback.print_exc()
-        return 1
+    except Exception as error:
+        mistake = error if isinstance(error, UserError) else explain_loading(error)
+        if mistake is None or debug:
+            traceback.print_exc()
+        if mistake is None:
+            return 1
+        print(f"lit-sdpo: error: {mistake}", file=sys.stderr)
+        return 2
     return 0
 
 

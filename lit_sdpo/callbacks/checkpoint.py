@@ -1,19 +1,233 @@
-"""Checkpoints at stage ends."""
+"""Checkpoints at stage ends and, where asked for, in between; each one to go on from bit for bit."""
 
 from __future__ import annotations
 
-from lightning.pytorch.callbacks import ModelCheckpoint
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from typing_extensions import override
+
+from lit_sdpo.callbacks.folder import run_folder
+from lit_sdpo.checkpoints.identity import KEY, compare, describe, stamp
+from lit_sdpo.checkpoints.last import FOLDER
+from lit_sdpo.checkpoints.manifest import in_order
+from lit_sdpo.checkpoints.random_state import of_all_ranks, set_random_state
+from lit_sdpo.checkpoints.signals import Signals
+from lit_sdpo.checkpoints.writing import probe, remove_leftovers, tensor_bytes
+from lit_sdpo.errors import UserError
 
 
-class StageCheckpoint(ModelCheckpoint):
+class StageCheckpoint(Checkpoint):
     """Saves ``checkpoints/stage=<i>-step=<n>.ckpt`` at each stage's end, after its evaluation.
 
+    With ``every_n_steps`` it also saves ``checkpoints/step=<n>.ckpt`` inside a stage: after an optimizer step, after
+    the evaluation that may follow it, and never while rollouts are still to be used. A run that goes on from any of
+    them ends with the same weights, optimizer, random state, metrics and files as one that was not interrupted.
+
+    Beside what Lightning saves, a checkpoint holds the random state of every process and what the run was made of.
+    Before the first step the folder is tried, and leftovers of killed saves are removed.
+
     Args:
-        keep: How many to keep, the latest ones; -1 keeps all.
+        keep: How many stage ends to keep, the latest ones; -1 keeps all.
+        every_n_steps: Optimizer steps between checkpoints inside a stage; ``None`` saves at stage ends only.
+        keep_steps: How many checkpoints inside stages to keep, the latest ones.
+        on_save_error: What happens when a checkpoint cannot be written: the run stops with an error, or goes on with a
+            warning.
+        on_mismatch: What happens when a checkpoint was written with another method, other tasks or other data: an
+            error that names both sides, or a warning.
+        signals: Answer signals while training. SIGTERM or SIGINT: finish the step, save, leave with 143 or 130; a
+            second time: leave now. SIGUSR1: save and go on.
+
+    Raises:
+        UserError: The folder cannot be written to, or the checkpoint does not fit this run.
     """
 
-    def __init__(self, keep: int = -1) -> None:
-        every = {"save_top_k": -1} if keep == -1 else {"save_top_k": keep, "monitor": "step", "mode": "max"}
-        super().__init__(
-            filename="stage={epoch}-step={step}", auto_insert_metric_name=False, save_on_train_epoch_end=True, **every
-        )
+    def __init__(
+        self,
+        keep: int = -1,
+        every_n_steps: int | None = None,
+        keep_steps: int = 2,
+        on_save_error: Literal["stop", "continue"] = "stop",
+        on_mismatch: Literal["error", "warn"] = "error",
+        signals: bool = False,
+    ) -> None:
+        for name, value in (("keep", keep), ("keep_steps", keep_steps), ("every_n_steps", every_n_steps)):
+            if value is not None and value < 1 and (name, value) != ("keep", -1):
+                raise UserError(f"{name} is {value}", where=f"checkpoint.{name}", fix="at least 1")
+        self.keep, self.every_n_steps, self.keep_steps = keep, every_n_steps, keep_steps
+        self.on_save_error, self.on_mismatch = on_save_error, on_mismatch
+        self.signals = Signals() if signals else None
+        self._folder: Path | None = None
+        self._description: dict[str, Any] | None = None
+        self._random: dict[str, Any] | None = None
+        self._due = self._leave = False
+        self._answered = 0
+        self._resumed_at: int | None = None
+
+    # ------------------------------------------------------------------------------------------------- before the run
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._description = self._random = self._resumed_at = None
+        self._due = self._leave = False
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        folder = run_folder(trainer)
+        self._folder = None if folder is None else folder / FOLDER
+        if self._folder is None or not trainer.is_global_zero:
+            return
+        try:
+            probe(self._folder, tensor_bytes(pl_module.state_dict()))
+        except UserError as error:
+            if self.on_save_error == "stop":
+                raise
+            rank_zero_warn(str(error))
+        else:
+            remove_leftovers(self._folder)
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._resumed_at = None
+        state, self._random = self._random, None
+        if state is not None:
+            set_random_state(state)
+        if self.signals is not None:
+            self.signals.listen()
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._resumed_at is not None:  # training never started
+            rank_zero_info(
+                f"Nothing left to train: all {trainer.max_epochs} stages were complete at step {self._resumed_at}."
+            )
+
+    # --------------------------------------------------------------------------------------------------------- saving
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        slots = trainer.accumulate_grad_batches
+        if (batch_idx + 1) % slots and not trainer.is_last_batch:
+            return
+        step = trainer.global_step
+        self._due |= self.every_n_steps is not None and step % self.every_n_steps == 0
+        updates = getattr(getattr(trainer, "datamodule", None), "updates_per_rollout", 1)
+        if trainer.is_last_batch or (batch_idx + 1) // slots % updates:
+            return  # the stage's end saves, or rollouts are still to be used
+        self._listen(trainer)
+        loop = trainer.fit_loop
+        evaluates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
+        if self._due and not evaluates:
+            self._save_step(trainer)
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._due and trainer.state.fn == TrainerFn.FITTING and trainer.global_step and not trainer.is_last_batch:
+            self._save_step(trainer)
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._listen(trainer)
+        self._save(trainer, f"stage={trainer.current_epoch}-step={trainer.global_step}.ckpt")
+        if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+            self._leave_if_asked(trainer)
+
+    def _listen(self, trainer: pl.Trainer) -> None:
+        """Find out whether any process was sent a signal; all of them have to ask."""
+        if self.signals is None:
+            return
+        ending, notice = bool(self.signals.ending), self.signals.notices > self._answered
+        self._answered = self.signals.notices
+        if trainer.world_size > 1:
+            ending, notice = (trainer.strategy.reduce_boolean_decision(x, all=False) for x in (ending, notice))
+        self._leave = ending
+        self._due |= ending or notice
+
+    def _save_step(self, trainer: pl.Trainer) -> None:
+        self._save(trainer, f"step={trainer.global_step}.ckpt")
+        self._leave_if_asked(trainer)
+
+    def _save(self, trainer: pl.Trainer, name: str) -> None:
+        self._due = False
+        if self._folder is None:
+            return
+        try:
+            trainer.save_checkpoint(self._folder / name)
+        except UserError as error:
+            if self.on_save_error == "stop":
+                raise
+            rank_zero_warn(str(error))
+            trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other processes wait
+            return
+        if trainer.is_global_zero:
+            self._remove_old(trainer, self._folder)
+
+    def _remove_old(self, trainer: pl.Trainer, folder: Path) -> None:
+        for pattern, keep in (("stage=*-step=*.ckpt", self.keep), ("step=*.ckpt", self.keep_steps)):
+            written = [path for path in in_order(folder) if path.match(pattern)]
+            for path in written[keep:] if keep != -1 else ():
+                trainer.strategy.remove_checkpoint(path)
+
+    def _leave_if_asked(self, trainer: pl.Trainer) -> None:
+        """Lightning ends the loop by itself once the step's values have been logged."""
+        if self._leave:
+            trainer._signal_connector.received_sigterm = True
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if self.signals is not None:
+            self.signals.stop_listening()
+            if isinstance(exception, SystemExit) and exception.code is None:
+                exception.code = self.signals.exit_code
+
+    @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self.signals is not None:
+            self.signals.stop_listening()
+
+    # -------------------------------------------------------------------------------------------------------- contents
+    @override
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        entry = stamp(self._describe(trainer, pl_module))
+        # Inside a stage the position counts slices of a step.
+        entry["slots"] = trainer.accumulate_grad_batches if not trainer.is_last_batch else None
+        checkpoint[KEY] = {**entry, "random": of_all_ranks(trainer)}
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._resumed_at = checkpoint["global_step"]
+        entry = checkpoint.get(KEY)
+        if entry is None:
+            rank_zero_warn("The checkpoint does not say with which tasks and data it was written: not compared.")
+            return
+        saved, now = dict(entry["run"]), self._describe(trainer, pl_module)
+        if entry["slots"] is not None:
+            now = {**now, "accumulate_grad_batches": trainer.accumulate_grad_batches}
+            saved["accumulate_grad_batches"] = entry["slots"]
+        if lines := compare(saved, now):
+            mismatch = UserError(
+                f"this run is not the one that wrote the checkpoint:\n{lines}\n",
+                where="ckpt_path",
+                fix="restore what differs, or go on all the same with --checkpoint.on_mismatch=warn",
+            )
+            if self.on_mismatch == "error":
+                raise mismatch
+            rank_zero_warn(str(mismatch))
+        states = entry["random"]
+        if len(states) == trainer.world_size:
+            self._random = states[trainer.global_rank]
+
+    def _describe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        if self._description is None:
+            self._description = describe(trainer, pl_module)
+        return self._description
