@@ -1,5 +1,6 @@
 """What happens around a step: rollouts, evaluation, measurement, records."""
 
+from lit_sdpo.callbacks.artifacts import ArtifactMonitor
 from lit_sdpo.callbacks.checkpoint import StageCheckpoint
 from lit_sdpo.callbacks.evaluation import InitialEvaluation
 from lit_sdpo.callbacks.export import ExportPolicy
@@ -13,6 +14,7 @@ from lit_sdpo.callbacks.samples import SampleLogger
 from lit_sdpo.callbacks.tensorboard import TensorBoardLayout
 
 __all__ = [
+    "ArtifactMonitor",
     "ExportPolicy",
     "ForgettingMatrix",
     "InitialEvaluation",

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import zlib
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 Document = Sequence[Hashable]
+Key = TypeVar("Key", bound=Hashable)
 NGram = tuple[Hashable, ...]
 
 
@@ -86,20 +88,32 @@ def log_odds(
     Returns:
         z-score of each n-gram of either set; empty where fewer than two distinct n-grams exist.
     """
-    old, new = ngram_counts(before, order), ngram_counts(after, order)
-    both = old + new
-    if len(both) < 2:
-        return {}
-    strength = both.total() if prior_strength is None else prior_strength
+    return log_odds_of_counts(ngram_counts(before, order), ngram_counts(after, order), prior_strength)
 
-    def log_odd(counts: Counter[NGram], gram: NGram, prior: float) -> float:
-        return math.log((counts[gram] + prior) / (counts.total() + strength - counts[gram] - prior))
+
+def log_odds_of_counts(
+    before: Mapping[Key, int], after: Mapping[Key, int], prior_strength: float | None = None
+) -> dict[Key, float]:
+    """:func:`log_odds` from counts of anything.
+
+    Args:
+        before: How often each thing was counted before.
+        after: And after.
+        prior_strength: A, the sum of the prior counts; by default the size of both sets together.
+    """
+    totals = {key: before.get(key, 0) + after.get(key, 0) for key in [*before, *after]}
+    old_size, new_size = sum(before.values()), sum(after.values())
+    size = old_size + new_size
+    if len(totals) < 2:
+        return {}
+    strength = size if prior_strength is None else prior_strength
 
     scores = {}
-    for gram, total in both.items():
-        prior = strength * total / both.total()
-        delta = log_odd(new, gram, prior) - log_odd(old, gram, prior)
-        scores[gram] = delta / math.sqrt(1 / (new[gram] + prior) + 1 / (old[gram] + prior))
+    for key, total in totals.items():
+        prior = strength * total / size
+        old, new = before.get(key, 0) + prior, after.get(key, 0) + prior
+        delta = math.log(new / (new_size + strength - new)) - math.log(old / (old_size + strength - old))
+        scores[key] = delta / math.sqrt(1 / new + 1 / old)
     return scores
 
 
@@ -145,6 +159,31 @@ def longest_repeated_suffix(document: Document) -> int:
         >>> longest_repeated_suffix("startxyxyxy"), longest_repeated_suffix("abc")
         (4, 0)
     """
+    return max(_matches_of_ending(document), default=0)
+
+
+def ending_loop(document: Document, repeats: int = 4) -> int:
+    """Tokens at the end that are one unit over and over, at least ``repeats`` times; 0 where there is no such loop.
+
+    The loop may begin and end in the middle of its unit. Linear time.
+
+    Args:
+        document: Tokens.
+        repeats: Times, at least 2.
+
+    Example:
+        >>> ending_loop("start" + "xyz" * 4 + "x"), ending_loop("xyzxyz")
+        (13, 0)
+    """
+    if repeats < 2:
+        raise ValueError(f"repeats must be at least 2, got {repeats}")
+    matches = _matches_of_ending(document)
+    # What matches itself one period further on has that period; the period itself comes on top.
+    return max((n + period for period, n in enumerate(matches) if n >= (repeats - 1) * period > 0), default=0)
+
+
+def _matches_of_ending(document: Document) -> list[int]:
+    """How many tokens before each place, counted from the end, equal those before the end."""
     # The Z-function of the reversed document: how far its start matches what begins at i.
     backward = list(document)[::-1]
     n = len(backward)
@@ -156,7 +195,7 @@ def longest_repeated_suffix(document: Document) -> int:
             z[i] += 1
         if i + z[i] > right:
             left, right = i, i + z[i]
-    return max(z, default=0)
+    return z
 
 
 def compression_ratio(text: str) -> float:

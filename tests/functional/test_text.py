@@ -16,6 +16,7 @@ from lit_sdpo.functional import (
     ngrams,
     repetition_share,
 )
+from lit_sdpo.functional.text import ending_loop, log_odds_of_counts
 
 documents = st.lists(st.text("abc", max_size=8), max_size=4)
 
@@ -92,3 +93,23 @@ def test_arguments():
         ngrams("abc", 0)
     with pytest.raises(ValueError, match="smoothing"):
         ngram_ratio(["a"], ["a"], 1, smoothing=0)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text("ab", max_size=14), st.integers(2, 4))
+def test_ending_loop_by_search(text, repeats):
+    found = [
+        k
+        for k in range(1, len(text) + 1)
+        for period in range(1, k // repeats + 1)
+        if all(text[-i] == text[-i - period] for i in range(1, k - period + 1))
+    ]
+    assert ending_loop(text, repeats) == max(found, default=0)
+
+
+def test_log_odds_of_counts_are_those_of_documents():
+    got = log_odds_of_counts({"a": 1, "b": 3}, {"a": 3, "b": 1})
+    assert {(key,): z for key, z in got.items()} == pytest.approx(log_odds(["abbb"], ["aaab"], order=1))
+    assert log_odds_of_counts({}, {}) == {}
+    with pytest.raises(ValueError, match="repeats"):
+        ending_loop("abc", 1)

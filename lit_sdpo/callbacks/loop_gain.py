@@ -1,0 +1,134 @@
+"""Whether the teacher asks for more of what the student already says too often."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lit_sdpo.functional.artifacts import word_spans
+from lit_sdpo.functional.logprobs import default_chunk_size
+from lit_sdpo.policies.load import render_all
+from lit_sdpo.policies.packing import Sequences
+from lit_sdpo.policies.scoring import Scorer, scorer
+from lit_sdpo.rollouts.generate import token_lists
+from lit_sdpo.rollouts.types import Rollouts
+
+
+@dataclass(frozen=True)
+class LoopGain:
+    """Log-probability under the teacher less that under the student, of tokens that the student sampled.
+
+    Attributes:
+        amplified: Mean over the tokens of the n-grams, nats; nan where there is none.
+        other: Mean over all other tokens, nats.
+        share: Share of tokens that belong to one of the n-grams.
+        of_ngram: Mean over the tokens of each n-gram that occurred, nats.
+    """
+
+    amplified: float
+    other: float
+    share: float
+    of_ngram: dict[str, float]
+
+
+def has_teacher(module: Any) -> bool:
+    """Whether a module can be asked: a ``teacher`` that scores and a ``reprompt`` that builds its context."""
+    return hasattr(getattr(module, "teacher", None), "scorer") and hasattr(
+        getattr(module, "reprompt", None), "contexts"
+    )
+
+
+@torch.no_grad()
+def loop_gain(module: Any, rollouts: Rollouts, ngrams: Collection[str]) -> LoopGain | None:
+    """Ask teacher and student, each with its own prompt, about the same completions.
+
+    Args:
+        module: Has ``policy``, ``tokenizer``, ``teacher`` and ``reprompt``, as :class:`~lit_sdpo.modules.SDPO` has.
+        rollouts: Scored completions of whole groups.
+        ngrams: N-grams of words, parted by blanks.
+
+    Returns:
+        ``None`` where the teacher has a context for no row.
+    """
+    options = getattr(module, "chat_template_options", None)
+    messages = module.reprompt.contexts(rollouts, module.tokenizer, options).messages
+    known = [n for n, some in enumerate(messages) if some is not None]
+    if not known:
+        return None
+    ids, mask = rollouts.completions.ids[known], rollouts.completion_mask[known]
+    asked = Sequences([rollouts.prompt_ids[n // rollouts.num_generations] for n in known], ids, mask)
+    contexts = render_all(module.tokenizer, [messages[n] for n in known], options)
+    told = Sequences(contexts, ids, mask)
+    tokens, temperature = ids[mask], rollouts.temperature or 1.0
+    vocabulary = module.policy.config.get_text_config().vocab_size
+    teacher = _logprobs(module.teacher.scorer(module.policy, told), tokens, vocabulary, temperature)
+    student = _logprobs(scorer(module.policy, asked), tokens, vocabulary, temperature)
+    gain = (teacher - student).double().cpu()
+    lists = token_lists(rollouts.completions)
+    inside = torch.zeros(len(gain), dtype=torch.bool)
+    places: dict[str, list[int]] = {}
+    start = 0
+    for n in known:
+        for ngram, found in ngram_places(module.tokenizer, lists[n], ngrams).items():
+            here = [start + place for place in sorted(found)]
+            places.setdefault(ngram, []).extend(here)
+            inside[here] = True
+        start += len(lists[n])
+    return LoopGain(
+        amplified=float(gain[inside].mean()),
+        other=float(gain[~inside].mean()),
+        share=float(inside.double().mean()),
+        of_ngram={ngram: float(gain[some].mean()) for ngram, some in places.items()},
+    )
+
+
+def _logprobs(score: Scorer, tokens: Tensor, vocabulary: int, temperature: float) -> Tensor:
+    """Log-probabilities of M tokens, [M]; the logits of a chunk at a time."""
+    size = default_chunk_size(vocabulary, tokens.device)
+    spans = (slice(start, start + size) for start in range(0, len(tokens), size))
+    parts = [(score(span) / temperature).log_softmax(-1).gather(-1, tokens[span, None])[:, 0] for span in spans]
+    return torch.cat(parts)
+
+
+def ngram_places(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ngrams: Collection[str]
+) -> dict[str, set[int]]:
+    """The tokens that write each n-gram.
+
+    Args:
+        tokenizer: Decodes.
+        ids: A completion's tokens.
+        ngrams: N-grams of words, parted by blanks.
+
+    Returns:
+        N-gram to indices of tokens, of those n-grams that occur.
+    """
+    pieces = _pieces(tokenizer, list(ids))
+    owners = [n for n, piece in enumerate(pieces) for _ in piece]
+    spans = list(word_spans("".join(pieces)))
+    found: dict[str, set[int]] = {}
+    for order in {ngram.count(" ") + 1 for ngram in ngrams}:
+        for n in range(len(spans) - order + 1):
+            ngram = " ".join(word for word, _, _ in spans[n : n + order])
+            if ngram in ngrams:
+                places = {owners[i] for _, start, end in spans[n : n + order] for i in range(start, end)}
+                found.setdefault(ngram, set()).update(places)
+    return found
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
+    """What each token adds to the text."""
+
+    def decode(some: list[int]) -> str:
+        return str(tokenizer.decode(some, skip_special_tokens=True))
+
+    pieces = [decode([token]) for token in ids]
+    if "".join(pieces) == decode(ids):
+        return pieces
+    # Some tokenizers drop the blank before a first word, and a character may be cut in two: look a few tokens back.
+    return [decode(ids[max(n - 4, 0) : n + 1])[len(decode(ids[max(n - 4, 0) : n])) :] for n in range(len(ids))]
