@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from lit_sdpo.callbacks.prompt_budget import PromptBudget
 from lit_sdpo.callbacks.rollout_scores import EvaluationScores, log_rollouts
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional.reduce import Totals, count, token_weights
-from lit_sdpo.policies.load import render_all
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.failures import FailureLimit, count_failures
@@ -25,11 +25,6 @@ from lit_sdpo.rollouts.reference import reference_ids, reference_rollouts
 from lit_sdpo.rollouts.selection import uneven_groups, with_uneven_groups
 from lit_sdpo.rollouts.types import LossBatch, RolloutEngine, Rollouts, Sampling
 from lit_sdpo.seed import run_seed
-
-#: Rows of a generated or very large split that are checked against the prompt budget before the first step.
-CHECKED_ROWS = 20_000
-#: Tokenizers without a limit say a number beyond this.
-NO_LIMIT = 1 << 40
 
 
 class RolloutCallback(Callback):
@@ -90,7 +85,7 @@ class RolloutCallback(Callback):
         self.failures = FailureLimit(max_verifier_failures)
         #: Scores of the samples of each item in the last evaluation, by task and item id.
         self.item_scores: dict[str, dict[str, list[float]]] = {}
-        self._longest = (0, "", 0)
+        self._budget = PromptBudget(max_prompt_tokens)
         self._slices: list[LossBatch] = []
         self._contributing = 0
         self._evaluation = EvaluationScores(torch.device("cpu"))
@@ -106,17 +101,17 @@ class RolloutCallback(Callback):
                 )
         module: Any = pl_module
         self._check_replay(trainer, module)
-        self._slices, self._longest = [], (0, "", 0)
+        self._slices, self._budget = [], PromptBudget(self.max_prompt_tokens)
         data: Any = getattr(trainer, "datamodule", None)
         for where, rows in data.all_rows(stage) if hasattr(data, "all_rows") else ():
             trained = where.endswith("(train)")
-            for row, tokens in self._prompt_lengths(module, where, rows):
-                if trained and _learns_from(module) == "reference":
-                    completion = len(reference_ids(row, module.tokenizer))
-                else:
-                    completion = (self.sampling if trained else self.evaluation_sampling).max_new_tokens
-                self._longest = max(self._longest, (tokens + completion, f"{where}, row {row.id!r}", completion))
-        self._check_room(getattr(module.tokenizer, "model_max_length", None))
+            sampling = self.sampling if trained else self.evaluation_sampling
+
+            def completion(row: Row, trained: bool = trained, most: int = sampling.max_new_tokens) -> int:
+                return len(reference_ids(row, module.tokenizer)) if trained and _imitates(module) else most
+
+            self._budget.add(module.tokenizer, _template_options(module), where, rows, completion)
+        self._budget.check(getattr(module.tokenizer, "model_max_length", None))
 
     def window(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[int, int, int, int]:
         """Most that a window of this process can hold: prompts, completions, tokens of the longest of either."""
@@ -124,14 +119,13 @@ class RolloutCallback(Callback):
         prompts = max((stage.prompts_per_step for stage in getattr(data, "stages", ())), default=1)
         prompts = -(-prompts // trainer.world_size)
         prompts += math.ceil(getattr(data, "replay_share", 0.0) * prompts)
-        rows = prompts * (1 if _learns_from(pl_module) == "reference" else self.num_generations)
-        tokens, _, completion = self._longest
-        return prompts, rows, tokens - completion, completion
+        rows = prompts * (1 if _imitates(pl_module) else self.num_generations)
+        return prompts, rows, self._budget.prompt, self._budget.completion
 
     def _check_replay(self, trainer: pl.Trainer, module: Any) -> None:
         """Earlier prompts without a term that learns from them, or the other way round, would do nothing."""
         share = getattr(getattr(trainer, "datamodule", None), "replay_share", 0.0)
-        if _learns_from(module) == "reference" and (share or self.resample_rounds):
+        if _imitates(module) and (share or self.resample_rounds):
             raise UserError(
                 "a method that learns from reference answers samples no completions to replay or to replace",
                 where="data.replay_share" if share else "rollout.resample_rounds",
@@ -145,34 +139,11 @@ class RolloutCallback(Callback):
                 fix="set both above 0, or neither",
             )
 
-    def _prompt_lengths(self, module: Any, where: str, rows: Sequence[Row]) -> Iterator[tuple[Row, int]]:
-        checked = [rows[n] for n in range(min(len(rows), CHECKED_ROWS))]
-        prompts = render_all(module.tokenizer, [row.messages for row in checked], _template_options(module))
-        for row, ids in zip(checked, prompts, strict=True):
-            if len(ids) > self.max_prompt_tokens:
-                raise UserError(
-                    f"the prompt of row {row.id!r} has {len(ids)} tokens, more than max_prompt_tokens ="
-                    f" {self.max_prompt_tokens}",
-                    where=where,
-                    fix="raise max_prompt_tokens of the RolloutCallback or leave the row out",
-                )
-            yield row, len(ids)
-
-    def _check_room(self, limit: int | None) -> None:
-        length, where, completion = self._longest
-        if limit is not None and length > limit and limit < NO_LIMIT:
-            raise UserError(
-                f"prompt ({length - completion} tokens) and completion (up to {completion}) exceed the {limit} tokens"
-                " that the model can read",
-                where=where,
-                fix="lower sampling.max_new_tokens or leave the row out",
-            )
-
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Check the longest prompt and completion against the policy, which is loaded by now."""
         config = getattr(pl_module.policy, "config", None)
         if config is not None:
-            self._check_room(getattr(config.get_text_config(), "max_position_embeddings", None))
+            self._budget.check(getattr(config.get_text_config(), "max_position_embeddings", None))
 
     on_validation_start = on_fit_start
     on_test_start = on_fit_start
@@ -197,7 +168,7 @@ class RolloutCallback(Callback):
         batch.contributing_rows = self._contributing
 
     def _roll(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:
-        if _learns_from(module) == "reference":
+        if _imitates(module):
             rollouts = reference_rollouts(batch.rows, module.tokenizer, module.device, _template_options(module))
         else:
             rollouts = self._train_rollouts(trainer, module, batch)
@@ -309,8 +280,9 @@ class RolloutCallback(Callback):
         )
 
 
-def _learns_from(module: Any) -> str:
-    return getattr(module, "learns_from", "policy")
+def _imitates(module: Any) -> bool:
+    """Whether it learns from reference answers instead of the policy's own."""
+    return getattr(module, "learns_from", "policy") == "reference"
 
 
 def _template_options(module: Any) -> dict[str, Any] | None:

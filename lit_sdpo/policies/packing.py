@@ -127,6 +127,7 @@ class Packing:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention of one layer, from [1, H, S, D] to [1, S, H, D]."""
         self.attended += 1
+        query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves normed ones in float32
         queries = query[0].transpose(0, 1)
         sizes = [len(block.keys) for block in self._blocks]
         keys, values = (x[0].transpose(0, 1).index_select(0, self._keys).split(sizes) for x in (key, value))

@@ -127,3 +127,10 @@ def test_a_checkpointed_layer_attends_in_the_backward_pass_as_in_the_forward_pas
     for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)
     assert policy.config._attn_implementation != "lit_sdpo"
+
+
+def test_under_autocast_packed_rows_are_those_of_padded_ones_to_bfloat16():
+    policy = tiny()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        packed, padded = completion_hidden(policy, UNEVEN), padded_hidden(decoder(policy), UNEVEN)
+    torch.testing.assert_close(packed, padded, rtol=0.05, atol=0.05)

@@ -1,0 +1,82 @@
+"""How long the prompts and completions of a run can become, checked before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from lit_sdpo.data.task import Row
+from lit_sdpo.errors import UserError
+from lit_sdpo.policies.load import render_all
+
+#: Rows of a generated or very large split that are checked.
+CHECKED_ROWS = 20_000
+#: Tokenizers without a limit say a number beyond this.
+NO_LIMIT = 1 << 40
+
+
+class PromptBudget:
+    """Remembers the longest prompt with its completion, and refuses what is too long.
+
+    Args:
+        max_prompt_tokens: Longest allowed prompt.
+
+    Attributes:
+        prompt: Tokens of the prompt of the longest row.
+        completion: Most tokens of its completion.
+    """
+
+    def __init__(self, max_prompt_tokens: int) -> None:
+        self.max_prompt_tokens = max_prompt_tokens
+        self.prompt = self.completion = 0
+        self._where = ""
+
+    def add(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        options: Mapping[str, Any] | None,
+        where: str,
+        rows: Sequence[Row],
+        completion: Callable[[Row], int],
+    ) -> None:
+        """Look at some rows.
+
+        Args:
+            tokenizer: With a chat template.
+            options: Further arguments of the template.
+            where: Where the rows come from.
+            rows: The rows.
+            completion: Most tokens of a row's completion.
+
+        Raises:
+            UserError: A prompt is longer than allowed.
+        """
+        checked = [rows[n] for n in range(min(len(rows), CHECKED_ROWS))]
+        prompts = render_all(tokenizer, [row.messages for row in checked], options)
+        for row, ids in zip(checked, prompts, strict=True):
+            if len(ids) > self.max_prompt_tokens:
+                raise UserError(
+                    f"the prompt of row {row.id!r} has {len(ids)} tokens, more than max_prompt_tokens ="
+                    f" {self.max_prompt_tokens}",
+                    where=where,
+                    fix="raise max_prompt_tokens of the RolloutCallback or leave the row out",
+                )
+            own = completion(row)
+            if len(ids) + own > self.prompt + self.completion:
+                self.prompt, self.completion, self._where = len(ids), own, f"{where}, row {row.id!r}"
+
+    def check(self, limit: int | None) -> None:
+        """Compare with what a tokenizer or model can read.
+
+        Raises:
+            UserError: Prompt and completion exceed it.
+        """
+        if limit is not None and self.prompt + self.completion > limit and limit < NO_LIMIT:
+            raise UserError(
+                f"prompt ({self.prompt} tokens) and completion (up to {self.completion}) exceed the {limit} tokens"
+                " that the model can read",
+                where=self._where,
+                fix="lower sampling.max_new_tokens or leave the row out",
+            )
