@@ -82,6 +82,7 @@ class ResponseDrift(pl.Callback):
         encoder: A module with ``encode(texts)``, such as ``sentence_transformers.SentenceTransformer``, that gives the
             features instead.
         distance_prompts: Prompts per task for the distances between tasks; 0 leaves them out.
+        batch_size: Prompts, of whatever task, that are answered at once.
         seed: Of the choice of prompts and of the draws.
 
     Raises:
@@ -103,11 +104,13 @@ class ResponseDrift(pl.Callback):
         stages: list[str] | None = None,
         encoder: torch.nn.Module | None = None,
         distance_prompts: int = 64,
+        batch_size: int = 32,
         seed: int = 0,
     ) -> None:
         for name, good in {
             "num_prompts": num_prompts >= 2,
             "num_generations": num_generations >= 1,
+            "batch_size": batch_size >= 1,
             "max_new_tokens": max_new_tokens is None or max_new_tokens >= 1,
             "distance_prompts": distance_prompts == 0 or distance_prompts >= 2,
         }.items():
@@ -115,7 +118,7 @@ class ResponseDrift(pl.Callback):
                 raise UserError(f"{name} is out of range", where=f"ResponseDrift.{name}", fix="see its description")
         self.num_prompts, self.num_generations, self.max_new_tokens = num_prompts, num_generations, max_new_tokens
         self.prompts, self.tasks, self.stages, self.encoder = prompts, tasks, stages, encoder
-        self.distance_prompts, self.seed = distance_prompts, seed
+        self.distance_prompts, self.batch_size, self.seed = distance_prompts, batch_size, seed
         #: Everything measured so far.
         self.rows: list[ResponseRow] = []
         #: Tasks and the squared MMD between their prompts, [K, K].
@@ -198,14 +201,13 @@ class ResponseDrift(pl.Callback):
             "num_generations": self.num_generations,
             "max_new_tokens": self._longest(trainer),
             "seed": self.seed,
+            "batch_size": self.batch_size,
         }
+        if not self._base_responses:  # a resumed run draws them again: the same seeds give the same ones
+            self._base_responses = respond(base, tokenizer, self._asked, stream="base", **options)
+        answers = respond(policy, tokenizer, self._asked, stream="policy", **options)
         for number, prompts in enumerate(self._asked):
-            # A resumed run draws the base's responses again: the same seeds give the same ones.
-            if prompts.task not in self._base_responses:
-                theirs = respond(base, tokenizer, prompts, stream="base", **options)
-                self._base_responses[prompts.task] = theirs
-            theirs = self._base_responses[prompts.task]
-            mine = respond(policy, tokenizer, prompts, stream="policy", **options)
+            mine, theirs = answers[prompts.task], self._base_responses[prompts.task]
             encode = self._encode if self.encoder is not None else None
             found = response_numbers(policy, base, mine, theirs, encode)
             draws[prompts.task] = {name: ratio_of_sums(*pair, seed=number) for name, pair in found.items()}

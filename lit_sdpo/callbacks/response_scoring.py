@@ -19,7 +19,6 @@ from lit_sdpo.policies.load import end_token_ids
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import completion_hidden, logits
 from lit_sdpo.rollouts.engine import NativeEngine
-from lit_sdpo.rollouts.generate import token_lists
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.types import Completions, Sampling
 
@@ -47,14 +46,16 @@ class Responses:
     Attributes:
         sequences: Prompts and responses.
         num_generations: G.
-        completions: As the engine returned them.
+        lengths: Tokens of each, [N].
+        finished: Whether each ended with an end token, bool [N].
         texts: The responses.
         successes: Whether each is right, [N], nan where nobody knows; ``None`` without a verifier.
     """
 
     sequences: Sequences
     num_generations: int
-    completions: Completions
+    lengths: Tensor
+    finished: Tensor
     texts: list[str]
     successes: Tensor | None
 
@@ -62,44 +63,65 @@ class Responses:
 def respond(
     weights: Weights,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Prompts,
+    asked: Sequence[Prompts],
     *,
     num_generations: int,
     max_new_tokens: int,
     seed: int,
     stream: str,
-) -> Responses:
+    batch_size: int = 32,
+) -> dict[str, Responses]:
     """Sample from the model's own distribution at temperature 1; takes nothing from a global generator.
 
     Args:
         weights: The model.
         tokenizer: Decodes.
-        prompts: The P prompts.
+        asked: Prompts of some tasks.
         num_generations: G.
         max_new_tokens: Longest response.
         seed: Of the draws.
         stream: What sets these draws apart from others of the same seed.
+        batch_size: Prompts, of whatever task, that are answered at once; changes no response.
     """
-    model = weights.model
-    seeds = sample_seeds(
-        seed, "response_drift", stream, prompts.task, item_ids=prompts.names, num_generations=num_generations
-    )
-    ends = end_token_ids(model, tokenizer) if tokenizer.eos_token_id is not None else []
-    with weights.within():
-        drawn = NativeEngine().generate(
-            model,
-            prompts.ids,
-            num_generations=num_generations,
-            sampling=Sampling(max_new_tokens=max_new_tokens),
-            seeds=seeds.to(model.device),
-            end_ids=ends,
-            pad_id=tokenizer.pad_token_id or 0,
+    model, g = weights.model, num_generations
+    seeds = torch.cat(
+        [sample_seeds(seed, "response_drift", stream, p.task, item_ids=p.names, num_generations=g) for p in asked]
+    ).to(model.device)
+    prompts = [ids for p in asked for ids in p.ids]
+    drawn: list[Completions] = []
+    for start in range(0, len(prompts), batch_size):
+        with weights.within():
+            part = NativeEngine().generate(
+                model,
+                prompts[start : start + batch_size],
+                num_generations=g,
+                sampling=Sampling(max_new_tokens=max_new_tokens),
+                seeds=seeds[start * g : (start + batch_size) * g],
+                end_ids=end_token_ids(model, tokenizer) if tokenizer.eos_token_id is not None else [],
+                pad_id=tokenizer.pad_token_id or 0,
+            )
+        drawn += [_row(part, n) for n in range(len(part.lengths))]
+    found, start = {}, 0
+    for p in asked:
+        own = drawn[start : start + len(p.ids) * g]
+        start += len(own)
+        width = max(int(row.lengths) for row in own)
+        pad = [torch.nn.functional.pad(row.ids, (0, width)) for row in own]
+        lengths = torch.cat([row.lengths for row in own])
+        mask = torch.arange(width, device=lengths.device) < lengths[:, None]
+        ids = torch.cat([row[:, :width] for row in pad])
+        repeated = [prompt for prompt in p.ids for _ in range(g)]
+        texts = tokenizer.batch_decode(
+            [row[:n] for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)], skip_special_tokens=True
         )
-    texts = tokenizer.batch_decode(token_lists(drawn), skip_special_tokens=True)
-    mask = torch.arange(drawn.ids.shape[1], device=drawn.ids.device) < drawn.lengths[:, None]
-    repeated = [ids for ids in prompts.ids for _ in range(num_generations)]
-    successes = prompts.successes(texts, num_generations)
-    return Responses(Sequences(repeated, drawn.ids, mask), num_generations, drawn, texts, successes)
+        finished = torch.cat([row.finished for row in own])
+        found[p.task] = Responses(Sequences(repeated, ids, mask), g, lengths, finished, texts, p.successes(texts, g))
+    return found
+
+
+def _row(drawn: Completions, n: int) -> Completions:
+    own = slice(n, n + 1)
+    return Completions(drawn.ids[own], drawn.lengths[own], drawn.logprobs[own], drawn.finished[own])
 
 
 def compare(policy: Weights, base: Weights, sequences: Sequences) -> tuple[Tensor, Tensor]:
@@ -200,7 +222,7 @@ def response_numbers(
         return rows.cpu().double().view(-1, g).mean(1)
 
     forward, reverse = of_prompts(on_theirs[:, 0]), of_prompts(on_mine[:, 1])
-    tokens, base_tokens = of_prompts(mine.completions.lengths), of_prompts(theirs.completions.lengths)
+    tokens, base_tokens = of_prompts(mine.lengths), of_prompts(theirs.lengths)
     one = torch.ones_like(forward)
     numbers = {
         "forward_kl": (forward, one),
@@ -210,7 +232,7 @@ def response_numbers(
         "js": (of_prompts(on_mine[:, 2] + on_theirs[:, 2]), tokens + base_tokens),
         "entropy": (of_prompts(on_mine[:, 3]), tokens),
         "length": (tokens, one),
-        "truncated": (of_prompts(~mine.completions.finished), one),
+        "truncated": (of_prompts(~mine.finished), one),
         "similarity": (pairwise_cosine(my_features.view(len(one), g, -1), their_features.view(len(one), g, -1)), one),
     }
     if mine.successes is not None and theirs.successes is not None:

@@ -16,6 +16,9 @@ _WORD = re.compile(r"\\?\w+|[^\w\s]")
 #: Stands for all n-grams that were too rare to be kept one by one.
 RARE = ""
 
+#: Strength of the prior of the log-odds, as a share of the n-grams of both sets.
+PRIOR = 0.1
+
 #: Bytes of the shortest beginning of a text whose compression is compared.
 SHORTEST = 32
 
@@ -109,7 +112,7 @@ class BaseTexts:
                 new = Counter(kept | {RARE: new.total() - sum(kept.values())})
             old_size, new_size, distinct = sum(old.values()), new.total(), len(old.keys() | new.keys())
             scale = (old_size + distinct) / max(new_size + distinct, 1)
-            for gram, z in log_odds_of_counts(old, new).items():
+            for gram, z in log_odds_of_counts(old, new, PRIOR * (old_size + new_size)).items():
                 count, before = new[gram], old.get(gram, 0)
                 if z > 0 and count >= least_count and gram != RARE:
                     ratio = (count + 1) / (before + 1) * scale

@@ -40,13 +40,13 @@ def test_sums_against_a_plain_forward(tiny, pair, monkeypatch):
     policy, base = pair
     monkeypatch.setattr(response_scoring, "default_chunk_size", lambda vocabulary, device: 3)
     drawn = respond(
-        Weights(policy), load_tokenizer(tiny), PROMPTS, num_generations=3, max_new_tokens=6, seed=1, stream="x"
-    )
+        Weights(policy), load_tokenizer(tiny), [PROMPTS], num_generations=3, max_new_tokens=6, seed=1, stream="x"
+    )["toy"]
     with torch.no_grad():
         sums, features = compare(Weights(policy), Weights(base), drawn.sequences)
         for n, prompt in enumerate(drawn.sequences.prompt_ids):
-            length = int(drawn.completions.lengths[n])
-            ids = torch.tensor([[*prompt, *drawn.completions.ids[n, :length].tolist()]])
+            length = int(drawn.lengths[n])
+            ids = torch.tensor([[*prompt, *drawn.sequences.completion_ids[n, :length].tolist()]])
             p, q = (m(ids).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1) for m in pair)
             assert sums[n, 0].item() == pytest.approx((q.exp() * (q - p)).sum().item(), rel=1e-3, abs=1e-5)
             assert sums[n, 1].item() == pytest.approx((p.exp() * (p - q)).sum().item(), rel=1e-3, abs=1e-5)
@@ -59,11 +59,21 @@ def test_sums_against_a_plain_forward(tiny, pair, monkeypatch):
             torch.testing.assert_close(feature, hidden.mean(0), rtol=1e-3, atol=1e-4)
 
 
+def test_responses_do_not_depend_on_who_is_asked_at_once(tiny, pair):
+    more = Prompts("more", ["a"], [[10, 11]], [""])
+    options = {"num_generations": 3, "max_new_tokens": 6, "seed": 1, "stream": "x"}
+    ask = [Weights(pair[0]), load_tokenizer(tiny)]
+    together, one = respond(*ask, [PROMPTS, more], **options), respond(*ask, [more], batch_size=1, **options)
+    assert together["more"].texts == one["more"].texts
+    assert together["toy"].lengths.tolist() != one["more"].lengths.tolist()
+    assert len(together["toy"].texts) == 6
+
+
 def test_batches_do_not_matter(tiny, pair, monkeypatch):
     policy, base = pair
     drawn = respond(
-        Weights(base), load_tokenizer(tiny), PROMPTS, num_generations=3, max_new_tokens=6, seed=1, stream="x"
-    )
+        Weights(base), load_tokenizer(tiny), [PROMPTS], num_generations=3, max_new_tokens=6, seed=1, stream="x"
+    )["toy"]
     with torch.no_grad():
         whole = compare(Weights(policy), Weights(base), drawn.sequences)
         parts = list(response_scoring.batches(drawn.sequences, 12))
@@ -146,7 +156,7 @@ def test_a_success_rate_that_changes_explains_some(tiny, tmp_path):
 def test_the_evaluations_length_is_taken(tiny, tmp_path):
     callback = drift(max_new_tokens=None, num_generations=16)
     fit(tmp_path, method("sft", tiny), toy_data(), callback, rollout=rollout_callback())
-    assert max(int(r.completions.lengths.max()) for r in callback._base_responses.values()) == 6
+    assert max(int(r.lengths.max()) for r in callback._base_responses.values()) == 6
 
 
 def test_from_yaml_beside_the_callbacks_of_every_run(tmp_path, tiny):

@@ -18,7 +18,7 @@ def test_words():
 def test_amplified_by_hand():
     new = ["the cat sat sat sat", "sat sat"]
     found = {one.ngram: one for one in BaseTexts.of(BASE, [1]).amplified(new, 20)}
-    expected = log_odds([text.split() for text in BASE], [text.split() for text in new], 1)
+    expected = log_odds([text.split() for text in BASE], [text.split() for text in new], 1, 0.1 * 19)
     assert set(found) == {"sat"}  # "the" and "cat" occur once
     one = found["sat"]
     assert one.z == pytest.approx(expected[("sat",)])
