@@ -1,0 +1,85 @@
+"""F11 and F12: a checkpoint of another run is refused, with both sides named."""
+
+import pytest
+import torch
+
+from lit_sdpo.callbacks import StageCheckpoint
+from lit_sdpo.checkpoints.identity import explain_loading, fingerprint
+from lit_sdpo.errors import UserError
+from tests.faults.runs import model, stream, train
+from tests.training import Toy
+
+
+class Edited(Toy):
+    """One answer differs."""
+
+    def rows(self, split):
+        rows = super().rows(split)
+        object.__setattr__(rows[-1], "ground_truth", "other")
+        return rows
+
+
+@pytest.fixture(scope="module")
+def saved(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    train(folder, model(tiny), stream(steps=2))
+    return folder / "checkpoints" / "step=1.ckpt"
+
+
+def test_f11_another_model_size():
+    """What torch says of weights that do not fit becomes a list."""
+    small, large = (torch.nn.Sequential(torch.nn.Linear(2, n)) for n in (3, 4))
+    state = {**small.state_dict(), "extra": torch.zeros(1)}
+    with pytest.raises(RuntimeError) as raised:
+        large.load_state_dict(state)
+    text = str(explain_loading(raised.value))
+    assert "0.weight: checkpoint has [3, 2], this model has [4, 2]" in text
+    assert "the checkpoint alone has extra" in text
+    assert "3 entries differ" in text
+    assert explain_loading(ValueError("x")) is None
+
+
+def test_f11_another_method(tiny, tmp_path, saved):
+    """The teacher is part of the weights, so torch refuses; the fingerprint would."""
+    with pytest.raises(RuntimeError) as raised:
+        train(tmp_path, model(tiny, "grpo"), stream(steps=2), ckpt_path=saved)
+    assert "the checkpoint alone has" in str(explain_loading(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tasks": ["a", "c"]}, "stage 1: checkpoint has b, .* this run has c"),
+        ({"tasks": ["b", "a"]}, "stage 0: checkpoint has a, .* this run has b"),
+        ({"tasks": ["a"]}, "stage 1: checkpoint has b, .*, this run has nothing"),
+        ({"steps": 4}, "stage 0: checkpoint has a, 2 steps .* this run has a, 4 steps"),
+        ({"tasks": [Edited("a"), "b"]}, "stage 0: checkpoint has a, .*data 12 rows .*this run has a, .*data 12 rows"),
+        ({"seed": 4}, "data.seed: checkpoint has 3, this run has 4"),
+    ],
+)
+def test_f12_other_tasks_order_or_data(tiny, tmp_path, saved, options, said):
+    with pytest.raises(UserError, match=said):
+        train(tmp_path, model(tiny), stream(**{"steps": 2} | options), ckpt_path=saved)
+
+
+def test_f12_other_slices_inside_a_stage(tiny, tmp_path, saved):
+    with pytest.raises(UserError, match="accumulate_grad_batches: checkpoint has 2, this run has 1"):
+        train(tmp_path, model(tiny), stream(steps=2), ckpt_path=saved, slots=1)
+    end = saved.with_name("stage=0-step=2.ckpt")
+    assert train(tmp_path, model(tiny), stream(steps=2), ckpt_path=end, slots=1).global_step == 4
+
+
+def test_f12_can_be_overridden(tiny, tmp_path, saved):
+    saving = StageCheckpoint(on_mismatch="warn")
+    with pytest.warns(UserWarning, match="this run has c"):
+        trainer = train(tmp_path, model(tiny), stream(tasks=["a", "c"], steps=2), ckpt_path=saved, checkpoint=saving)
+    assert trainer.global_step == 4
+
+
+def test_a_fingerprint_covers_every_row_and_its_order():
+    rows = Toy().rows("train")
+    assert fingerprint(rows) == fingerprint(Toy("toy").rows("train"))
+    assert (
+        len({fingerprint(rows), fingerprint(rows[::-1]), fingerprint(rows[:-1]), fingerprint(Edited().rows("train"))})
+        == 4
+    )
