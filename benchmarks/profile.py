@@ -35,7 +35,6 @@ from lit_sdpo.policies.load import load_tokenizer
 from lit_sdpo.policies.scoring import Scorer
 from lit_sdpo.policies.teachers import Teacher
 from lit_sdpo.rewards.combine import WeightedRewards
-from lit_sdpo.rollouts.decoders import RepeatedPrompts, SharedPrompts
 from lit_sdpo.rollouts.prompts import PromptBatch
 
 REST = "the rest: Trainer, loader, callbacks"
@@ -106,11 +105,6 @@ def watched(sections: Sections, session: Session) -> ExitStack:
     module = type(session.module)
     parts: list[tuple[Any, str, str]] = [
         (lit_sdpo.callbacks.rollout, "generate", "rollout: the rest"),
-        (SharedPrompts, "start", "rollout: prefill"),
-        (SharedPrompts, "step", "rollout: decode"),
-        (SharedPrompts, "compact", "rollout: compaction"),
-        (RepeatedPrompts, "start", "rollout: prefill"),
-        (RepeatedPrompts, "step", "rollout: decode"),
         (lit_sdpo.rollouts.engine, "sample", "rollout: sampling"),
         (lit_sdpo.rollouts.generate, "verify_all", "reward"),
         (WeightedRewards, "__call__", "reward"),
@@ -126,6 +120,14 @@ def watched(sections: Sections, session: Session) -> ExitStack:
     for owner, attribute, name in parts:
         # A function in the class, not a bound method, so that `self` still comes first.
         stack.enter_context(patch.object(owner, attribute, sections.around(name, getattr(owner, attribute))))
+    run = lit_sdpo.rollouts.engine._Drawing.run
+
+    def run_watched(drawing: Any, decoder: Any) -> Any:
+        for attribute, name in (("start", "prefill"), ("step", "decode"), ("compact", "compaction")):
+            setattr(decoder, attribute, sections.around(f"rollout: {name}", getattr(decoder, attribute)))
+        return run(drawing, decoder)
+
+    stack.enter_context(patch.object(lit_sdpo.rollouts.engine._Drawing, "run", run_watched))
     forward = Teacher.scorer
 
     def scorer(*args: Any) -> Scorer:
