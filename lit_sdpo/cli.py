@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from transformers.utils.logging import disable_progress_bar
 
 import lit_sdpo
-from lit_sdpo import data_cli
+from lit_sdpo import data_cli, samples_cli
 from lit_sdpo.callbacks import (
     ForgettingMatrix,
     InitialEvaluation,
@@ -254,6 +254,8 @@ def main(args: list[str] | None = None) -> int:
     try:
         if arguments[:1] == ["data"]:
             return data_cli.main(arguments[1:])
+        if arguments[:1] == ["samples"]:
+            return samples_cli.main(arguments[1:])
         run(arguments)
     except KeyboardInterrupt:
         return 130

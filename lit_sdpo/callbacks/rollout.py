@@ -174,6 +174,8 @@ class RolloutCallback(Callback):
             rollouts = self._train_rollouts(trainer, module, batch)
         prepare: Callable[[Rollouts], LossBatch] = getattr(module, "prepare_rollouts", LossBatch.of)
         window = prepare(rollouts)
+        if window.teacher_prompt_ids is not None:
+            rollouts.taught = [prompt is not None for prompt in window.teacher_prompt_ids]
         self._normalise(trainer, module, window)
         self._slices = window.slices(batch.slots)
         _show(trainer, module, rollouts, task=batch.task.name, split="train", stage=batch.stage)

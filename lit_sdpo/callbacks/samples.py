@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,14 @@ class SampleLogger(pl.Callback):
     """Write sampled completions to ``samples.jsonl`` in the run folder and show a few in TensorBoard.
 
     Every line of the file is one completion: ``id, task, stage, step, split, prompt`` (chat messages), ``completion,
-    reward`` (null where every reward abstained), ``finished, length`` (tokens) and ``flags``. ``step`` is the number of
-    optimizer steps taken before the completion was sampled. TensorBoard shows ``num_shown`` of them per task and
-    occasion as a table ``samples/<task>`` in which no text of the model can act as Markdown or HTML.
+    reward`` (null where every reward abstained), ``advantage`` (reward minus the mean of its group; null without a
+    reward), ``score`` (the verifier's alone), ``finished, length`` (tokens), ``flags`` and, where it is asked for,
+    ``ids`` (tokens). In training a method with a teacher adds ``teacher_context``: whether the teacher had one.
+    ``step`` is the number of optimizer steps taken before the completion was sampled.
+
+    TensorBoard shows the first completion of each of ``num_shown`` prompts per task and occasion as a table
+    ``samples/<task>`` in which no text of the model can act as Markdown or HTML. Evaluations show the same prompts each
+    time, next to what the model wrote at the first evaluation.
 
     Only rank zero writes, and only what was sampled on it. A run that resumes into the same folder first cuts the file
     back to where its checkpoint was.
@@ -35,12 +40,15 @@ class SampleLogger(pl.Callback):
         every_n_steps: Training completions are kept at steps that are a multiple of this; evaluations always are.
         num_shown: Rows of a table; 0 shows none.
         max_characters: Longer prompts and completions lose their middle in the table; the file has them whole.
+        token_ids: Keep the tokens of every completion in the file.
 
     Raises:
         ValueError: If a number is out of range.
     """
 
-    def __init__(self, every_n_steps: int = 10, num_shown: int = 4, max_characters: int = 1000) -> None:
+    def __init__(
+        self, every_n_steps: int = 10, num_shown: int = 4, max_characters: int = 400, token_ids: bool = False
+    ) -> None:
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         if num_shown < 0:
@@ -48,6 +56,9 @@ class SampleLogger(pl.Callback):
         if max_characters < 20:
             raise ValueError(f"max_characters must be at least 20, got {max_characters}")
         self.every_n_steps, self.num_shown, self.max_characters = every_n_steps, num_shown, max_characters
+        self.token_ids = token_ids
+        #: What was written at the first evaluation, by task and id.
+        self._first: dict[str, dict[str, str]] = {}
         self._path: Path | None = None
         self._resumed: dict[str, Any] = {}
         self._shown: tuple[str, str, int] | None = None
@@ -93,7 +104,8 @@ class SampleLogger(pl.Callback):
         if rollouts.replayed is not None:  # those belong to earlier tasks
             rollouts = rollouts.take(range(int((~rollouts.replayed).sum()) // rollouts.num_generations))
         records = [
-            {"id": r["id"], "task": task, "stage": stage, "step": at, "split": split, **r} for r in _records(rollouts)
+            {"id": r["id"], "task": task, "stage": stage, "step": at, "split": split, **r}
+            for r in _records(rollouts, token_ids=self.token_ids)
         ]
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,28 +114,42 @@ class SampleLogger(pl.Callback):
                 file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
         if self.num_shown and self._shown != (occasion := (task, split, at)):
             self._shown = occasion
-            table = samples_table(records[: self.num_shown], max_characters=self.max_characters)
+            shown = records[:: rollouts.num_generations][: self.num_shown]
+            first = self._followed(task, shown) if split != "train" else None
+            table = samples_table(shown, max_characters=self.max_characters, first=first)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_text(f"samples/{task}", table, at)
 
+    def _followed(self, task: str, shown: Sequence[dict[str, Any]]) -> dict[str, str]:
+        """What was first written for these prompts; an empty mapping at the first time."""
+        known = self._first.get(task)
+        if known is None:
+            self._first[task] = {r["id"]: _shorten(r["completion"], self.max_characters) for r in shown}
+        return known or {}
+
     @override
     def state_dict(self) -> dict[str, Any]:
-        if self._path is None:
-            return {}
-        return {"path": str(self._path), "size": self._path.stat().st_size if self._path.exists() else 0}
+        state: dict[str, Any] = {"first": {task: dict(texts) for task, texts in self._first.items()}}
+        if self._path is not None:
+            state |= {"path": str(self._path), "size": self._path.stat().st_size if self._path.exists() else 0}
+        return state
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = state_dict
+        self._first = state_dict.get("first", {})
 
 
-def samples_table(records: Sequence[dict[str, Any]], *, max_characters: int = 1000) -> str:
+def samples_table(
+    records: Sequence[dict[str, Any]], *, max_characters: int = 400, first: Mapping[str, str] | None = None
+) -> str:
     """A Markdown table of prompt, completion, reward and task; texts are shortened and escaped.
 
     Args:
         records: Lines of ``samples.jsonl``.
         max_characters: Longest text of a cell before escaping.
+        first: What was once written for these prompts, by id, for a column of its own.
 
     Example:
         >>> record = {"prompt": [{"role": "user", "content": "1 | 2?"}], "completion": "<b>", "reward": 1.0}
@@ -132,10 +158,12 @@ def samples_table(records: Sequence[dict[str, Any]], *, max_characters: int = 10
         | --- | --- | --- | --- | --- | --- |
         | math | train | 1 &#124; 2? | &#60;b&#62; | 1.000 | 3 |
     """
-    lines = ["| task | split | prompt | completion | reward | tokens |", "| --- | --- | --- | --- | --- | --- |"]
+    names = ["task", "split", "prompt", *(["at first"] if first else []), "completion", "reward", "tokens"]
+    lines = [f"| {' | '.join(names)} |", "| " + " | ".join("---" for _ in names) + " |"]
     for record in records:
         prompt = "\n".join(message["content"] for message in record["prompt"])
-        texts = [escape(_shorten(text, max_characters)) for text in (prompt, record["completion"])]
+        before = [first.get(record["id"], "")] if first else []
+        texts = [escape(_shorten(text, max_characters)) for text in (prompt, *before, record["completion"])]
         reward = "abstained" if record["reward"] is None else f"{record['reward']:.3f}"
         tokens = f"{record['length']}" + ("" if record["finished"] else " (cut off)")
         lines.append(
@@ -180,18 +208,29 @@ def _shorten(text: str, limit: int) -> str:
     return f"{text[:head]} … {len(text) - limit} characters left out … {text[-tail:]}"
 
 
-def _records(rollouts: Rollouts) -> Iterator[dict[str, Any]]:
-    rewards = rollouts.rewards.tolist()
+def _records(rollouts: Rollouts, *, token_ids: bool) -> Iterator[dict[str, Any]]:
+    g = rollouts.num_generations
+    groups = rollouts.rewards.view(-1, g)
+    advantages = (groups - groups.nanmean(1, keepdim=True)).flatten().tolist()
+    rewards, ids = rollouts.rewards.tolist(), rollouts.completions.ids.tolist() if token_ids else []
     finished, lengths = rollouts.completions.finished.tolist(), rollouts.completions.lengths.tolist()
     for n, text in enumerate(rollouts.texts):
-        row = rollouts.rows[n // rollouts.num_generations]
-        yield {
+        row = rollouts.rows[n // g]
+        # Reference answers have not been judged.
+        verdict = rollouts.verdicts[n] if rollouts.verdicts else None
+        record = {
             "id": row.id,
             "prompt": [dict(message) for message in row.messages],
             "completion": text,
             "reward": rewards[n] if math.isfinite(rewards[n]) else None,
+            "advantage": advantages[n] if math.isfinite(advantages[n]) else None,
+            "score": verdict.score if verdict else None,
             "finished": finished[n],
             "length": lengths[n],
-            # Reference answers have not been judged.
-            "flags": list(rollouts.verdicts[n].flags) if rollouts.verdicts else [],
+            "flags": list(verdict.flags) if verdict else [],
         }
+        if token_ids:
+            record["ids"] = ids[n][: lengths[n]]
+        if rollouts.taught is not None:
+            record["teacher_context"] = bool(rollouts.taught[n])
+        yield record

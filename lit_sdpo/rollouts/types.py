@@ -112,6 +112,8 @@ class Rollouts:
         seeds: The seeds that the rows were drawn with, int64 [N].
         temperature: The completions were drawn at this temperature.
         replayed: Rows whose prompts come from an earlier stage's task, bool [N]; ``None`` where there are none.
+        taught: Whether the teacher has a context for a row, N values; ``None`` before that is known and for methods
+            without a teacher.
     """
 
     rows: Sequence[Row]
@@ -124,6 +126,7 @@ class Rollouts:
     seeds: Tensor
     temperature: float = 1.0
     replayed: Tensor | None = None
+    taught: list[bool] | None = None
 
     def __len__(self) -> int:
         """Number of completions, N."""
@@ -158,6 +161,7 @@ class Rollouts:
             rewards=self.rewards[index],
             seeds=self.seeds[index],
             replayed=None if self.replayed is None else self.replayed[index],
+            taught=None if self.taught is None else [self.taught[n] for n in rows],
         )
 
     @classmethod

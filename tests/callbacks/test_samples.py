@@ -16,6 +16,7 @@ from lit_sdpo.callbacks.samples import SampleLogger, escape, samples_table
 from lit_sdpo.data.task import Row
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rollouts.types import Completions, Rollouts
+from tests.training import fit, lively, method, rollout_callback, toy_data
 
 NASTY = [
     "<script>alert(1)</script>",
@@ -81,12 +82,33 @@ def test_a_line_has_everything(tmp_path):
         "prompt": [{"role": "user", "content": "question 0"}],
         "completion": "no",
         "reward": 0.0,
+        "advantage": -0.5,
+        "score": 1.0,
         "finished": False,
         "length": 2,
         "flags": ["no_answer"],
     }
     assert [line["id"] for line in written] == ["id0", "id0", "id1", "id1"]
-    assert written[2]["reward"] is None
+    assert written[2]["reward"] is written[2]["advantage"] is None
+    assert written[3]["advantage"] == 0.0
+
+
+def test_tokens_and_the_teachers_context_on_request(tmp_path):
+    callback, trainer = ready(tmp_path, callback=SampleLogger(token_ids=True))
+    batch = rollouts()
+    batch.completions.ids = torch.arange(12).view(4, 3)
+    batch.completions.lengths = torch.tensor([1, 2, 3, 0])
+    batch.taught = [True, False, True, True]
+    see(callback, trainer, batch=batch)
+    assert [line["ids"] for line in lines(tmp_path)] == [[0], [3, 4], [6, 7, 8], []]
+    assert [line["teacher_context"] for line in lines(tmp_path)] == batch.taught
+
+
+@pytest.mark.parametrize(("kind", "taught"), [("sdpo", True), ("grpo", False)])
+def test_a_run_says_which_completions_were_taught(tmp_path, tiny, kind, taught):
+    fit(tmp_path, method(kind, tiny), toy_data(), SampleLogger(), rollout=rollout_callback(rewards=lively()))
+    assert all(("teacher_context" in line) == taught for line in lines(tmp_path))
+    assert {line.get("teacher_context") for line in lines(tmp_path)} == ({True} if taught else {None})
 
 
 def test_training_is_kept_every_n_steps_and_evaluation_always(tmp_path):
@@ -159,10 +181,27 @@ def test_tensorboard_shows_a_few_once_per_evaluation(tmp_path):
     (event,) = events.Tensors("samples/math/text_summary")
     assert event.step == 6
     text = event.tensor_proto.string_val[0].decode()
-    assert len(text.splitlines()) == 2 + 3
+    assert len(text.splitlines()) == 2 + 2  # a completion of each prompt
     assert "abstained" in text
-    assert "no (cut off)" not in text
-    assert "2 (cut off)" in text
+    assert "question 0 | yes" in text
+    assert "question 1 | four" in text
+
+
+def test_later_evaluations_show_what_was_written_at_first(tmp_path):
+    logger = TensorBoardLogger(tmp_path, "", "")
+    callback, trainer = ready(tmp_path, logger=logger)
+    see(callback, trainer, split="validation")
+    again = SampleLogger()
+    again.load_state_dict(callback.state_dict())
+    ready(tmp_path, step=3, callback=again)
+    trainer.global_step = 3
+    see(again, trainer, split="validation", batch=rollouts(texts=("new", "b", "newer", "d")))
+    logger.experiment.flush()
+    last = EventAccumulator(str(tmp_path), {"tensors": 0}).Reload().Tensors("samples/math/text_summary")[-1]
+    text = last.tensor_proto.string_val[0].decode()
+    assert "| prompt | at first | completion |" in text
+    assert "| question 0 | yes | new |" in text
+    assert "| question 1 | four | newer |" in text
 
 
 @pytest.mark.parametrize("text", NASTY)
