@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import re
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.tensorboard.summary import hparams
 from typing_extensions import override
+
+#: Curves whose last value stands on the HParams page.
+RESULTS = ("continual/average_accuracy", "continual/forgetting", "continual/bwt", "continual/ood_change")
 
 Layout = dict[str, dict[str, list[str | list[str]]]]
 
 
 class TensorBoardLayout(pl.Callback):
-    """Arrange the scalars on TensorBoard's Custom Scalars page, once at the start of ``fit``.
+    """Arrange TensorBoard's Custom Scalars page and fill its HParams page, once at the start of ``fit``.
 
-    Groups: ``learning``, ``forgetting``, ``health`` and ``time``. Tasks and probes are taken from the data module's
-    ``task_names`` and ``probe_names``; without these, one chart shows every ``val/<task>/accuracy``. Other loggers are
-    left alone. TensorBoard smooths these charts by 0.6 unless its slider is set to 0.
+    Groups: ``learning``, ``forgetting``, ``drift``, ``artifacts``, ``health`` and ``time``. Tasks and probes are taken
+    from the data module's ``task_names`` and ``probe_names``; without these, one chart shows every
+    ``val/<task>/accuracy``. Other loggers are left alone. TensorBoard smooths these charts by 0.6 unless its slider is
+    set to 0.
+
+    The HParams page shows :func:`settings` next to the latest :data:`RESULTS`, which are read from the run's own
+    curves: nothing is written to them, and no second run appears.
     """
 
     @override
@@ -28,6 +38,9 @@ class TensorBoardLayout(pl.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_custom_scalars(arranged)
+                writer = logger.experiment._get_file_writer()
+                for summary in hparams(settings(trainer, pl_module), dict.fromkeys(RESULTS, 0.0)):
+                    writer.add_summary(summary)
 
 
 def layout(tasks: list[str] | None = None, probes: list[str] | None = None) -> Layout:
@@ -54,12 +67,22 @@ def layout(tasks: list[str] | None = None, probes: list[str] | None = None) -> L
     }
     if probes:
         forgetting["accuracy of probes"] = _lines(*_of_tasks("accuracy", probes))
+    drift = {
+        "parameters": _lines("drift/parameters/relative_norm"),
+        "parameters by type": _lines("drift/parameters/[^/]+/relative_norm"),
+        "responses": _lines("drift/responses/.*"),
+    }
+    artifacts = {"artifacts": _lines("artifacts/.*")}
     health = {
+        "state (0 healthy, 1 suspicious, 2 collapsing)": _lines("health/state"),
+        "repetition, answers that cannot be read": _lines("health/repetition", "health/invalid"),
+        "length tail": _lines("health/length_tail"),
         "entropy": _lines("rollout/entropy"),
         "length": _lines("rollout/length", f"val/({every})/length"),
         "truncated": _lines("rollout/truncated", f"val/({every})/truncated"),
         "gradient norm": _lines("train/grad_norm"),
         "divergence": _lines("sdpo/divergence"),
+        "distance of the teacher": _lines("teacher/distance"),
         "importance weight": _lines("sdpo/importance_weight"),
         "flat groups": _lines("rollout/flat_groups"),
     }
@@ -68,7 +91,45 @@ def layout(tasks: list[str] | None = None, probes: list[str] | None = None) -> L
         "seconds": _lines(*(f"time/{name}" for name in times)),
         "tokens per second": _lines("rollout/tokens_per_second"),
     }
-    return {"learning": learning, "forgetting": forgetting, "health": health, "time": time}
+    return {
+        "learning": learning,
+        "forgetting": forgetting,
+        "drift": drift,
+        "artifacts": artifacts,
+        "health": health,
+        "time": time,
+    }
+
+
+def settings(trainer: pl.Trainer, module: Any) -> dict[str, str | float]:
+    """What tells runs apart, read from the objects themselves; the same keys in every run, empty where unknown.
+
+    Args:
+        trainer: Gives the stages, the optimizer and how completions are drawn.
+        module: Gives the method, its teacher and its model.
+    """
+    teacher, policy = getattr(module, "teacher", None), getattr(module, "policy", None)
+    rollout: Any = next((c for c in trainer.callbacks if hasattr(c, "sampling")), None)  # type: ignore[attr-defined]
+    stages = getattr(getattr(trainer, "datamodule", None), "stages", ())
+    group = trainer.optimizers[0].param_groups[0] if trainer.optimizers else {}
+    found = {
+        "method": type(module).__name__,
+        "model": getattr(getattr(policy, "config", None), "name_or_path", None),
+        "teacher": type(teacher).__name__ if teacher is not None else None,
+        "teacher_update_rate": getattr(teacher, "update_rate", None),
+        "teacher_restart_every": getattr(teacher, "every", None),
+        "optimizer": type(trainer.optimizers[0]).__name__ if trainer.optimizers else None,
+        "learning_rate": group.get("initial_lr", group.get("lr")),
+        "weight_decay": group.get("weight_decay"),
+        "gradient_clip": trainer.gradient_clip_val,
+        "stages": ", ".join(f"{stage.task.name} {stage.steps}" for stage in stages),
+        "prompts_per_step": stages[0].prompts_per_step if stages else None,
+        "num_generations": getattr(rollout, "num_generations", None),
+        "max_new_tokens": rollout.sampling.max_new_tokens if rollout else None,
+        "temperature": rollout.sampling.temperature if rollout else None,
+        "seed": os.environ.get("PL_GLOBAL_SEED"),
+    }
+    return {key: "" if value is None else value for key, value in found.items()}
 
 
 def _of_tasks(metric: str, names: list[str] | None) -> list[str]:
