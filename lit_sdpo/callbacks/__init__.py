@@ -2,6 +2,7 @@
 
 from lit_sdpo.callbacks.artifacts import ArtifactMonitor
 from lit_sdpo.callbacks.checkpoint import StageCheckpoint
+from lit_sdpo.callbacks.collapse import CollapseMonitor
 from lit_sdpo.callbacks.evaluation import InitialEvaluation
 from lit_sdpo.callbacks.export import ExportPolicy
 from lit_sdpo.callbacks.forgetting import ForgettingMatrix
@@ -15,6 +16,7 @@ from lit_sdpo.callbacks.tensorboard import TensorBoardLayout
 
 __all__ = [
     "ArtifactMonitor",
+    "CollapseMonitor",
     "ExportPolicy",
     "ForgettingMatrix",
     "InitialEvaluation",
