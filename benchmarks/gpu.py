@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -232,7 +233,9 @@ class Bench:
         for name in ("all parameters", "LoRA of rank 16"):
             model = self.model()
             if name != "all parameters":
-                model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear"))
+                with warnings.catch_warnings():  # PEFT asks Transformers in a way that is deprecated
+                    warnings.simplefilter("ignore", FutureWarning)
+                    model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear"))
             optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
 
             def step(model: Any = model, optimizer: torch.optim.Optimizer = optimizer) -> None:
