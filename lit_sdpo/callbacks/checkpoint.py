@@ -96,7 +96,10 @@ class StageCheckpoint(Checkpoint):
         if state is not None:
             set_random_state(state)
         if self.signals is not None:
-            self.signals.listen()
+            # Until here Lightning's handler answered, which would end the run inside a step, without a checkpoint.
+            self.signals.listen(terminated=trainer.received_sigterm)
+            trainer._signal_connector.received_sigterm = False
+            self._answered = 0
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

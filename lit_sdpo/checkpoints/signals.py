@@ -34,8 +34,13 @@ class Signals:
         """What a process that a signal has ended leaves with: 143 for SIGTERM, 130 for SIGINT."""
         return 128 + (self.ending or signal.SIGTERM)
 
-    def listen(self) -> None:
-        """Answer signals from now on; possible in the main thread only."""
+    def listen(self, *, terminated: bool = False) -> None:
+        """Answer signals from now on; possible in the main thread only.
+
+        Args:
+            terminated: A SIGTERM has been there already, before anybody listened.
+        """
+        self.ending, self._count, self.notices = (signal.SIGTERM, 1, 0) if terminated else (0, 0, 0)
         if threading.current_thread() is not threading.main_thread():
             return
         for number in ENDING:

@@ -33,9 +33,11 @@ import json, os, sys
 from lit_sdpo import cli
 import torch
 torch.set_num_threads(1)
+running = set()
 for line in sys.stdin:
     request = json.loads(line)
     if "wait" in request:
+        running.discard(request["wait"])
         print(os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1]), flush=True)
         continue
     child = os.fork()  # a process of its own, without the seconds that imports take
@@ -46,7 +48,10 @@ for line in sys.stdin:
         code = cli.main(request["arguments"])
         sys.stdout.flush()
         os._exit(code)
+    running.add(child)
     print(child, flush=True)
+for child in running:  # of tests that failed
+    os.kill(child, 9)
 """
 pytestmark = pytest.mark.slow
 
@@ -128,6 +133,15 @@ def test_f15_once_saves_and_leaves_and_last_goes_on(launcher, tmp_path):
     lines = [json.loads(line) for line in (program.folder / "samples.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["split"] == "train"]
     assert steps == [step for step in range(max(steps) + 1) for _ in range(4)]  # prompts · completions
+
+
+def test_f15_before_the_first_step_one_step_is_taken_and_saved(launcher, tmp_path):
+    options = {"data.eval_prompts": 8, "data.eval_batch_size": 1}
+    program = Program(launcher, tmp_path, **options)
+    samples = program.folder / "samples.jsonl"
+    program.until(lambda: samples.exists() and samples.stat().st_size).send(signal.SIGTERM)
+    assert program.wait() == 143, program.output
+    assert [path.name for path in program.checkpoints()] == ["step=1.ckpt"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
