@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +18,9 @@ from typing_extensions import override
 
 from lit_sdpo.callbacks.base_weights import BaseWeights
 from lit_sdpo.callbacks.folder import run_folder, write_atomically
+from lit_sdpo.callbacks.response_models import Weights, adapted, base_of, policy_of, tokenizer_of
 from lit_sdpo.callbacks.response_prompts import GivenPrompts, Prompts, evaluated_prompts, given_prompts
-from lit_sdpo.callbacks.response_scoring import Responses, Weights, prompt_features, respond, response_numbers
+from lit_sdpo.callbacks.response_scoring import Responses, prompt_features, respond, response_numbers
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional.response_drift import mmd_matrix, ratio_of_sums
 from lit_sdpo.functional.statistics import percentile_interval
@@ -82,7 +82,8 @@ class ResponseDrift(pl.Callback):
         encoder: A module with ``encode(texts)``, such as ``sentence_transformers.SentenceTransformer``, that gives the
             features instead.
         distance_prompts: Prompts per task for the distances between tasks; 0 leaves them out.
-        batch_size: Prompts, of whatever task, that are answered at once.
+        batch_size: Prompts, of whatever task, that are answered at once. Default: as many as cannot write more than
+            32,768 tokens.
         seed: Of the choice of prompts and of the draws.
 
     Raises:
@@ -96,7 +97,7 @@ class ResponseDrift(pl.Callback):
 
     def __init__(
         self,
-        num_prompts: int = 16,
+        num_prompts: int = 8,
         num_generations: int = 4,
         max_new_tokens: int | None = None,
         prompts: GivenPrompts | None = None,
@@ -104,13 +105,13 @@ class ResponseDrift(pl.Callback):
         stages: list[str] | None = None,
         encoder: torch.nn.Module | None = None,
         distance_prompts: int = 64,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
         for name, good in {
             "num_prompts": num_prompts >= 2,
             "num_generations": num_generations >= 1,
-            "batch_size": batch_size >= 1,
+            "batch_size": batch_size is None or batch_size >= 1,
             "max_new_tokens": max_new_tokens is None or max_new_tokens >= 1,
             "distance_prompts": distance_prompts == 0 or distance_prompts >= 2,
         }.items():
@@ -134,7 +135,7 @@ class ResponseDrift(pl.Callback):
         self._folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
-        policy, _ = _policy(pl_module), _tokenizer(pl_module)
+        policy, _ = policy_of(pl_module), tokenizer_of(pl_module)
         most = max(self.num_prompts, self.distance_prompts)
         if self.prompts is not None:
             every = given_prompts(self.prompts, pl_module, most, self.seed)
@@ -149,13 +150,13 @@ class ResponseDrift(pl.Callback):
         self.stages = self._stages(trainer)
         self._base_responses = {}
         if self.rows:  # resumed, perhaps into a new folder
-            if not _adapted(policy):
+            if not adapted(policy):
                 self._base.open(list(Path(trainer.ckpt_path).absolute().parents)[:2] if trainer.ckpt_path else [])
             self._write()
             return
         if trainer.global_step > 0:
             rank_zero_warn(f"ResponseDrift is new to this run: its base is the policy at step {trainer.global_step}.")
-        if not _adapted(policy):
+        if not adapted(policy):
             self._base.keep(policy.state_dict(), self._folder)
         with self._ready(trainer, policy):
             self._measure(trainer, pl_module, stage=trainer.current_epoch, base=Weights(policy))
@@ -168,9 +169,9 @@ class ResponseDrift(pl.Callback):
             return
         if self.rows[-1].step == trainer.global_step:  # nothing was trained, or a resumed run ends its stage again
             return
-        policy = _policy(pl_module)
+        policy = policy_of(pl_module)
         with self._ready(trainer, policy):
-            self._measure(trainer, pl_module, stage=trainer.current_epoch + 1, base=self._base_of(policy))
+            self._measure(trainer, pl_module, stage=trainer.current_epoch + 1, base=base_of(policy, self._base.weights))
 
     @contextmanager
     def _ready(self, trainer: pl.Trainer, policy: Any) -> Iterator[None]:
@@ -183,18 +184,10 @@ class ResponseDrift(pl.Callback):
             names = list(self.prompts)
         return None if names is None else [str(name) for name in names]
 
-    def _base_of(self, policy: Any) -> Weights:
-        """The base: the policy with its adapter switched off, or a second model that goes when this result goes."""
-        if _adapted(policy):
-            return Weights(policy, policy.disable_adapter)
-        model = copy.deepcopy(policy).requires_grad_(False).eval()
-        model.load_state_dict(self._base.weights)
-        return Weights(model)
-
     # ----------------------------------------------------------------------------------------------------- measurements
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule, *, stage: int, base: Weights) -> None:
         started = time.perf_counter()
-        policy, tokenizer = Weights(_policy(module)), _tokenizer(module)
+        policy, tokenizer = Weights(policy_of(module)), tokenizer_of(module)
         draws: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
         rows: list[ResponseRow] = []
         options: dict[str, Any] = {
@@ -206,12 +199,13 @@ class ResponseDrift(pl.Callback):
         if not self._base_responses:  # a resumed run draws them again: the same seeds give the same ones
             self._base_responses = respond(base, tokenizer, self._asked, stream="base", **options)
         answers = respond(policy, tokenizer, self._asked, stream="policy", **options)
-        for number, prompts in enumerate(self._asked):
-            mine, theirs = answers[prompts.task], self._base_responses[prompts.task]
-            encode = self._encode if self.encoder is not None else None
-            found = response_numbers(policy, base, mine, theirs, encode)
-            draws[prompts.task] = {name: ratio_of_sums(*pair, seed=number) for name, pair in found.items()}
-            rows.append(self._row(trainer, stage, prompts.task, self._role(stage, prompts.task), draws[prompts.task]))
+        encode = self._encode if self.encoder is not None else None
+        pairs = [(answers[prompts.task], self._base_responses[prompts.task]) for prompts in self._asked]
+        found = response_numbers(policy, base, pairs, encode)
+        for number, (prompts, numbers) in enumerate(zip(self._asked, found, strict=True)):
+            task, draw = prompts.task, {name: ratio_of_sums(*pair, seed=number) for name, pair in numbers.items()}
+            draws[task] = draw
+            rows.append(self._row(trainer, stage, task, self._role(stage, task), draw))
         for role in ("current", "earlier"):
             chosen = [draws[row.task] for row in rows if row.role == role]
             if chosen:
@@ -298,29 +292,6 @@ class ResponseDrift(pl.Callback):
             ResponseRow(step, stage, task, role, {name: Estimate(*x) for name, x in numbers.items()})
             for step, stage, task, role, numbers in state_dict["rows"]
         ]
-
-
-def _policy(module: Any) -> Any:
-    policy = getattr(module, "policy", None)
-    return _needed(module, "policy or model", getattr(module, "model", None) if policy is None else policy)
-
-
-def _tokenizer(module: Any) -> Any:
-    return _needed(module, "tokenizer", getattr(module, "tokenizer", None))
-
-
-def _needed(module: Any, name: str, value: Any) -> Any:
-    if value is None:
-        raise UserError(
-            f"{type(module).__name__} has no {name}, which ResponseDrift needs",
-            where="ResponseDrift",
-            fix="set it to a Hugging Face causal language model and its tokenizer",
-        )
-    return value
-
-
-def _adapted(policy: Any) -> bool:
-    return hasattr(policy, "peft_config")
 
 
 def _mean(several: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:

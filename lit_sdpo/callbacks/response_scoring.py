@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
+from lit_sdpo.callbacks.response_models import Weights
 from lit_sdpo.callbacks.response_prompts import Prompts
 from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.functional.razor import excess_kl_estimate
@@ -22,21 +23,10 @@ from lit_sdpo.rollouts.engine import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.types import Completions, Sampling
 
-#: Most tokens of prompts and responses in one forward.
-BATCH_TOKENS = 16_384
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A model, and the context in which it has the weights that are meant.
-
-    Attributes:
-        model: A causal language model in eval mode.
-        within: The context, such as that of a switched-off adapter.
-    """
-
-    model: Any
-    within: Callable[[], AbstractContextManager[Any]] = nullcontext
+#: Most tokens of prompts and responses in one forward; on a CPU what a layer makes of them should fit the cache.
+BATCH_TOKENS, CPU_BATCH_TOKENS = 16_384, 4_096
+#: Most tokens that are written at once.
+DRAWN_TOKENS = 32_768
 
 
 @dataclass(frozen=True)
@@ -69,7 +59,7 @@ def respond(
     max_new_tokens: int,
     seed: int,
     stream: str,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> dict[str, Responses]:
     """Sample from the model's own distribution at temperature 1; takes nothing from a global generator.
 
@@ -81,22 +71,24 @@ def respond(
         max_new_tokens: Longest response.
         seed: Of the draws.
         stream: What sets these draws apart from others of the same seed.
-        batch_size: Prompts, of whatever task, that are answered at once; changes no response.
+        batch_size: Prompts, of whatever task, that are answered at once; changes no response. ``None`` takes as many
+            as cannot write more than 32,768 tokens.
     """
     model, g = weights.model, num_generations
+    size = batch_size or max(1, DRAWN_TOKENS // (g * max_new_tokens))
     seeds = torch.cat(
         [sample_seeds(seed, "response_drift", stream, p.task, item_ids=p.names, num_generations=g) for p in asked]
     ).to(model.device)
     prompts = [ids for p in asked for ids in p.ids]
     drawn: list[Completions] = []
-    for start in range(0, len(prompts), batch_size):
+    for start in range(0, len(prompts), size):
         with weights.within():
             part = NativeEngine().generate(
                 model,
-                prompts[start : start + batch_size],
+                prompts[start : start + size],
                 num_generations=g,
                 sampling=Sampling(max_new_tokens=max_new_tokens),
-                seeds=seeds[start * g : (start + batch_size) * g],
+                seeds=seeds[start * g : (start + size) * g],
                 end_ids=end_token_ids(model, tokenizer) if tokenizer.eos_token_id is not None else [],
                 pad_id=tokenizer.pad_token_id or 0,
             )
@@ -106,10 +98,9 @@ def respond(
         own = drawn[start : start + len(p.ids) * g]
         start += len(own)
         width = max(int(row.lengths) for row in own)
-        pad = [torch.nn.functional.pad(row.ids, (0, width)) for row in own]
         lengths = torch.cat([row.lengths for row in own])
         mask = torch.arange(width, device=lengths.device) < lengths[:, None]
-        ids = torch.cat([row[:, :width] for row in pad])
+        ids = torch.cat([pad(row.ids, (0, width))[:, :width] for row in own])
         repeated = [prompt for prompt in p.ids for _ in range(g)]
         texts = tokenizer.batch_decode(
             [row[:n] for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)], skip_special_tokens=True
@@ -142,15 +133,19 @@ def compare(policy: Weights, base: Weights, sequences: Sequences) -> tuple[Tenso
     for part in batches(sequences):
         with policy.within():
             hidden = completion_hidden(policy.model, part)
-        with base.within():
-            base_hidden = completion_hidden(base.model, part)
+        base_hidden = hidden
+        if base != policy:  # before training they are one
+            with base.within():
+                base_hidden = completion_hidden(base.model, part)
         rows = part.completion_mask.nonzero(as_tuple=True)[0]
         found = []
         for span in _spans(policy.model, hidden):
             with policy.within():
-                mine = logits(policy.model, hidden[span])
-            with base.within():
-                found.append(torch.stack(token_drift(mine, logits(base.model, base_hidden[span])), -1))
+                mine = theirs = logits(policy.model, hidden[span])
+            if base != policy:
+                with base.within():
+                    theirs = logits(base.model, base_hidden[span])
+            found.append(torch.stack(token_drift(mine, theirs), -1))
         sums.append(sum_by_row(torch.cat(found), rows, len(part)))
         features.append(_mean_by_row(base_hidden, part.completion_mask))
     return torch.cat(sums).cpu(), torch.cat(features).cpu()
@@ -173,18 +168,37 @@ def prompt_features(base: Weights, prompts: Sequence[Sequence[int]]) -> Tensor:
     return torch.cat(features).cpu()
 
 
-def batches(sequences: Sequences, tokens: int = BATCH_TOKENS) -> Iterator[Sequences]:
-    """Cut into runs of rows of at most so many tokens; a longer row stands alone."""
+def batches(sequences: Sequences, tokens: int | None = None) -> Iterator[Sequences]:
+    """Cut into runs of rows of at most so many tokens, a shared prompt counted once; a longer row stands alone."""
+    if tokens is None:
+        tokens = CPU_BATCH_TOKENS if sequences.completion_ids.device.type == "cpu" else BATCH_TOKENS
     lengths = sequences.completion_mask.sum(1).tolist()
-    sizes = [len(prompt) + n for prompt, n in zip(sequences.prompt_ids, lengths, strict=True)]
-    start, total = 0, 0
-    for n, size in enumerate([*sizes, tokens + 1]):
+    start, total, prompts = 0, 0, set[tuple[int, ...]]()
+    for n, (prompt, length) in enumerate(zip(sequences.prompt_ids, lengths, strict=True)):
+        size = length + (0 if tuple(prompt) in prompts else len(prompt))
         if n > start and total + size > tokens:
-            mask = sequences.completion_mask[start:n]
-            width = int(mask.sum(1).max())
-            yield Sequences(sequences.prompt_ids[start:n], sequences.completion_ids[start:n, :width], mask[:, :width])
-            start, total = n, 0
+            yield _some(sequences, slice(start, n))
+            start, total, size = n, 0, length + len(prompt)
+            prompts.clear()
         total += size
+        prompts.add(tuple(prompt))
+    yield _some(sequences, slice(start, len(lengths)))
+
+
+def _some(sequences: Sequences, rows: slice) -> Sequences:
+    mask = sequences.completion_mask[rows]
+    width = int(mask.sum(1).max())
+    return Sequences(sequences.prompt_ids[rows], sequences.completion_ids[rows, :width], mask[:, :width])
+
+
+def _together(several: Sequence[Sequences]) -> Sequences:
+    width = max(one.completion_ids.shape[1] for one in several)
+    prompts = [prompt for one in several for prompt in one.prompt_ids]
+    ids, mask = (
+        torch.cat([pad(x, (0, width - x.shape[1])) for x in tensors])
+        for tensors in zip(*((one.completion_ids, one.completion_mask) for one in several), strict=True)
+    )
+    return Sequences(prompts, ids, mask)
 
 
 def _spans(model: Any, hidden: Tensor) -> Iterator[slice]:
@@ -200,22 +214,32 @@ def _mean_by_row(hidden: Tensor, mask: Tensor) -> Tensor:
 def response_numbers(
     policy: Weights,
     base: Weights,
-    mine: Responses,
-    theirs: Responses,
+    answers: Sequence[tuple[Responses, Responses]],
     encode: Callable[[Sequence[str]], Tensor] | None = None,
-) -> dict[str, tuple[Tensor, Tensor]]:
+) -> list[dict[str, tuple[Tensor, Tensor]]]:
     """Numerator and denominator of each number of :class:`~lit_sdpo.callbacks.ResponseDrift`, of each prompt [P].
 
     Args:
         policy: The model in question.
         base: What it is compared with.
-        mine: The policy's responses.
-        theirs: The base's responses to the same prompts.
+        answers: Of each task the policy's and the base's responses to the same prompts.
         encode: From N texts to features [N, D]; ``None`` takes the base's hidden states.
+
+    Returns:
+        Those of each task.
     """
-    (on_mine, my_features), (on_theirs, their_features) = (compare(policy, base, r.sequences) for r in (mine, theirs))
+    every = [responses for pair in answers for responses in pair]
+    counts = [len(responses.texts) for responses in every]
+    sums, features = (x.split(counts) for x in compare(policy, base, _together([r.sequences for r in every])))
     if encode is not None:
-        my_features, their_features = encode(mine.texts), encode(theirs.texts)
+        features = tuple(encode(responses.texts) for responses in every)
+    compared = zip(answers, sums[::2], sums[1::2], features[::2], features[1::2], strict=True)
+    return [_numbers(*pair, *own) for pair, *own in compared]
+
+
+def _numbers(
+    mine: Responses, theirs: Responses, on_mine: Tensor, on_theirs: Tensor, my_features: Tensor, their_features: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
     g = mine.num_generations
 
     def of_prompts(rows: Tensor) -> Tensor:
