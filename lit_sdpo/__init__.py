@@ -1,11 +1,14 @@
 """Train causal language models with SDPO and GRPO through a stream of tasks, and measure what they forget."""
 
 from lit_sdpo.callbacks import (
+    ArtifactMonitor,
+    CollapseMonitor,
     ExportPolicy,
     ForgettingMatrix,
     InitialEvaluation,
     MemoryBudget,
     ParameterDrift,
+    ResponseDrift,
     RolloutCallback,
     SampleLogger,
     StageCheckpoint,
@@ -47,6 +50,8 @@ __all__ = [
     "SDPO",
     "SFT",
     "SRPO",
+    "ArtifactMonitor",
+    "CollapseMonitor",
     "ContinualDataModule",
     "DemoPSD",
     "EMATeacher",
@@ -67,6 +72,7 @@ __all__ = [
     "OnPolicyModule",
     "ParameterDrift",
     "Reprompt",
+    "ResponseDrift",
     "RestartTeacher",
     "Reward",
     "RolloutCallback",

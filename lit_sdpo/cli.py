@@ -46,6 +46,15 @@ from lit_sdpo.modules.base import OnPolicyModule
 
 PACKAGES = ("lit-sdpo", "torch", "lightning", "transformers", "torchmetrics", "peft", "jsonargparse", "tensorboard")
 
+#: The callbacks that every run has, by their key in the configuration.
+CALLBACKS: dict[str, type[pl.Callback]] = {
+    "rollout": RolloutCallback,
+    "forgetting": ForgettingMatrix,
+    "samples": SampleLogger,
+    "checkpoint": StageCheckpoint,
+    "memory": MemoryBudget,
+}
+
 
 class RunRecord(SaveConfigCallback):
     """Writes what a run was made of into its folder: the resolved configuration, versions, seed and command.
@@ -111,12 +120,9 @@ class LitSDPOCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that every run has."""
-        parser.add_lightning_class_args(RolloutCallback, "rollout")
-        parser.add_lightning_class_args(ForgettingMatrix, "forgetting")
-        parser.add_lightning_class_args(SampleLogger, "samples")
-        parser.add_lightning_class_args(StageCheckpoint, "checkpoint")
+        for key, callback in CALLBACKS.items():
+            parser.add_lightning_class_args(callback, key)
         parser.set_defaults({"checkpoint.signals": True})
-        parser.add_lightning_class_args(MemoryBudget, "memory")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -163,7 +169,7 @@ class LitSDPOCLI(LightningCLI):
                     self.trainer, go_on=self.subcommand == "fit"
                 )
         except Exception as error:
-            mistake = explain_building(error, (key.replace(".init_args", "") for key in config.keys()))  # noqa: SIM118
+            mistake = explain_building(error, (key.replace(".init_args", "") for key in config.keys()), CALLBACKS)  # noqa: SIM118
             if mistake is None:
                 raise
             raise mistake from error

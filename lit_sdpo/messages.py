@@ -11,7 +11,7 @@ import inspect
 import re
 import traceback
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -83,12 +83,15 @@ def explain_parsing(report: str, *, keys: Iterable[str] = (), namespaces: Sequen
     return UserError(place.lines[0] if place.lines else report.strip().splitlines()[0], where=where)
 
 
-def explain_building(error: BaseException, keys: Iterable[str] = ()) -> UserError | None:
+def explain_building(
+    error: BaseException, keys: Iterable[str] = (), owners_of: Mapping[str, type] | None = None
+) -> UserError | None:
     """The mistake behind an error of a constructor; ``None`` where it was not the input's fault.
 
     Args:
         error: What building the objects has raised.
         keys: The dotted keys of the configuration.
+        owners_of: The class that a first part of a key belongs to, where several have an option of the same name.
     """
     while error.__cause__ is not None and not isinstance(error, UserError):
         error = error.__cause__
@@ -103,6 +106,8 @@ def explain_building(error: BaseException, keys: Iterable[str] = ()) -> UserErro
     owner = owners[-1]
     named = [name for name in _parameters(owner) if re.search(rf"\b{name}\b", str(error))]
     places = [key for key in keys if named and key.rpartition(".")[2] == named[0]]
+    own = [place for place in places if (owners_of or {}).get(place.partition(".")[0]) is owner]
+    places = own or places
     return UserError(str(error), where=places[0] if len(places) == 1 else owner.__name__)
 
 

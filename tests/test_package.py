@@ -19,6 +19,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 # A name that is added or removed here is a change that users see.
 PUBLIC = [
+    "ArtifactMonitor",
+    "CollapseMonitor",
     "ContinualDataModule",
     "DemoPSD",
     "EMATeacher",
@@ -40,6 +42,7 @@ PUBLIC = [
     "OnPolicyModule",
     "ParameterDrift",
     "Reprompt",
+    "ResponseDrift",
     "RestartTeacher",
     "Reward",
     "RolloutCallback",

@@ -57,8 +57,8 @@ class ArtifactMonitor(pl.Callback):
 
     Loggers get them as ``artifacts/<task>/<number>``; ``artifacts.csv`` in the run folder has them all, and
     ``artifacts.jsonl`` the n-grams and the matches of each marker too; TensorBoard gets a table of the n-grams. Of
-    training, means over the completions of the stage: ``artifacts/<task>/train/leakage``, ``boxed``, ``loops``.
-    ``time/artifacts`` is its own time in seconds, since it was last logged. It draws nothing at random, so a run is
+    training, means over the completions of the stage: ``artifacts/<task>/train/leakage``, ``boxed``, ``loops``; of each
+    step ``artifacts/leakage``. ``time/artifacts`` is its own time in seconds, since it was last logged. It draws nothing at random, so a run is
     the same with it and without.
 
     The rollout callback feeds it. In any other project call :meth:`observe` in the validation step; results come at the
@@ -133,19 +133,25 @@ class ArtifactMonitor(pl.Callback):
         else:
             if rollouts.replayed is not None:  # those belong to earlier tasks
                 rollouts = rollouts.take(range(int((~rollouts.replayed).sum()) // rollouts.num_generations))
-            self._count(task, rollouts.texts)
+            leaked = self._count(task, rollouts.texts)
+            options: dict[str, Any] = {"on_step": True, "on_epoch": False, "batch_size": 1}
+            pl_module.log("artifacts/leakage", leaked, sync_dist=trainer.world_size > 1, **options)
             if has_teacher(pl_module):
                 self._last = task, rollouts.take(range(min(GAIN_PROMPTS, len(rollouts.rows))))
         self._seconds += time.perf_counter() - started
 
-    def _count(self, task: str, texts: Sequence[str]) -> None:
+    def _count(self, task: str, texts: Sequence[str]) -> float:
+        """Count, and give the share of responses with another task's marker."""
         sums = self._train.setdefault(task, dict.fromkeys(("responses", "leakage", "boxed", "loops"), 0.0))
         foreign = self._foreign(task)
+        leaked = 0
         for text in texts:
-            sums["responses"] += 1
-            sums["leakage"] += any(pattern.search(text) for pattern in foreign)
+            leaked += any(pattern.search(text) for pattern in foreign)
             sums["boxed"] += len(re.findall(BOXED, text))
             sums["loops"] += ending_loop(words(text), LOOP_REPEATS) >= LOOP_WORDS
+        sums["responses"] += len(texts)
+        sums["leakage"] += leaked
+        return leaked / max(len(texts), 1)
 
     def _foreign(self, task: str) -> list[re.Pattern[str]]:
         own = self._patterns.get(task, [])
