@@ -136,11 +136,8 @@ class ResponseDrift(pl.Callback):
         if not trainer.is_global_zero:
             return
         policy, _ = policy_of(pl_module), tokenizer_of(pl_module)
-        most = max(self.num_prompts, self.distance_prompts)
-        if self.prompts is not None:
-            every = given_prompts(self.prompts, pl_module, most, self.seed)
-        else:
-            every = evaluated_prompts(trainer, pl_module, most, self.seed)
+        options = pl_module, max(self.num_prompts, self.distance_prompts), self.seed
+        every = evaluated_prompts(trainer, *options) if self.prompts is None else given_prompts(self.prompts, *options)
         every = [task for task in every if self.tasks is None or task.task in self.tasks]
         if not every:
             raise UserError(
@@ -203,9 +200,9 @@ class ResponseDrift(pl.Callback):
         pairs = [(answers[prompts.task], self._base_responses[prompts.task]) for prompts in self._asked]
         found = response_numbers(policy, base, pairs, encode)
         for number, (prompts, numbers) in enumerate(zip(self._asked, found, strict=True)):
-            task, draw = prompts.task, {name: ratio_of_sums(*pair, seed=number) for name, pair in numbers.items()}
-            draws[task] = draw
-            rows.append(self._row(trainer, stage, task, self._role(stage, task), draw))
+            draw = {name: ratio_of_sums(*pair, seed=number) for name, pair in numbers.items()}
+            draws[prompts.task] = draw
+            rows.append(self._row(trainer, stage, prompts.task, self._role(stage, prompts.task), draw))
         for role in ("current", "earlier"):
             chosen = [draws[row.task] for row in rows if row.role == role]
             if chosen:
@@ -298,9 +295,7 @@ def _mean(several: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, t
     """Means over tasks of values and of draws, of the numbers that all of them have."""
     names = [name for name in several[0] if all(name in one for one in several)]
     return {
-        name: (
-            torch.stack([one[name][0] for one in several]).mean(0),
-            torch.stack([one[name][1] for one in several]).mean(0),
-        )
+        name: (torch.stack(values).mean(0), torch.stack(draws).mean(0))
         for name in names
+        for values, draws in [zip(*(one[name] for one in several), strict=True)]
     }
