@@ -15,7 +15,8 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import lightning.pytorch as pl
 import torch
@@ -141,15 +142,26 @@ def axis(name: str, tiny: bool, folder: str) -> dict[int, Callable[[], None]]:
     return {n: evaluation(n, 2 if tiny else 32, folder) for n in ((1, 2) if tiny else (1, 2, 4, 8))}
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lightning says nothing inside."""
+    logger = logging.getLogger("lightning.pytorch")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def main() -> None:
     options = parser(__doc__, repeats=2)
     options.add_argument("--only", nargs="+", choices=AXES, default=list(AXES))
     given = options.parse_args()
     use_threads(given.threads)
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet():
+        warnings.filterwarnings("ignore")
         for name in given.only:
             runs = axis(name, given.tiny, folder)
             next(iter(runs.values()))()  # whatever a first call takes

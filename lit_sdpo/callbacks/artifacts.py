@@ -58,8 +58,8 @@ class ArtifactMonitor(pl.Callback):
     Loggers get them as ``artifacts/<task>/<number>``; ``artifacts.csv`` in the run folder has them all, and
     ``artifacts.jsonl`` the n-grams and the matches of each marker too; TensorBoard gets a table of the n-grams. Of
     training, means over the completions of the stage: ``artifacts/<task>/train/leakage``, ``boxed``, ``loops``; of each
-    step ``artifacts/leakage``. ``time/artifacts`` is its own time in seconds, since it was last logged. It draws nothing at random, so a run is
-    the same with it and without.
+    step ``artifacts/leakage``. ``time/artifacts`` is its own time in seconds, since it was last logged. It draws
+    nothing at random, so a run is the same with it and without.
 
     The rollout callback feeds it. In any other project call :meth:`observe` in the validation step; results come at the
     end of the validation, or of the epoch where there is none.

@@ -159,7 +159,7 @@ class StageCheckpoint(Checkpoint):
         if self._folder is None:
             return
         try:
-            trainer.save_checkpoint(self._folder / name)
+            trainer.save_checkpoint(self._folder / name, weights_only=False)
         except UserError as error:
             if self.on_save_error == "stop":
                 raise

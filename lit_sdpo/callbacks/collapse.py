@@ -185,7 +185,7 @@ class CollapseMonitor(pl.Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         if (folder := run_folder(trainer)) is not None:
-            trainer.save_checkpoint(folder / "checkpoints" / f"collapse-step={self._step}.ckpt")
+            trainer.save_checkpoint(folder / "checkpoints" / f"collapse-step={self._step}.ckpt", weights_only=False)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -135,13 +135,14 @@ def test_f15_once_saves_and_leaves_and_last_goes_on(launcher, tmp_path):
     assert steps == [step for step in range(max(steps) + 1) for _ in range(4)]  # prompts · completions
 
 
-def test_f15_before_the_first_step_one_step_is_taken_and_saved(launcher, tmp_path):
+def test_f15_before_the_first_step_it_leaves_with_whole_files(launcher, tmp_path):
     options = {"data.eval_prompts": 8, "data.eval_batch_size": 1}
     program = Program(launcher, tmp_path, **options)
     samples = program.folder / "samples.jsonl"
     program.until(lambda: samples.exists() and samples.stat().st_size).send(signal.SIGTERM)
     assert program.wait() == 143, program.output
-    assert [path.name for path in program.checkpoints()] == ["step=1.ckpt"]
+    assert [path.name for path in program.checkpoints()] in ([], ["step=1.ckpt"])  # the first step may have begun
+    assert not list(program.folder.rglob("*.tmp-*"))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
