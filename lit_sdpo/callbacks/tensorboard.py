@@ -70,9 +70,19 @@ def layout(tasks: list[str] | None = None, probes: list[str] | None = None) -> L
     drift = {
         "parameters": _lines("drift/parameters/relative_norm"),
         "parameters by type": _lines("drift/parameters/[^/]+/relative_norm"),
-        "responses": _lines("drift/responses/.*"),
+        "KL of responses, current and earlier tasks": _lines("drift/responses/(current|earlier)/(forward|reverse)_kl"),
+        "reverse KL per token, by task": _lines("drift/responses/[^/]+/reverse_kl_per_token"),
+        "Jensen-Shannon": _lines("drift/responses/[^/]+/js"),
+        "entropy of responses": _lines("drift/responses/[^/]+/entropy"),
+        "likeness of responses": _lines("drift/responses/[^/]+/similarity"),
     }
-    artifacts = {"artifacts": _lines("artifacts/.*")}
+    artifacts = {
+        "another task's format": _lines("artifacts/[^/]+/leakage"),
+        "boxed per response": _lines("artifacts/[^/]+/boxed"),
+        "loops, repetition": _lines("artifacts/[^/]+/(loops|repetition)"),
+        "compression": _lines("artifacts/[^/]+/compression"),
+        "loop gain": _lines("artifacts/[^/]+/loop_gain(_other)?"),
+    }
     health = {
         "state (0 healthy, 1 suspicious, 2 collapsing)": _lines("health/state"),
         "repetition, answers that cannot be read": _lines("health/repetition", "health/invalid"),

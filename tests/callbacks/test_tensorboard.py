@@ -47,7 +47,11 @@ def shown(tag, **names):
 
 
 def test_every_pattern_is_one_and_finds_its_tags():
-    for tag in ("drift/parameters/q_proj/relative_norm", "drift/responses/math/kl", "artifacts/math/leakage"):
+    for tag in (
+        "drift/parameters/q_proj/relative_norm",
+        "drift/responses/current/reverse_kl",
+        "artifacts/math/leakage",
+    ):
         assert shown(tag)
     for tag in (
         "health/state",
