@@ -13,17 +13,23 @@ from torch import Tensor
 from lit_sdpo.errors import UserError
 
 
+def folders_above(checkpoint: str | Path | None) -> list[Path]:
+    """Where the run folder of a checkpoint can be: the folder it lies in and the one above."""
+    return list(Path(checkpoint).absolute().parents)[:2] if checkpoint else []
+
+
 class BaseWeights:
     """Keeps weights in a file and finds it again after a resume; without a folder they stay in memory.
 
     Args:
         file: Name of the file in the run folder.
         owner: Whose weights these are, for messages.
+        path: A file that another run has kept.
+        remedy: What else a user can do where the file is missing, for messages.
     """
 
-    def __init__(self, file: str, owner: str) -> None:
-        self.file, self.owner = file, owner
-        self.path: str | None = None
+    def __init__(self, file: str, owner: str, path: str | None = None, remedy: str = "") -> None:
+        self.file, self.owner, self.path, self.remedy = file, owner, path, remedy
         self.token: str | None = None
         #: Name to weight, once kept or opened; mapped from the file, so reading one takes no lasting memory.
         self.weights: Mapping[str, Tensor] = {}
@@ -50,17 +56,19 @@ class BaseWeights:
             UserError: It is in none of them.
         """
         candidates = [Path(self.path)] if self.path else []
-        candidates += [folder / self.file for folder in folders]
+        if self.token is not None:  # what another run has kept is where the user says
+            candidates += [folder / self.file for folder in folders]
         for path in candidates:
             if path.is_file():
                 content = torch.load(path, mmap=True, weights_only=True)
-                if content["token"] == self.token:
-                    self.path, self.weights = str(path.absolute()), content["weights"]
+                if self.token is None or content["token"] == self.token:
+                    self.path, self.token = str(path.absolute()), content["token"]
+                    self.weights = content["weights"]
                     return
         raise UserError(
             f"the weights of the start of the run are not in {' or '.join(map(str, candidates)) or self.file}",
             where=self.owner,
-            fix=f"put {self.file} of the first run beside the checkpoint's folder",
+            fix=f"put {self.file} of the first run beside the checkpoint's folder{self.remedy}",
         )
 
     def state_dict(self) -> dict[str, Any]:

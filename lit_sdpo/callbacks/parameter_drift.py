@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
+from lit_sdpo.callbacks.base_weights import BaseWeights, folders_above
 from lit_sdpo.callbacks.folder import run_folder, write_atomically
 from lit_sdpo.callbacks.trained_weights import TrainedWeight, check_whole, trained_parameters, trained_weights
 from lit_sdpo.errors import UserError
@@ -84,9 +85,7 @@ class ParameterDrift(pl.Callback):
         self.options: dict[str, Any] = {"rank": rank, "share": share, "threshold": threshold, "full_up_to": full_up_to}
         #: Everything measured so far.
         self.rows: list[DriftRow] = []
-        self._base_path = base
-        self._token: str | None = None
-        self._base: dict[str, Tensor] = {}
+        self._base = BaseWeights(FILE, "ParameterDrift", base, remedy=", or give its path as base")
         self._folder: Path | None = None
         self._measured_step = 0
 
@@ -99,52 +98,20 @@ class ParameterDrift(pl.Callback):
         if not trainer.is_global_zero:
             return
         parameters = trained_parameters(pl_module)
-        if self._base_path is None and self._token is None:
+        if self._base.path is None and self._base.token is None:
             if trainer.global_step > 0:
                 rank_zero_warn(f"ParameterDrift is new to this run: it measures from step {trainer.global_step} on.")
-            self._token = f"{time.time_ns():x}"
-            self._keep(parameters)
+            self._base.keep(parameters, self._folder)
         else:
-            self._open(trainer)
+            self._base.open(folders_above(trainer.ckpt_path))
         for name, p in parameters.items():
-            if name not in self._base or self._base[name].shape != p.shape:
+            if name not in self._base.weights or self._base.weights[name].shape != p.shape:
                 raise UserError(
                     f"it holds no weight {name!r} of shape {list(p.shape)}",
-                    where=str(self._base_path or FILE),
+                    where=str(self._base.path or FILE),
                     fix="give the file of a run with the same model",
                 )
         self._write()  # resumed, perhaps into a new folder
-
-    def _keep(self, parameters: dict[str, torch.nn.Parameter]) -> None:
-        if self._folder is None:
-            self._base = {name: p.detach().clone().cpu() for name, p in parameters.items()}
-            return
-        path = self._folder / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        weights = {name: p.detach().cpu() for name, p in parameters.items()}
-        torch.save({"token": self._token, "weights": weights}, partial)
-        partial.replace(path)
-        self._base_path = str(path.absolute())
-        self._base = torch.load(path, mmap=True, weights_only=True)["weights"]
-
-    def _open(self, trainer: pl.Trainer) -> None:
-        """The file where it was, or in a folder above the checkpoint: a run folder may have been moved."""
-        candidates = [Path(self._base_path)] if self._base_path else []
-        if self._token is not None and trainer.ckpt_path:
-            candidates += [folder / FILE for folder in list(Path(trainer.ckpt_path).absolute().parents)[:2]]
-        for path in candidates:
-            if path.is_file():
-                content = torch.load(path, mmap=True, weights_only=True)
-                if self._token is None or content["token"] == self._token:
-                    self._base_path, self._token = str(path.absolute()), content["token"]
-                    self._base = content["weights"]
-                    return
-        raise UserError(
-            f"the weights of the start of the run are not in {' or '.join(map(str, candidates)) or FILE}",
-            where="ParameterDrift",
-            fix=f"put {FILE} of the first run beside the checkpoint's folder, or give its path as base",
-        )
 
     # ---------------------------------------------------------------------------------------------------- measurements
     @override
@@ -170,7 +137,7 @@ class ParameterDrift(pl.Callback):
         self._measured_step = step = trainer.global_step
         if not trainer.is_global_zero:
             return
-        total, rows = measure(module, self._base.__getitem__, **self.options)
+        total, rows = measure(module, self._base.weights.__getitem__, **self.options)
         self.rows += [replace(row, step=step, stage=trainer.current_epoch + 1) for row in rows]
         numbers = {
             f"{kind}/{field}": mean
@@ -197,8 +164,8 @@ class ParameterDrift(pl.Callback):
         names = {row.name: (row.kind, row.layer) for row in self.rows}
         order = {name: i for i, name in enumerate(names)}
         return {
-            "base": self._base_path,
-            "token": self._token,
+            "base": self._base.path,
+            "token": self._base.token,
             "names": [(name, *rest) for name, rest in names.items()],
             "times": torch.tensor([(row.step, row.stage, order[row.name]) for row in self.rows]),
             "values": torch.tensor([row.drift for row in self.rows], dtype=torch.float64),
@@ -207,8 +174,8 @@ class ParameterDrift(pl.Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # A file that was asked for on resuming goes before the one of the checkpoint.
-        if self._base_path is None:
-            self._base_path, self._token = state_dict["base"], state_dict["token"]
+        if self._base.path is None:
+            self._base.path, self._base.token = state_dict["base"], state_dict["token"]
         times, values = state_dict["times"].tolist(), state_dict["values"].tolist()
         self.rows = []
         for (step, stage, number), numbers in zip(times, values, strict=True):

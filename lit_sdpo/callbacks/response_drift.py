@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from lit_sdpo.callbacks.base_weights import BaseWeights
+from lit_sdpo.callbacks.base_weights import BaseWeights, folders_above
 from lit_sdpo.callbacks.folder import run_folder, write_atomically
 from lit_sdpo.callbacks.response_models import Weights, adapted, base_of, policy_of, tokenizer_of
 from lit_sdpo.callbacks.response_prompts import GivenPrompts, Prompts, evaluated_prompts, given_prompts
@@ -148,7 +148,7 @@ class ResponseDrift(pl.Callback):
         self._base_responses = {}
         if self.rows:  # resumed, perhaps into a new folder
             if not adapted(policy):
-                self._base.open(list(Path(trainer.ckpt_path).absolute().parents)[:2] if trainer.ckpt_path else [])
+                self._base.open(folders_above(trainer.ckpt_path))
             self._write()
             return
         if trainer.global_step > 0:

@@ -88,7 +88,7 @@ class _Divergence(torch.autograd.Function):
         return grad_output.unsqueeze(-1) * gradient, None, None
 
 
-class _LogitDivergence(torch.autograd.Function):
+class _LogitDivergence(_Divergence):
     """The same from logits [M, V], a few rows at a time: what is in between stays in the cache."""
 
     @staticmethod
@@ -101,12 +101,6 @@ class _LogitDivergence(torch.autograd.Function):
             total[rows], gradient[rows] = _value_and_gradient(s, t, alpha)
         ctx.save_for_backward(gradient)
         return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return grad_output.unsqueeze(-1) * gradient, None, None
 
 
 def divergence(student_logprobs: Tensor, teacher_logprobs: Tensor, alpha: float, mask: Tensor | None = None) -> Tensor:

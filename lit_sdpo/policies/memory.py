@@ -169,7 +169,3 @@ class _Kept(torch.autograd.Function):
         out = torch.empty_like(query)
         ctx.save_for_backward(query, key, value, out)
         return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        raise NotImplementedError

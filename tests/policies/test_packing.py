@@ -12,6 +12,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from lit_sdpo.policies.attention import attending, recomputation_contexts, say_once
 from lit_sdpo.policies.packing import Packing, Sequences
 from lit_sdpo.policies.scoring import completion_hidden, decoder, padded_hidden
+from tests.policies.conftest import SHAPE
 
 #: Models whose attention is not plain causal attention for the rows below.
 PADDED = {"mistral-sliding", "gemma2", "bloom"}
@@ -66,19 +67,9 @@ def test_models_that_cannot_be_packed_are_padded_and_the_log_says_so_once(model,
 
 
 def tiny():
-    config = Qwen3Config(
-        vocab_size=61,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        initializer_range=0.15,
-    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Qwen3ForCausalLM(config)
+        return Qwen3ForCausalLM(Qwen3Config(**SHAPE))
 
 
 groups = st.lists(

@@ -15,28 +15,13 @@ from lit_sdpo.rollouts.cache import SharedPromptCache
 from lit_sdpo.rollouts.engine import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.types import Completions, RolloutEngine, Sampling
+from tests.policies.conftest import COMMON, SHAPE
 
-VOCABULARY = 61
+VOCABULARY = SHAPE["vocab_size"]
 PROMPTS = [[5, 9, 11, 2, 30], [7], list(range(20, 43)), [50, 51, 52, 53, 54, 55, 56, 57, 58]]
 GENERATIONS = 3
 END_IDS = [3, 4, 17, 22, 40]
 PAD = 60
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "initializer_range": 0.15,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
-COMMON = {
-    name: value for name, value in SHAPE.items() if name.endswith("_id") or name in ("vocab_size", "initializer_range")
-}
 MODELS = {
     "qwen3": ("Qwen3", SHAPE),
     "qwen3-tied": ("Qwen3", SHAPE | {"tie_word_embeddings": True}),
