@@ -38,6 +38,7 @@ from lit_sdpo.checkpoints import SafeCheckpointIO
 from lit_sdpo.checkpoints.identity import explain_loading
 from lit_sdpo.checkpoints.last import last_checkpoint
 from lit_sdpo.checkpoints.lock import RunLock
+from lit_sdpo.checkpoints.signals import interruption
 from lit_sdpo.configs import expand, origin
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.errors import UserError
@@ -270,6 +271,8 @@ def main(args: list[str] | None = None) -> int:
     except SystemExit as leave:  # --help and --version; Lightning leaves with 1 after Ctrl-C
         return 130 if isinstance(leave.__context__, KeyboardInterrupt) else int(leave.code or 0)
     except Exception as error:
+        if (hidden := interruption(error)) is not None:
+            return int(hidden.code or 0) if isinstance(hidden, SystemExit) else 130
         mistake = error if isinstance(error, UserError) else explain_loading(error)
         if mistake is None or debug:
             traceback.print_exc()

@@ -182,10 +182,14 @@ class StageCheckpoint(Checkpoint):
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if self.signals is not None:
+        if self.signals is None:
+            return
+        if self.signals.ending:
+            self.signals.leave()
+        else:
             self.signals.stop_listening()
-            if isinstance(exception, SystemExit) and exception.code is None:
-                exception.code = self.signals.exit_code
+        if isinstance(exception, SystemExit) and exception.code is None:
+            exception.code = self.signals.exit_code
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

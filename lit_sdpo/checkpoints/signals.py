@@ -19,7 +19,7 @@ class Signals:
     """Notes what this process was asked to do.
 
     The first SIGTERM or SIGINT asks to save and leave at the end of the step, the second one leaves at once
-    (``SystemExit``), the third without any tidying up. SIGUSR1 asks to save and go on; where something else already
+    (``SystemExit``), the third without any tidying up. While the process is leaving, one more changes nothing. SIGUSR1 asks to save and go on; where something else already
     answers it, as with a job scheduler's own handler, it is left alone.
     """
 
@@ -27,6 +27,7 @@ class Signals:
         self.ending = 0
         self.notices = 0
         self._count = 0
+        self._leaving = False
         self._before: dict[int, Any] = {}
 
     @property
@@ -41,12 +42,17 @@ class Signals:
             terminated: A SIGTERM has been there already, before anybody listened.
         """
         self.ending, self._count, self.notices = (signal.SIGTERM, 1, 0) if terminated else (0, 0, 0)
+        self._leaving = False
         if threading.current_thread() is not threading.main_thread():
             return
         for number in ENDING:
             self._before[number] = signal.signal(number, self._end)
         if NOTICE is not None and signal.getsignal(NOTICE) in (signal.SIG_DFL, None):
             self._before[NOTICE] = signal.signal(NOTICE, self._notice)
+
+    def leave(self) -> None:
+        """The process is ending because of a signal: go on answering, so that one more does not kill it half-way."""
+        self._leaving = True
 
     def stop_listening(self) -> None:
         """Give the signals back to whoever answered them before."""
@@ -59,10 +65,32 @@ class Signals:
         self.ending = number
         if self._count > 2:
             os._exit(self.exit_code)
+        if self._leaving:
+            return
         if self._count == 2:
+            self._leaving = True
             raise SystemExit(self.exit_code)
         name = signal.Signals(number).name
         rank_zero_info(f"{name}: the run saves and ends after this step; once more ends it now, without saving.")
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         self.notices += 1
+
+
+def interruption(error: BaseException) -> BaseException | None:
+    """The request to leave that an error hides: one that arrived inside a library which then failed in its own way.
+
+    Example:
+        >>> try:
+        ...     try:
+        ...         raise SystemExit(143)
+        ...     finally:
+        ...         raise RuntimeError("unexpected pos")
+        ... except RuntimeError as error:
+        ...     interruption(error)
+        SystemExit(143)
+    """
+    current: BaseException | None = error
+    while current is not None and not isinstance(current, (KeyboardInterrupt, SystemExit)):
+        current = current.__cause__ or current.__context__
+    return current

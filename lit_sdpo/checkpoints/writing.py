@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_sdpo.checkpoints.manifest import Contents, Manifest, next_number
+from lit_sdpo.checkpoints.signals import interruption
 from lit_sdpo.errors import UserError
 
 TEMPORARY = re.compile(r".+\.tmp-(\d+)")
@@ -77,9 +78,9 @@ def _write(value: Any, temporary: Path) -> Contents:
         recorder = _Recorder(file)
         try:
             torch.save(value, recorder)  # type: ignore[arg-type]
-        except Exception:
-            if recorder.error is not None:  # torch only says "unexpected pos"
-                raise recorder.error from None
+        except Exception as error:  # torch only says "unexpected pos"
+            if (cause := recorder.error or interruption(error)) is not None:
+                raise cause from None
             raise
         os.fsync(file.fileno())
         if hasattr(os, "posix_fadvise"):  # read back from the disk rather than from memory, where that can be asked for

@@ -10,6 +10,7 @@ import torch
 
 from lit_sdpo.checkpoints import SafeCheckpointIO
 from lit_sdpo.checkpoints.manifest import Contents, Manifest, in_order
+from lit_sdpo.checkpoints.writing import _Recorder
 from lit_sdpo.errors import UserError
 
 
@@ -49,6 +50,28 @@ def test_the_number_of_the_save_decides_what_is_newest(tmp_path):
     assert in_order(tmp_path) == [ten, nine, foreign]
     SafeCheckpointIO().save_checkpoint(content(9), nine)
     assert in_order(tmp_path) == [nine, ten, foreign]
+
+
+@pytest.mark.parametrize("interrupted", [SystemExit(143), KeyboardInterrupt()], ids=["SystemExit", "KeyboardInterrupt"])
+@pytest.mark.parametrize("write", [1, 2, 3, 5, 8])
+def test_an_interruption_inside_a_save_is_passed_on(tmp_path, monkeypatch, interrupted, write):
+    (path,) = save(tmp_path, 1)
+    before = path.read_bytes()
+    original, calls = _Recorder.write, []
+
+    def interrupt(recorder, data):
+        calls.append(data)
+        if len(calls) == write:
+            raise interrupted
+        return original(recorder, data)
+
+    monkeypatch.setattr(_Recorder, "write", interrupt)
+    with pytest.raises(type(interrupted)) as caught:  # torch fails in its own way when it closes the archive
+        SafeCheckpointIO().save_checkpoint(content(2), path)
+    assert caught.value is interrupted
+    assert len(calls) >= write
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob("*.tmp-*"))
 
 
 def test_removal_takes_the_manifest_along(tmp_path):
