@@ -22,7 +22,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from transformers.utils.logging import disable_progress_bar
 
 import lit_sdpo
-from lit_sdpo import data_cli, samples_cli
 from lit_sdpo.callbacks import (
     ForgettingMatrix,
     InitialEvaluation,
@@ -39,6 +38,7 @@ from lit_sdpo.checkpoints.identity import explain_loading
 from lit_sdpo.checkpoints.last import last_checkpoint
 from lit_sdpo.checkpoints.lock import RunLock
 from lit_sdpo.checkpoints.signals import interruption
+from lit_sdpo.commands import COMMANDS, run_command
 from lit_sdpo.configs import expand, origin
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.errors import UserError
@@ -237,6 +237,8 @@ def run(args: list[str] | None = None) -> LitSDPOCLI:
         load_from_checkpoint_support=False,
         parser_kwargs={
             "prog": "lit-sdpo",
+            "description": "Trains language models through a stream of tasks and measures what they forget.",
+            "epilog": "further commands: " + "; ".join(f"{name}: {purpose}" for name, purpose in COMMANDS.items()),
             "version": lit_sdpo.__version__,
             "exit_on_error": False,
             "allow_abbrev": False,
@@ -259,10 +261,11 @@ def main(args: list[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     _be_quiet()
     try:
-        if arguments[:1] == ["data"]:
-            return data_cli.main(arguments[1:])
-        if arguments[:1] == ["samples"]:
-            return samples_cli.main(arguments[1:])
+        if arguments and arguments[0] in COMMANDS:
+            return run_command(arguments[0], arguments[1:])
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in LitSDPOCLI.subcommands():
+            known = [*LitSDPOCLI.subcommands(), *COMMANDS]
+            raise UserError(f"no command {arguments[0]!r}", fix=f"one of {', '.join(known)}")
         run(arguments)
     except KeyboardInterrupt:
         return 130

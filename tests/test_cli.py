@@ -9,6 +9,7 @@ import pytest
 
 import lit_sdpo
 from lit_sdpo.cli import LitSDPOCLI, main, run
+from lit_sdpo.commands import COMMANDS
 from lit_sdpo.configs import expand, origin
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,20 @@ def test_help_names_the_keys_of_every_run(capsys):
     shown = capsys.readouterr().out
     assert all(f"--{key}" in shown for key in ("model", "data", "rollout.num_generations", "samples.every_n_steps"))
     assert main(["--help"]) == 0
-    assert "{fit,validate,test}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "{fit,validate,test}" in shown
+    assert all(f"{name}: " in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_ours_has_help(name, capsys):
+    assert main([name, "--help"]) == 0
+    assert f"usage: lit-sdpo {name}" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_a_mistake(capsys):
+    assert main(["train"]) == 2
+    assert "no command 'train'. One of fit, validate, test, data" in capsys.readouterr().err
 
 
 def test_a_run_prints_where_its_results_are_and_no_advertisement(small, tmp_path, capsys, caplog):

@@ -1,0 +1,27 @@
+"""Our own commands beside those of LightningCLI: one file each, with ``main(arguments) -> exit code``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+#: What each command is for, by the name of its module here.
+COMMANDS: dict[str, str] = {
+    "data": "check task data before a run",
+    "samples": "show what a model wrote during a run",
+}
+
+
+def run_command(name: str, arguments: list[str]) -> int:
+    """Run one of :data:`COMMANDS`.
+
+    Args:
+        name: Its name.
+        arguments: Those after the name.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: A mistake in the arguments or in what they name.
+    """
+    return int(import_module(f"{__name__}.{name}").main(arguments))
