@@ -19,9 +19,9 @@ class Signals:
     """Notes what this process was asked to do.
 
     The first SIGTERM or SIGINT asks to save and leave at the end of the step, the second one leaves at once
-    (``SystemExit``), the third without any tidying up. While the process is already leaving, the second changes nothing.
-    SIGUSR1 asks to save and go on; where something else already answers it, as with a job scheduler's own handler, it is
-    left alone.
+    (``SystemExit``), the third without any tidying up. A process that is leaving already takes no notice of the second.
+    SIGUSR1 asks to save and go on; where something else already answers it, as with a job scheduler's own handler, it
+    is left alone.
     """
 
     def __init__(self) -> None:
