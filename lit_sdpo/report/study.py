@@ -1,0 +1,325 @@
+"""The runs of a study as they lie on disk: methods, seeds, and everything that each run wrote down."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from lit_sdpo.callbacks.artifact_tables import ArtifactRow
+from lit_sdpo.errors import UserError
+from lit_sdpo.functional import MatrixDrift
+from lit_sdpo.report.drift import DriftRow
+from lit_sdpo.report.events import scalars
+from lit_sdpo.report.items import Items, known
+from lit_sdpo.report.responses import Estimate, ResponseRow
+from lit_sdpo.report.summary import summarize
+from lit_sdpo.report.tables import Matrix, MatrixRow
+
+#: A run's own folder below that of its method.
+SEED, VERSION = re.compile(r"seed=(-?\d+)"), re.compile(r"version_\d+")
+
+
+class Series(NamedTuple):
+    """A scalar over the run: optimizer steps and values."""
+
+    steps: list[int]
+    values: list[float]
+
+
+class LeftOut(NamedTuple):
+    """A folder that is not among the runs, and why."""
+
+    folder: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run. Its files are read when they are asked for; what a run did not write is empty.
+
+    Attributes:
+        folder: Where its files lie.
+        method: Name of the settings that it shares with the runs of other seeds.
+        seed: Its ``seed_everything``.
+        config: The resolved configuration.
+    """
+
+    folder: Path
+    method: str
+    seed: int
+    config: Mapping[str, Any] = field(repr=False)
+
+    @cached_property
+    def matrix(self) -> Matrix:
+        """Scores after every stage."""
+        return read_matrix(self.folder / "matrix.json")
+
+    @cached_property
+    def items(self) -> Items:
+        """Scores of the samples of every prompt, by row of the matrix and task."""
+        found: dict[int, dict[str, dict[str, list[float]]]] = {}
+        for line in _json_lines(self.folder / "items.jsonl"):
+            scores = {item: _samples(x) for item, x in line["scores"].items()}
+            found.setdefault(line["stage"], {})[line["task"]] = known(scores)
+        return found
+
+    @cached_property
+    def summary(self) -> dict[str, float]:
+        """The continual-learning numbers at the end (:func:`~lit_sdpo.report.summary.summarize`)."""
+        return summarize(self.matrix)
+
+    @cached_property
+    def tags(self) -> Mapping[str, list[tuple[int, float]]]:
+        """Every scalar of the event files."""
+        return scalars(self.folder)
+
+    def scalars(self, tag: str) -> Series:
+        """Steps and values of a scalar; both empty where it was not logged."""
+        logged = self.tags.get(tag, ())
+        return Series([step for step, _ in logged], [value for _, value in logged])
+
+    @cached_property
+    def drift(self) -> list[DriftRow]:
+        """Change of every weight matrix."""
+        numbers = ((row, {name: _number(row[name]) for name in MatrixDrift._fields}) for row in self._table("drift"))
+        return [
+            DriftRow(
+                step=int(row["step"]),
+                stage=int(row["stage"]),
+                name=row["name"],
+                kind=row["type"],
+                layer=int(row["layer"]) if row["layer"] else None,
+                drift=MatrixDrift(**fields),
+            )
+            for row, fields in numbers
+        ]
+
+    @cached_property
+    def responses(self) -> list[ResponseRow]:
+        """Divergence from the base, entropy, length and similarity of responses, by task; stage 0 is the base."""
+        found: dict[tuple[int, int, str, str], dict[str, Estimate]] = {}
+        for row in self._table("response_drift"):
+            key = int(row["step"]), int(row["stage"]), row["task"], row["role"]
+            found.setdefault(key, {})[row["number"]] = Estimate(*(_number(row[name]) for name in Estimate._fields))
+        return [ResponseRow(*key, numbers) for key, numbers in found.items()]
+
+    @cached_property
+    def artifacts(self) -> list[ArtifactRow]:
+        """Repetition, leakage and amplified n-grams of every evaluation, by task."""
+        lines = _json_lines(self.folder / "artifacts.jsonl")
+        return [ArtifactRow(**line | {"numbers": _numbers(line["numbers"])}) for line in lines]
+
+    @cached_property
+    def distances(self) -> dict[str, dict[str, float]]:
+        """Distance (MMD) of every task's prompts from every other's."""
+        rows = self._table("prompt_distance")
+        return {row["task"]: {task: _number(x) for task, x in row.items() if task != "task"} for row in rows}
+
+    def _table(self, name: str) -> list[dict[str, str]]:
+        path = self.folder / f"{name}.csv"
+        if not path.is_file():
+            return []
+        with path.open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs of some methods and seeds.
+
+    Attributes:
+        all_runs: The runs, by method and seed.
+        left_out: Folders that look like runs and are not among them, and why.
+    """
+
+    all_runs: Sequence[Run]
+    left_out: Sequence[LeftOut] = ()
+
+    @classmethod
+    def read(cls, paths: Iterable[str | Path]) -> Study:
+        """Find the finished runs in some folders and below them.
+
+        A run is a folder with ``config.yaml`` and ``matrix.json``. Its method is the path from the given folder down to
+        the parent of ``seed=<n>`` or ``version_<n>``, or to the run itself where it has another name; a given folder
+        that is itself that parent, or below it, names the method by its own name. Of two runs with
+        one method and seed the later one counts.
+
+        Raises:
+            UserError: A path does not exist, or there is no finished run.
+        """
+        runs: dict[tuple[str, int], Run] = {}
+        left_out: list[LeftOut] = []
+        seen: set[Path] = set()
+        for root in map(Path, paths):
+            if not root.is_dir():
+                raise UserError("no such folder", where=str(root), fix="give folders of runs, or folders above them")
+            for folder in _run_folders(root):
+                if folder.resolve() in seen:
+                    continue
+                seen.add(folder.resolve())
+                found = _read_run(folder, _method(root, folder))
+                if isinstance(found, LeftOut):
+                    left_out.append(found)
+                    continue
+                key = found.method, found.seed
+                if earlier := runs.get(key):
+                    left_out.append(LeftOut(earlier.folder, f"{folder} has the same method and seed"))
+                runs[key] = found
+        if not runs:
+            reasons = "; ".join(f"{folder}: {reason}" for folder, reason in left_out[:3])
+            raise UserError(
+                "no finished run" + (f" ({reasons})" if reasons else ""),
+                where=", ".join(map(str, paths)),
+                fix="give folders with config.yaml and matrix.json in or below them",
+            )
+        order = sorted(runs, key=lambda key: (_natural(key[0]), key[1]))
+        return cls([runs[key] for key in order], left_out)
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods, in order."""
+        return list(dict.fromkeys(run.method for run in self.all_runs))
+
+    @property
+    def seeds(self) -> list[int]:
+        """All seeds, in order."""
+        return sorted({run.seed for run in self.all_runs})
+
+    def runs(self, method: str) -> list[Run]:
+        """The runs of a method, by seed; empty for an unknown one."""
+        return [run for run in self.all_runs if run.method == method]
+
+    def settings(self, run: Run) -> dict[str, Any]:
+        """What tells methods apart: ``class``, ``lr``, ``teacher``, ``world``, ``stages``, ``steps``, ``prompts``.
+
+        ``steps`` are those of a stage, ``prompts`` those of a step. What a configuration does not have is ``None``.
+        """
+        model, data = _arguments(run.config.get("model")), _arguments(run.config.get("data"))
+        stages = [_arguments(stage) for stage in data.get("stages") or []]
+        lr = _arguments(model.get("optimizer")).get("lr")
+        return {
+            "class": _class_name(run.config.get("model")) or None,
+            "lr": None if lr is None else float(lr),
+            "teacher": _short(model["teacher"]) if model.get("teacher") else None,
+            "world": _plain(data["world"]) if data.get("world") else None,
+            "stages": " → ".join(data.get("order") or [row.label for row in run.matrix.rows[1:]]),
+            "steps": data.get("steps") or _common(stage.get("steps") for stage in stages),
+            "prompts": data.get("prompts_per_step") or _common(stage.get("prompts_per_step") for stage in stages),
+        }
+
+    def differing(self) -> dict[str, dict[str, Any]]:
+        """The settings in which any two runs differ, by method: those of its first run."""
+        table = {run.folder: self.settings(run) for run in self.all_runs}
+        names = next(iter(table.values()))
+        varying = [name for name in names if len({str(row[name]) for row in table.values()}) > 1]
+        return {m: {name: table[self.runs(m)[0].folder][name] for name in varying} for m in self.methods}
+
+
+def read_matrix(path: Path) -> Matrix:
+    """The retention matrix of a ``matrix.json``."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rows = [MatrixRow(x["stage"], x["label"], x["step"], _numbers(x["scores"])) for x in content["rows"]]
+    return Matrix(content["tasks"], content["probes"], rows)
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    """Folders with a configuration, in natural order; nothing below a run is looked at."""
+    for name, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted((f for f in folders if not f.startswith(".")), key=_natural)
+        if "config.yaml" in files:
+            if "matrix.json" in files:
+                folders.clear()
+            yield Path(name)
+
+
+def _read_run(folder: Path, method: str) -> Run | LeftOut:
+    if not (folder / "matrix.json").is_file():
+        return LeftOut(folder, "no matrix.json: nothing was evaluated yet")
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        matrix = read_matrix(folder / "matrix.json")
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        return LeftOut(folder, f"cannot be read: {type(error).__name__}: {first}")
+    if not isinstance(config, dict):
+        return LeftOut(folder, "config.yaml holds no mapping")
+    stages = (config.get("trainer") or {}).get("max_epochs")
+    done = max((row.stage for row in matrix.rows if row.step is not None), default=-1)
+    if done < (stages if isinstance(stages, int) and stages > 0 else 1):
+        wanted = f" of {stages}" if isinstance(stages, int) and stages > 0 else ""
+        return LeftOut(folder, f"unfinished: {max(done, 0)}{wanted} stages were evaluated")
+    seed = config.get("seed_everything")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        named = SEED.fullmatch(folder.name)
+        if not named:
+            return LeftOut(folder, "its seed is not known: config.yaml has no number for seed_everything")
+        seed = int(named[1])
+    return Run(folder, method, seed, config)
+
+
+def _method(root: Path, folder: Path) -> str:
+    root, folder = Path(os.path.abspath(root)), Path(os.path.abspath(folder))
+    for name in (VERSION, SEED):
+        folder = folder.parent if name.fullmatch(folder.name) else folder
+    below = folder.relative_to(root).as_posix() if folder.is_relative_to(root) else "."
+    return folder.name if below == "." else below
+
+
+def _natural(name: str) -> list[tuple[int, float, str]]:
+    """Numbers in a name count as numbers, and ``1e-4`` is one: seed=2 comes before seed=10, lr=1e-4 before lr=1e-3."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", name)
+    return [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(parts)]
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def _number(x: str | float | None) -> float:
+    return math.nan if x is None or x == "" else float(x)
+
+
+def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: _number(x) for name, x in values.items()}
+
+
+def _samples(scores: float | Sequence[float | None] | None) -> list[float]:
+    """One score or those of several samples, as :class:`~lit_sdpo.ForgettingMatrix` writes them."""
+    return [_number(x) for x in scores] if isinstance(scores, list) else [_number(scores)]  # type: ignore[arg-type]
+
+
+def _arguments(part: Any) -> Mapping[str, Any]:
+    """Those of a class in a configuration, or of a plain mapping."""
+    part = part if isinstance(part, dict) else {}
+    return part.get("init_args") or {} if "class_path" in part else part
+
+
+def _class_name(part: Any) -> str:
+    return str(part.get("class_path", "")).rpartition(".")[2] if isinstance(part, dict) else str(part or "")
+
+
+def _short(part: Any) -> str:
+    """A class with its arguments that are set, such as ``EMATeacher(update_rate=0.05)``."""
+    return f"{_class_name(part)}({_plain(_arguments(part))})"
+
+
+def _plain(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={x}" for name, x in values.items() if x is not None)
+
+
+def _common(values: Iterable[Any]) -> Any:
+    """The value that all share; else all of them, as text."""
+    found = list(values)
+    return found[0] if len(set(map(str, found))) == 1 else ", ".join(map(str, found)) or None
