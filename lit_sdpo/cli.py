@@ -216,16 +216,17 @@ def trainer_defaults() -> dict[str, Any]:
     }
 
 
-def run(args: list[str] | None = None) -> LitSDPOCLI:
+def run(args: list[str] | None = None, cli: type[LitSDPOCLI] = LitSDPOCLI) -> LitSDPOCLI:
     """Run one command in this process and return what was built.
 
     Args:
         args: Arguments after the program's name; ``None`` takes those of the process.
+        cli: What to build from them.
 
     Raises:
         UserError: A mistake in the input.
     """
-    return LitSDPOCLI(
+    return cli(
         OnPolicyModule,
         ContinualDataModule,
         subclass_mode_model=True,

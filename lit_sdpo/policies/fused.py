@@ -120,10 +120,10 @@ def _eps(module: Any) -> Any:
 def _equal(module: nn.Module, replacement: Callable[[Any, Tensor], Tensor]) -> bool:
     """Whether both give the same for some input; in float32, on weights that are no special case."""
     parameters = dict(module.named_parameters())
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
+        return torch.randn(*shape, generator=generator, device=generator.device)
 
     trial = {name: draw(*p.shape) for name, p in parameters.items()}
     some: Any = module
