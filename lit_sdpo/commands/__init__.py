@@ -7,7 +7,9 @@ from importlib import import_module
 #: What each command is for, by the name of its module here.
 COMMANDS: dict[str, str] = {
     "data": "check task data before a run",
+    "doctor": "check this machine and a configuration",
     "samples": "show what a model wrote during a run",
+    "sweep": "run configurations times seeds, each in a process of its own",
 }
 
 

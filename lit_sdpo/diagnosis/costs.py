@@ -1,0 +1,112 @@
+"""What a run will need: completions of its evaluations, memory of a step, disk for its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lit_sdpo.callbacks.checkpoint import StageCheckpoint
+from lit_sdpo.callbacks.folder import run_folder
+from lit_sdpo.callbacks.memory import MemoryBudget
+from lit_sdpo.diagnosis.findings import Finding, size
+from lit_sdpo.diagnosis.machine import free_memory
+from lit_sdpo.functional.logprobs import default_chunk_size
+from lit_sdpo.policies.memory import step_memory
+
+if TYPE_CHECKING:
+    from lit_sdpo.diagnosis.configuration import Run
+
+
+def evaluation(run: Run) -> Iterator[Finding]:
+    """Completions of evaluations against those of training."""
+    data = run.data
+    prompts = {task.name: len(data.evaluation_rows(task)) for task in data.evaluated}
+    each = sum(prompts.values()) * data.eval_generations
+    inside = sum(stage.steps // data.eval_every - 1 for stage in data.stages) if data.eval_every else 0
+    count = 1 + len(data.stages) + inside
+    sampled = run.module.learns_from == "policy"
+    trained = sum(stage.steps * stage.prompts_per_step for stage in data.stages) // data.updates_per_rollout
+    trained *= run.rollout.num_generations if sampled else 0
+    share = count * each / (count * each + trained)
+    text = (
+        f"{count} evaluations of {len(prompts)} tasks and probes, {sum(prompts.values()):,} prompts x"
+        f" {data.eval_generations}, up to {run.rollout.evaluation_sampling.max_new_tokens:,} tokens each:"
+        f" {count * each:,} completions, {share:.0%} of all that the run samples"
+    )
+    much = sampled and share > 0.5
+    fix = "lower data.eval_prompts or data.eval_generations, or raise data.eval_every" if much else ""
+    yield Finding("evaluation", "note" if much else "ok", text, fix)
+
+
+def memory(run: Run) -> Iterator[Finding]:
+    """The estimate for a step against what is free."""
+    policy, trainer = run.policy, run.trainer
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for budget in (c for c in callbacks if isinstance(c, MemoryBudget) and c.gib is not None):
+        budget.on_fit_start(trainer, run.module)  # cuts the window, or says why it cannot
+    device = trainer.strategy.root_device
+    try:
+        found = step_memory(run.module, policy)
+    except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
+        text = f"of {type(policy).__name__} it cannot be estimated ({' '.join(str(error).split())[:120]})"
+        yield Finding("memory of a step", "note", text)
+        return
+    found = dataclasses.replace(found, chunk=default_chunk_size(policy.config.get_text_config().vocab_size, device))
+    prompts, rows, prompt, completion = run.rollout.window(trainer, run.module)
+    tokens, slices = prompts * prompt + rows * completion, trainer.accumulate_grad_batches
+    share = max(prompt + completion, -(-tokens // slices))
+    update, cache = found.update(share), tokens * found.cache
+    need = found.resident + max(update, cache)
+    parts = {
+        "weights": found.weights,
+        "copies": found.copies,
+        "gradients": found.gradients,
+        "optimizer": found.optimizer,
+        f"activations of {share:,} tokens (1 of {slices})": update,
+        f"keys and values of {tokens:,} tokens": cache,
+    }
+    told = ", ".join(f"{name} {size(count)}" for name, count in parts.items() if count)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    text = f"at most about {size(need)} a process: {told}"
+    if free is None or need <= free:
+        yield Finding("memory of a step", "ok", text + (f"; {size(free)} are free" if free is not None else ""))
+        return
+    fix = "raise trainer.accumulate_grad_batches or set memory.gib, model.gradient_checkpointing, model.lora or a dtype"
+    state = "problem" if found.resident > free else "note"
+    yield Finding("memory of a step", state, f"{text}; only {size(free)} are free", fix)  # type: ignore[arg-type]
+
+
+def checkpoints(run: Run) -> Iterator[Finding]:
+    """Room for the checkpoints that are kept, and whether the folder can be written to."""
+    folder = run_folder(run.trainer)
+    callbacks: list[Any] = run.trainer.callbacks  # type: ignore[attr-defined]
+    saving = next((callback for callback in callbacks if isinstance(callback, StageCheckpoint)), None)
+    if folder is None or saving is None:
+        yield Finding("checkpoints", "note", "this run saves none")
+        return
+    trained = [p for p in run.policy.parameters() if p.requires_grad]
+    tensors = {id(tensor): tensor for tensor in run.module.state_dict(keep_vars=True).values()}
+    each = _nbytes(tensors.values()) + 2 * _nbytes(trained)
+    kept = len(run.data.stages) if saving.keep == -1 else min(saving.keep, len(run.data.stages))
+    kept += saving.keep_steps if saving.every_n_steps else 0
+    place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    need = (kept + 1) * each  # the next one is written before an old one goes
+    text = (
+        f"about {size(each)} each, {kept} kept: {size(need)} with the one being written; {size(free)} free in {place}"
+    )
+    if not os.access(place, os.W_OK):
+        yield Finding("checkpoints", "problem", f"no permission to write to {place}", "choose another folder")
+    elif need > free:
+        yield Finding("checkpoints", "problem", text, "free some space, or set checkpoint.keep")
+    else:
+        yield Finding("checkpoints", "ok", text)
+
+
+def _nbytes(tensors: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
