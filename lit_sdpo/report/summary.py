@@ -86,23 +86,56 @@ def summary_intervals(
     Returns:
         Ends of the intervals of numbers that are defined and whose tasks have prompts.
     """
-    columns = matrix.columns
-    drawn = torch.full((resamples, len(matrix.rows), len(columns)), torch.nan, dtype=torch.float64)
-    for k, column in enumerate(columns):
+    drawn = cell_draws(matrix, items, resamples=resamples)
+    intervals = {}
+    for name in _numbers(matrix):
+        low, high = percentile_interval(resampled(matrix, drawn, name))
+        if math.isfinite(low) and math.isfinite(high):
+            intervals[name] = (float(low), float(high))
+    return intervals
+
+
+def cell_draws(
+    matrix: Matrix, items: Mapping[int, Mapping[str, Mapping[str, float]]], *, resamples: int = 2000
+) -> Tensor:
+    """The matrix, drawn again: each task's prompts once per resample, the same ones in all rows.
+
+    Two matrices whose evaluations had the same prompts are drawn alike.
+
+    Args:
+        matrix: The matrix.
+        items: Mean score of each prompt, by row, task or probe, and prompt.
+        resamples: S.
+
+    Returns:
+        Scores, [S, rows, columns]; nan where no prompts are known.
+    """
+    drawn = torch.full((resamples, len(matrix.rows), len(matrix.columns)), torch.nan, dtype=torch.float64)
+    for k, column in enumerate(matrix.columns):
         rows = [i for i in range(len(matrix.rows)) if items.get(i, {}).get(column)]
         shared = set.intersection(*(set(items[i][column]) for i in rows)) if rows else set()
         if shared:
             scores = [[items[i][column][item] for i in rows] for item in sorted(shared)]
             drawn[:, rows, k] = bootstrap_means(torch.tensor(scores, dtype=torch.float64), resamples, seed=k)
-    intervals = {}
-    for name, number in _numbers(matrix).items():
-        if number.missing:
-            continue
-        part = drawn[:, list(number.rows)][:, :, [columns.index(c) for c in number.columns]]
-        low, high = percentile_interval(torch.vmap(number.compute)(part))
-        if math.isfinite(low) and math.isfinite(high):
-            intervals[name] = (float(low), float(high))
-    return intervals
+    return drawn
+
+
+def resampled(matrix: Matrix, scores: Tensor, name: str) -> Tensor:
+    """A number of :func:`summarize` for other scores in the same rows and columns.
+
+    Args:
+        matrix: Says which stage trained which task.
+        scores: [S, rows, columns].
+        name: Which number.
+
+    Returns:
+        [S]; nan where the number is undefined.
+    """
+    number = _numbers(matrix)[name]
+    if number.missing:
+        return scores.new_full((len(scores),), torch.nan)
+    columns = [matrix.columns.index(column) for column in number.columns]
+    return torch.vmap(number.compute)(scores[:, list(number.rows)][:, :, columns])
 
 
 def _numbers(matrix: Matrix) -> dict[str, _Number]:
