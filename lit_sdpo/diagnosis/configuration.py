@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +20,7 @@ from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.cli import LitSDPOCLI, run
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.task import Row
+from lit_sdpo.diagnosis.devices import speeds
 from lit_sdpo.diagnosis.findings import Check, Finding
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules.base import OnPolicyModule
@@ -138,7 +141,11 @@ def build(settings: Sequence[str]) -> Run:
     Raises:
         UserError: A mistake in them.
     """
-    made = run(["fit", *settings], _BuildOnly)
+    logging.disable(logging.INFO)  # Lightning tells which devices it found; so do the findings
+    try:
+        made = run(["fit", *settings], _BuildOnly)
+    finally:
+        logging.disable(logging.NOTSET)
     given = made.config["fit"].model.init_args.as_dict()
     module: Any = made.model
     data: Any = made.datamodule
@@ -170,7 +177,22 @@ def _model(run: Run) -> Iterator[Finding]:
         f"{config.model_type}, {count:,} parameters{share}, {kind}, {tied} embeddings, vocabulary {config.vocab_size:,}"
     )
     yield Finding("model", "ok", text)
+    yield from _slow_precision(run)
     entries = len(run.tokenizer)
     if entries > config.vocab_size:
         text = f"the tokenizer has {entries:,} entries, the model only {config.vocab_size:,}"
         yield Finding("model", "problem", text, "use the tokenizer that belongs to the model")
+
+
+def _slow_precision(run: Run) -> Iterator[Finding]:
+    """A precision below float32 that is slower than float32 on this processor."""
+    device, precision = run.trainer.strategy.root_device, str(run.trainer.precision)
+    names = {"bf16": "bfloat16", "16": "float16"}
+    kind = names.get(precision.partition("-")[0], str(run.policy.dtype).removeprefix("torch."))
+    if device.type != "cpu" or kind == "float32":
+        return
+    found = speeds(device)
+    if kind not in found or found[kind][0] < found["float32"][0]:
+        ratio = found["float32"][0] / found[kind][0] if kind in found else math.inf
+        text = f"{kind} is {ratio:.1f} times slower than float32 on this processor"
+        yield Finding("model", "note", text, "use model.dtype float32 and trainer.precision 32-true, if memory allows")

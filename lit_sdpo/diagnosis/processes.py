@@ -47,7 +47,7 @@ def groups() -> Iterator[Finding]:
 
 def _sums(backend: str, devices: list[torch.device]) -> bool:
     """Whether the ranks agree on 1 + 2 + ...; each rank is a thread, and they meet over the network as ever."""
-    store = dist.HashStore()
+    store = dist.HashStore()  # type: ignore[attr-defined]
     count = len(devices)
 
     def rank(number: int) -> float:

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_sdpo.commands.samples import printable
 from lit_sdpo.diagnosis.findings import Finding
+from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import end_token_ids, render, render_all
 
 if TYPE_CHECKING:
@@ -23,16 +24,28 @@ STAND_IN = "(a verified completion)"
 
 def lengths(run: Run) -> Iterator[Finding]:
     """What ``fit`` checks of rows and prompts before its first step, and the lengths of each set."""
-    run.data.setup("fit")
-    run.rollout.setup(run.trainer, run.module, "fit")
     most = run.rollout.max_prompt_tokens
+    long = False
     for where, _, rows in run.sets:
         step = max(1, -(-len(rows) // MEASURED))
         chosen = [rows[n].messages for n in range(0, len(rows), step)]
         counts = sorted(map(len, render_all(run.tokenizer, chosen, run.module.chat_template_options)))
+        if not counts:
+            continue
         text = f"{where}: {len(rows):,} rows, prompts of {counts[0]} to {counts[-1]} tokens (at most {most:,} allowed)"
-        yield Finding("prompts", "ok", text)
-    if run.policy is not None:  # with its limit known, prompts and completions are compared with it
+        if counts[-1] > most:
+            long = True
+            over = f"{sum(count > most for count in counts)} of {len(counts)} are longer"
+            yield Finding("prompts", "problem", f"{text}; {over}", "raise rollout.max_prompt_tokens or leave them out")
+        else:
+            yield Finding("prompts", "ok", text)
+    try:
+        run.data.setup("fit")
+        run.rollout.setup(run.trainer, run.module, "fit")
+    except UserError as error:
+        if not long or "max_prompt_tokens" not in error.what:
+            raise
+    if run.policy is not None:  # now that its limit is known, prompts with completions are compared with it
         run.rollout.on_fit_start(run.trainer, run.module)
 
 
@@ -85,7 +98,7 @@ def template_findings(
         yield Finding(part, "note", f"{text}; completions are appended by token id, so training is not touched by it")
     if not set(answered[-4:]) & set(ends):
         fine = False
-        closing = printable(tokenizer.decode(answered[-2:]))
+        closing = printable(str(tokenizer.decode(answered[-2:])))
         text = f"it closes the model's turn with {closing!r}, which is no end token: completions may never end"
         yield Finding(part, "note", text, "add it to eos_token_id in generation_config.json, if the model writes it")
     if fine:
