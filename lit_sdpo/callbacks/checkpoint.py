@@ -7,12 +7,16 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from lit_sdpo.callbacks.folder import run_folder
-from lit_sdpo.checkpoints.identity import KEY, compare, describe, stamp
+from lit_sdpo.checkpoints.identity import KEY, compare, describe, stamp, weights_fingerprint
 from lit_sdpo.checkpoints.last import FOLDER
 from lit_sdpo.checkpoints.manifest import in_order
 from lit_sdpo.checkpoints.random_state import of_all_ranks, set_random_state
@@ -28,7 +32,8 @@ class StageCheckpoint(Checkpoint):
     the evaluation that may follow it, and never while rollouts are still to be used. A run that goes on from any of
     them ends with the same weights, optimizer, random state, metrics and files as one that was not interrupted.
 
-    Beside what Lightning saves, a checkpoint holds the random state of every process and what the run was made of.
+    Beside what Lightning saves, a checkpoint holds the random state of every process and what the run was made of,
+    with a fingerprint of the weights that it began with.
     Before the first step the folder is tried, and leftovers of killed saves are removed.
 
     Args:
@@ -37,8 +42,8 @@ class StageCheckpoint(Checkpoint):
         keep_steps: How many checkpoints inside stages to keep, the latest ones.
         on_save_error: What happens when a checkpoint cannot be written: the run stops with an error, or goes on with a
             warning.
-        on_mismatch: What happens when a checkpoint was written with another method, other tasks or other data: an
-            error that names both sides, or a warning.
+        on_mismatch: What happens when a checkpoint was written with another method, other base weights, other tasks or
+            other data: an error that names both sides, or a warning.
         signals: Answer signals while training. SIGTERM or SIGINT: finish the step, save, leave with 143 or 130; a
             second time: leave now. SIGUSR1: save and go on.
 
@@ -63,19 +68,34 @@ class StageCheckpoint(Checkpoint):
         self.signals = Signals() if signals else None
         self._folder: Path | None = None
         self._description: dict[str, Any] | None = None
+        self._base: str | None = None
+        self._loading: RemovableHandle | None = None
         self._random: dict[str, Any] | None = None
         self._due = self._leave = False
         self._answered = 0
+        self._began = False
         self._resumed_at: int | None = None
 
     # ------------------------------------------------------------------------------------------------- before the run
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._description = self._random = self._resumed_at = None
-        self._due = self._leave = False
+        self._description = self._base = self._random = self._resumed_at = None
+        self._due = self._leave = self._began = False
+        if stage == TrainerFn.FITTING and not trainer.strategy.restore_checkpoint_after_setup:
+            # The checkpoint's weights replace the base before any other hook.
+            self._loading = pl_module.register_load_state_dict_pre_hook(lambda *_: self._look_at_base(pl_module))
+
+    def _look_at_base(self, pl_module: pl.LightningModule) -> None:
+        policy = getattr(pl_module, "policy", None)
+        if self._base is None and isinstance(policy, nn.Module):
+            self._base = weights_fingerprint(policy)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._loading is not None:
+            self._look_at_base(pl_module)
+            self._loading.remove()
+            self._loading = None
         folder = run_folder(trainer)
         self._folder = None if folder is None else folder / FOLDER
         if self._folder is None or not trainer.is_global_zero:
@@ -92,6 +112,7 @@ class StageCheckpoint(Checkpoint):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._resumed_at = None
+        self._began = True
         state, self._random = self._random, None
         if state is not None:
             set_random_state(state)
@@ -182,6 +203,11 @@ class StageCheckpoint(Checkpoint):
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if not self._began and isinstance(exception, KeyboardInterrupt | SIGTERMException):
+            rank_zero_info("Ended before a step was taken: there is nothing to save, the same command starts it again.")
+        if self._leave and isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
+            # The other processes leave too. Lightning would take that for a failure and kill this one.
+            launcher.procs.clear()
         if self.signals is None:
             return
         if self.signals.ending:
@@ -237,4 +263,6 @@ class StageCheckpoint(Checkpoint):
     def _describe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         if self._description is None:
             self._description = describe(trainer, pl_module)
+            if self._base is not None:
+                self._description["base weights"] = self._base
         return self._description

@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
+from lit_sdpo.callbacks.base_weights import folders_above
 from lit_sdpo.callbacks.folder import run_folder
 from lit_sdpo.rollouts.types import Rollouts
 
@@ -33,8 +34,8 @@ class SampleLogger(pl.Callback):
     ``samples/<task>`` in which no text of the model can act as Markdown or HTML. Evaluations show the same prompts each
     time, next to what the model wrote at the first evaluation.
 
-    Only rank zero writes, and only what was sampled on it. A run that resumes into the same folder first cuts the file
-    back to where its checkpoint was.
+    Only rank zero writes, and only what was sampled on it. A run that goes on in the folder of its checkpoint, moved or
+    not, first cuts the file back to where the checkpoint was.
 
     Args:
         every_n_steps: Training completions are kept at steps that are a multiple of this; evaluations always are.
@@ -72,7 +73,9 @@ class SampleLogger(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         resumed, self._resumed = self._resumed, {}
         path = self._path
-        if path is not None and resumed.get("path") == str(path) and path.exists():
+        if path is None or "size" not in resumed or not path.exists():
+            return
+        if path.parent.resolve() in map(Path.resolve, folders_above(trainer.ckpt_path)):
             with path.open("r+b") as file:
                 file.truncate(min(resumed["size"], path.stat().st_size))
 
@@ -132,7 +135,7 @@ class SampleLogger(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"first": {task: dict(texts) for task, texts in self._first.items()}}
         if self._path is not None:
-            state |= {"path": str(self._path), "size": self._path.stat().st_size if self._path.exists() else 0}
+            state["size"] = self._path.stat().st_size if self._path.exists() else 0
         return state
 
     @override

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard.summary import hparams
 from typing_extensions import override
 
@@ -27,6 +28,9 @@ class TensorBoardLayout(pl.Callback):
 
     The HParams page shows :func:`settings` next to the latest :data:`RESULTS`, which are read from the run's own
     curves: nothing is written to them, and no second run appears.
+
+    A resumed run that goes on in its folder first takes back what was logged after its checkpoint, so that no curve
+    goes back in time.
     """
 
     @override
@@ -39,6 +43,10 @@ class TensorBoardLayout(pl.Callback):
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_custom_scalars(arranged)
                 writer = logger.experiment._get_file_writer()
+                if trainer.global_step:
+                    # Evaluations of the checkpoint's own step stay: they are not done again.
+                    start = SessionLog(status=SessionLog.START)
+                    writer.add_event(Event(step=trainer.global_step + 1, session_log=start))
                 for summary in hparams(settings(trainer, pl_module), dict.fromkeys(RESULTS, 0.0)):
                     writer.add_summary(summary)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from torch import nn
 
 import lit_sdpo
 from lit_sdpo.errors import UserError
@@ -21,6 +23,8 @@ OLDEST = 1
 KEY = "lit_sdpo"
 #: Rows of a split that its fingerprint covers, evenly spaced where there are more.
 FINGERPRINT_ROWS = 20_000
+#: Numbers of each weight that its fingerprint covers, evenly spaced.
+FINGERPRINT_NUMBERS = 64
 
 
 def describe(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
@@ -53,6 +57,30 @@ def fingerprint(rows: Sequence[Any]) -> str:
         content = [row.id, [dict(m) for m in row.messages], row.ground_truth, row.verifier, row.reference]
         digest.update(json.dumps(content, ensure_ascii=True, default=str).encode() + b"\n")
     return f"{len(rows)} rows {digest.hexdigest()[:12]}"
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Number of weights and the first digits of a SHA-256 over their names, shapes and some numbers of each.
+
+    With adapters it covers the frozen weights alone, as adapters begin at random. Numbers are rounded to bfloat16, so
+    it does not matter whether the precision of the run has been applied.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> _ = nn.init.ones_(model.weight), nn.init.zeros_(model.bias)
+        >>> weights_fingerprint(model)
+        '2 weights 07f177d3dd4e'
+    """
+    weights = dict(model.named_parameters())
+    frozen = {name: weight for name, weight in weights.items() if not weight.requires_grad}
+    digest = hashlib.sha256()
+    numbers = []
+    for name, weight in (frozen or weights).items():
+        digest.update(f"{name} {list(weight.shape)}\n".encode())
+        flat = weight.detach().flatten()
+        numbers.append(flat[:: max(1, -(-len(flat) // FINGERPRINT_NUMBERS))].bfloat16().cpu())
+    digest.update(torch.cat(numbers).view(torch.int16).numpy().tobytes())
+    return f"{len(numbers)} weights {digest.hexdigest()[:12]}"
 
 
 def stamp(description: Mapping[str, Any]) -> dict[str, Any]:

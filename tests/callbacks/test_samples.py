@@ -42,7 +42,7 @@ def rollouts(texts=("yes", "no", "four", "five"), rewards=(1.0, 0.0, math.nan, 0
     )
 
 
-def ready(tmp_path, step=0, logger=False, sanity_checking=False, callback=None, zero=True):
+def ready(tmp_path, step=0, logger=False, sanity_checking=False, callback=None, zero=True, ckpt_path=None):
     """A logger and as much of a trainer as it looks at."""
     trainer = SimpleNamespace(
         loggers=[logger] if logger else [],
@@ -52,6 +52,7 @@ def ready(tmp_path, step=0, logger=False, sanity_checking=False, callback=None, 
         is_global_zero=zero,
         global_step=step,
         sanity_checking=sanity_checking,
+        ckpt_path=ckpt_path,
     )
     callback = callback or SampleLogger(every_n_steps=2)
     callback.setup(trainer, None, "fit")
@@ -142,19 +143,23 @@ def test_any_text_survives_the_file(tmp_path):
     assert [line["completion"] for line in lines(tmp_path)] == texts
 
 
-def test_resume_cuts_the_file_back_to_the_checkpoint(tmp_path):
-    callback, trainer = ready(tmp_path)
+@pytest.mark.parametrize("moved", [False, True])
+def test_resume_cuts_the_file_back_to_the_checkpoint(tmp_path, moved):
+    folder = tmp_path / "run"
+    callback, trainer = ready(folder)
     see(callback, trainer)
     saved = callback.state_dict()
-    before = lines(tmp_path)
+    before = lines(folder)
     trainer.global_step = 2
     see(callback, trainer)
+    if moved:
+        folder = folder.rename(tmp_path / "elsewhere")
     again = SampleLogger(every_n_steps=2)
     again.load_state_dict(saved)
-    ready(tmp_path, callback=again)
-    assert lines(tmp_path) == before
+    ready(folder, callback=again, ckpt_path=str(folder / "checkpoints" / "step=1.ckpt"))
+    assert lines(folder) == before
     see(again, trainer)
-    assert [line["step"] for line in lines(tmp_path)] == [0] * 4 + [2] * 4
+    assert [line["step"] for line in lines(folder)] == [0] * 4 + [2] * 4
 
 
 def test_resume_elsewhere_touches_nothing(tmp_path):
@@ -165,7 +170,7 @@ def test_resume_elsewhere_touches_nothing(tmp_path):
     see(other, trainer)
     again = SampleLogger()
     again.load_state_dict(saved)
-    ready(tmp_path / "b", callback=again)
+    ready(tmp_path / "b", callback=again, ckpt_path=str(tmp_path / "a" / "checkpoints" / "step=1.ckpt"))
     assert len(lines(tmp_path / "b")) == len(lines(tmp_path / "a")) == 4
 
 

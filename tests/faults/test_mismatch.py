@@ -1,7 +1,10 @@
 """F11 and F12: a checkpoint of another run is refused, with both sides named."""
 
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lit_sdpo.callbacks import StageCheckpoint
 from lit_sdpo.checkpoints.identity import explain_loading, fingerprint
@@ -44,6 +47,19 @@ def test_f11_another_method(tiny, tmp_path, saved):
     with pytest.raises(RuntimeError) as raised:
         train(tmp_path, model(tiny, "grpo"), stream(steps=2), ckpt_path=saved)
     assert "the checkpoint alone has" in str(explain_loading(raised.value))
+
+
+def test_f11_another_revision_of_the_base(tiny, tmp_path, saved):
+    """One number of one weight differs; the checkpoint's weights would hide that."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny, other)
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"][0] += 0.5
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"base weights: checkpoint has (\d+) weights (\w+), this run has \1 weights (?!\2)"
+    ):
+        train(tmp_path, model(str(other)), stream(steps=2), ckpt_path=saved)
 
 
 @pytest.mark.parametrize(
