@@ -43,7 +43,7 @@ class LeftOut(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One finished run. Its files are read when they are asked for; what a run did not write is empty.
 

@@ -1,0 +1,342 @@
+"""Methods compared by seed and prompt: effects with intervals, p-values, and Holm's correction of all pairs.
+
+Two levels vary. *Prompts* are drawn again within every task, the same ones for all runs whose evaluations share them,
+so a comparison is paired by prompt. *Seeds* are a handful, and drawing three of them again gives intervals that hold
+the truth three times in four: the mean over seeds has Student's t distribution instead. Both parts add up in every
+draw. The differences between seeds hold noise of the prompts too, so intervals are rather too wide than too narrow.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from lit_sdpo.functional import percentile_interval
+from lit_sdpo.report.items import means
+from lit_sdpo.report.measures import MEASURES, Measure, scores_of
+from lit_sdpo.report.study import Run, Study
+from lit_sdpo.report.summary import cell_draws
+
+#: With fewer seeds nothing is decided.
+ENOUGH_SEEDS = 3
+#: Draws behind every interval and p-value.
+RESAMPLES = 4000
+#: Seeds up to which all sign flips are counted.
+ALL_FLIPS = 14
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How much larger a measure is with one method than with another, or its level with one method.
+
+    Attributes:
+        value: Mean over the seeds: a difference, or a ratio (geometric mean) where the measure is compared so.
+        low: Lower end of the 95 % interval; with one seed it is over prompts alone, nan without prompts.
+        high: Upper end.
+        p: Two-sided p-value that there is no effect, from the draws behind the interval; nan for a level.
+        p_flip: The same from flipping the signs of the seeds' differences, exact and at least ``2^(1 - seeds)``.
+        by_seed: Seed to its own value.
+        null: What no effect is: 0, or 1 for a ratio.
+        missing: Why there is no value.
+    """
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    p: float = math.nan
+    p_flip: float = math.nan
+    by_seed: Mapping[int, float] = field(default_factory=dict)
+    null: float = 0.0
+    missing: str = ""
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds."""
+        return len(self.by_seed)
+
+    def __str__(self) -> str:
+        """Value, interval and seeds in one line."""
+        if self.missing:
+            return f"- ({self.missing})"
+        number = "1 seed" if self.seeds == 1 else f"{self.seeds} seeds"
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}], {number}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measure of two methods.
+
+    Attributes:
+        measure: Which.
+        more: Method whose value comes first: the effect is ``more - less``, or ``more / less``.
+        less: The other.
+        effect: How they differ.
+        p_holm: ``effect.p`` corrected for all pairs of methods of this measure; nan where there is no p.
+    """
+
+    measure: Measure
+    more: str
+    less: str
+    effect: Effect
+    p_holm: float = math.nan
+
+    @property
+    def verdict(self) -> str:
+        """Which method has more, at a corrected p below 0.05; undecided with fewer than three seeds."""
+        if self.effect.missing:
+            return f"not measured: {self.effect.missing}"
+        if self.effect.seeds < ENOUGH_SEEDS:
+            return f"undecided: {self.effect.seeds} seed" + "s" * (self.effect.seeds != 1)
+        if not self.p_holm < 0.05:
+            return "undecided"
+        return f"{self.more if self.effect.value > self.effect.null else self.less} has more"
+
+
+class Draws:
+    """Values of measures for the runs of a study, each with its draws over prompts; computed once and kept.
+
+    Args:
+        resamples: S.
+    """
+
+    def __init__(self, resamples: int = RESAMPLES) -> None:
+        self.resamples = resamples
+        self._cells: dict[Run, Tensor] = {}
+        self._values: dict[tuple[Run, Measure], tuple[float, Tensor | None]] = {}
+
+    def of(self, run: Run, measure: Measure) -> tuple[float, Tensor | None]:
+        """The value, as a logarithm where it is compared as a ratio, and its draws [S] if it has prompts."""
+        key = run, measure
+        if key not in self._values:
+            value, draws = measure.value(run), None
+            if measure.from_scores is not None and math.isfinite(value) and any(run.items.values()):
+                draws = measure.from_scores(run, self._drawn(run))
+            if measure.ratio:
+                value = math.log(value) if value > 0 else math.nan
+                draws = None if draws is None else draws.log()
+            self._values[key] = value, draws
+        return self._values[key]
+
+    def difference(self, run: Run, partner: Run | None, measure: Measure) -> tuple[float, Tensor | None]:
+        """:meth:`of` a run less that of its partner, prompt by prompt."""
+        value, draws = self.of(run, measure)
+        if partner is None:
+            return value, draws
+        other, other_draws = self.of(partner, measure)
+        if draws is None or other_draws is None:
+            return value - other, draws if other_draws is None else -other_draws
+        return value - other, draws - other_draws
+
+    def _drawn(self, run: Run) -> Tensor:
+        if run not in self._cells:
+            matrix = run.matrix
+            items = {i: {task: means(x) for task, x in tasks.items()} for i, tasks in run.items.items()}
+            drawn = cell_draws(matrix, items, resamples=self.resamples)
+            self._cells[run] = torch.where(drawn.isnan(), scores_of(run), drawn)
+        return self._cells[run]
+
+
+def effect(
+    measure: Measure,
+    more: Sequence[Run],
+    less: Sequence[Run] | None = None,
+    draws: Draws | None = None,
+    *,
+    confidence: float = 0.95,
+) -> Effect:
+    """Compare two methods, paired by seed and prompt, or give the level of one.
+
+    Args:
+        measure: What is compared.
+        more: Runs of one method, one per seed.
+        less: Runs of the other; ``None`` for the level of ``more``.
+        draws: Where values are kept; a new one without.
+        confidence: Of the interval.
+
+    Returns:
+        The effect over the seeds that both have and where both have a value.
+    """
+    draws = draws or Draws()
+    null = 1.0 if measure.ratio and less is not None else 0.0
+    partners = {run.seed: run for run in less or ()}
+    pairs = [(run, partners.get(run.seed)) for run in more if less is None or run.seed in partners]
+    if not pairs:
+        return Effect(null=null, missing="no seed that both have" if more and less else "no runs")
+    values: dict[int, float] = {}
+    drawn: list[Tensor] = []
+    for run, partner in pairs:
+        value, spread = draws.difference(run, partner, measure)
+        if math.isfinite(value):
+            values[run.seed] = value
+            if spread is not None:
+                drawn.append(spread)
+    if not values:
+        return Effect(null=null, missing=f"{measure.title} was not measured")
+    differences = torch.tensor(list(values.values()), dtype=torch.float64)
+    prompts = torch.stack(drawn).sum(0) / len(differences) if drawn else None
+    total = combine(differences, prompts, draws.resamples)
+    low, high = percentile_interval(total, confidence)
+    shown = _exp if measure.ratio else float
+    return Effect(
+        value=shown(float(differences.mean())),
+        low=shown(float(low)),
+        high=shown(float(high)),
+        p=math.nan if less is None else p_value(total),
+        p_flip=math.nan if less is None else sign_flip(differences.tolist()),
+        by_seed={seed: shown(value) for seed, value in values.items()},
+        null=null,
+    )
+
+
+def _exp(x: float) -> float:
+    """Infinite where :func:`math.exp` would overflow, as an end of an interval over two seeds can."""
+    return math.exp(x) if x < 700 else math.inf
+
+
+def combine(differences: Tensor, prompts: Tensor | None, resamples: int = RESAMPLES) -> Tensor:
+    """Draws of a mean over seeds that vary with seeds and prompts.
+
+    ``mean + t s / sqrt(n) + (prompts - mean of prompts)`` with t from Student's distribution of ``n - 1`` degrees of
+    freedom and s the standard deviation of the n differences. One seed has no part of its own.
+
+    Args:
+        differences: One per seed, [n].
+        prompts: Draws over prompts of the mean over seeds, [S]; ``None`` without prompts.
+        resamples: S.
+
+    Returns:
+        [S]; all nan with one seed and no prompts, of which nothing is known.
+    """
+    n = len(differences)
+    total = differences.mean().expand(resamples).clone()
+    if n == 1 and prompts is None:
+        return total.fill_(math.nan)
+    if prompts is not None:
+        total += prompts - prompts.mean()
+    if n > 1:
+        total += student_draws(n - 1, resamples) * differences.std() / math.sqrt(n)
+    return total
+
+
+@lru_cache(maxsize=16)
+def student_draws(degrees: int, resamples: int) -> Tensor:
+    """Draws from Student's t distribution, evenly spread: the quantiles of a large sample in random order, [S].
+
+    Symmetric around 0; the same for the same arguments.
+
+    Args:
+        degrees: Degrees of freedom, at least 1.
+        resamples: S.
+    """
+    generator = torch.Generator().manual_seed(degrees)
+    size = 100 * resamples
+    square = torch.zeros(size, dtype=torch.float64)
+    for _ in range(degrees):
+        square += torch.randn(size, generator=generator, dtype=torch.float64) ** 2
+    t = torch.randn(size, generator=generator, dtype=torch.float64) / (square / degrees).sqrt()
+    even = t.sort().values.view(resamples, -1).median(1).values
+    return ((even - even.flip(0)) / 2)[torch.randperm(resamples, generator=generator)]
+
+
+def p_value(draws: Tensor) -> float:
+    """Twice the share of the draws on the smaller side of 0, never below ``2 / (S + 1)``; nan of nan.
+
+    Args:
+        draws: Of an effect around its estimate, [S].
+    """
+    if bool(draws.isnan().any()):
+        return math.nan
+    side = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    return min(1.0, 2 * (side + 1) / (len(draws) + 1))
+
+
+def sign_flip(differences: Sequence[float], resamples: int = 20_000) -> float:
+    """Two-sided p-value of a mean of paired differences: the share of sign flips that give as large a mean.
+
+    All ``2^n`` flips of up to :data:`ALL_FLIPS` differences, else random ones and the observed one.
+
+    Args:
+        differences: One per pair.
+        resamples: Random flips.
+
+    Example:
+        >>> sign_flip([1.0, 2.0, 3.0])
+        0.25
+    """
+    values = torch.tensor(differences, dtype=torch.float64)
+    if not len(values):
+        return math.nan
+    exact = len(values) <= ALL_FLIPS
+    if exact:
+        signs = torch.tensor(list(itertools.product((1.0, -1.0), repeat=len(values))), dtype=torch.float64)
+    else:
+        generator = torch.Generator().manual_seed(len(values))
+        signs = 2.0 * torch.randint(2, (resamples, len(values)), generator=generator).double() - 1
+    observed = float(values.sum().abs())
+    reached = ((signs @ values).abs() >= observed * (1 - 1e-12)).double()
+    return float(reached.mean()) if exact else float((reached.sum() + 1) / (resamples + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979); nan stays nan and is no test.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    order = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    corrected, least = [math.nan] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(order):
+        least = max(least, min(1.0, (len(order) - rank) * p))
+        corrected[i] = least
+    return corrected
+
+
+def compare(
+    study: Study,
+    measures: Iterable[Measure] | None = None,
+    methods: Sequence[str] | None = None,
+    draws: Draws | None = None,
+) -> list[Comparison]:
+    """All pairs of methods in every measure; p-values are corrected by Holm over the pairs of one measure.
+
+    Args:
+        study: The runs.
+        measures: Default: all of :data:`~lit_sdpo.report.measures.MEASURES`.
+        methods: Default: all of the study.
+        draws: Where values are kept.
+
+    Returns:
+        By measure, then pair; measures that no run has are left out.
+    """
+    draws, methods = draws or Draws(), methods or study.methods
+    found = []
+    for measure in MEASURES.values() if measures is None else measures:
+        pairs = list(itertools.combinations(methods, 2))
+        effects = [effect(measure, study.runs(one), study.runs(other), draws) for one, other in pairs]
+        if all(each.missing for each in effects):
+            continue
+        corrected = holm([each.p for each in effects])
+        found += [
+            Comparison(measure, one, other, each, p)
+            for (one, other), each, p in zip(pairs, effects, corrected, strict=True)
+        ]
+    return found
+
+
+def levels(
+    study: Study, measures: Iterable[Measure] | None = None, draws: Draws | None = None
+) -> dict[str, dict[str, Effect]]:
+    """Every measure of every method: mean over the seeds with its interval, by the measure's name, then method."""
+    draws = draws or Draws()
+    table = {
+        measure.name: {method: effect(measure, study.runs(method), draws=draws) for method in study.methods}
+        for measure in (MEASURES.values() if measures is None else measures)
+    }
+    return {name: row for name, row in table.items() if not all(each.missing for each in row.values())}
