@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from statistics import fmean
 
 from lit_sdpo.report.comparisons import Effect, effect
 from lit_sdpo.report.measures import WINDOW, Measure
-from lit_sdpo.report.study import Run
+from lit_sdpo.report.study import Run, Study
 
 #: Training rewards that differ by no more count as the same.
 TOLERANCE = 0.05
@@ -115,6 +116,16 @@ def at_equal_success(name: str, more: Sequence[Run], less: Sequence[Run], tolera
     )
     matched = [run for run in more if run in values], [run for run in less if run in values]
     return EqualSuccess(there, *names, effect(there, *matched), fmean(rewards), steps, unmatched)
+
+
+def all_at_equal_success(study: Study) -> list[EqualSuccess]:
+    """All pairs of methods in all of :data:`CURVES`; those that cannot be matched say why.
+
+    Args:
+        study: The runs.
+    """
+    pairs = [(study.runs(one), study.runs(other)) for one, other in itertools.combinations(study.methods, 2)]
+    return [at_equal_success(name, *pair) for name in CURVES for pair in pairs]
 
 
 def _rewards(run: Run, points: Mapping[int, float]) -> dict[int, float]:

@@ -228,8 +228,8 @@ def check(claim: Claim, cast: Cast, setting: str, draws: Draws | None = None) ->
 
 
 def _check_part(part: Contrast | Crossing, cast: Cast, draws: Draws) -> PartResult:
-    if absent := [role for role in part.roles if not cast.get(role)]:
-        missing = Effect(missing=f"no runs of {' and '.join(absent)}")
+    if absent := sorted(role for role in part.roles if not cast.get(role)):
+        missing = Effect(missing=f"no runs of {' and '.join(absent)} at these settings")
         return PartResult(part, missing, *judge(missing, part.smallest))
     found = part.effect(cast, draws)
     return PartResult(part, found, *judge(found, part.smallest))
