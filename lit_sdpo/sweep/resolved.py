@@ -1,0 +1,147 @@
+"""What a run's configuration comes to with every default, and whether two of them are the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_sdpo.cli import CALLBACKS, LitSDPOCLI, run
+from lit_sdpo.errors import UserError
+from lit_sdpo.sweep.plan import Run
+
+#: What the sweep itself gives to each process.
+_OWN = (
+    ("config",),
+    ("seed_everything",),
+    ("ckpt_path",),
+    *(("trainer", "logger", "init_args", key) for key in ("save_dir", "name", "version")),
+)
+_LOGGERS = ("TensorBoardLogger", "CSVLogger")
+
+
+def folder_arguments(output: Path, name: str, seed: int) -> list[str]:
+    """Arguments that put a run into ``output/name/seed=<seed>``, to go on there if it has begun."""
+    logger = "--trainer.logger.init_args"
+    return [
+        f"--seed_everything={seed}",
+        f"{logger}.save_dir={output}",
+        f"{logger}.name={name}",
+        f"{logger}.version=seed={seed}",
+        "--ckpt_path=last",
+    ]
+
+
+class _Reader(LitSDPOCLI):
+    """Parses and builds nothing."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def resolve(runs: Sequence[Run], output: Path) -> dict[str, dict[str, Any]]:
+    """The whole configuration of each run, by its name.
+
+    Raises:
+        UserError: A configuration has a mistake, or a logger whose folder the sweep does not know.
+    """
+    found = {}
+    reader: LitSDPOCLI | None = None
+    for each in runs:
+        arguments = ["fit", *each.arguments(), *folder_arguments(output, each.name, 0)]
+        try:
+            if reader is None:
+                reader = run(arguments, _Reader)
+            else:
+                reader.parse_arguments(reader.parser, arguments)
+        except UserError as error:
+            where = f"run {each.name}: {error.where}" if error.where else f"run {each.name}"
+            raise UserError(error.what, where=where, fix=error.fix) from error
+        text = reader._parser("fit").dump(reader.config["fit"], skip_unset=False)
+        found[each.name] = yaml.safe_load(text)
+        _check_logger(found[each.name], each.name)
+    return found
+
+
+def _check_logger(config: Mapping[str, Any], name: str) -> None:
+    logger = config["trainer"]["logger"]
+    known = isinstance(logger, dict) and logger["class_path"].rpartition(".")[2] in _LOGGERS
+    if not known or logger["init_args"].get("sub_dir"):
+        raise UserError(
+            "this logger does not write into the folder that the sweep gives to the run",
+            where=f"run {name}: trainer.logger",
+            fix=f"use one {' or '.join(_LOGGERS)} without sub_dir",
+        )
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """The first digits of a SHA-256 over a configuration, seed and folder left out.
+
+    Example:
+        >>> fingerprint({"seed_everything": 1, "data": {}}) == fingerprint({"seed_everything": 2, "data": {}})
+        True
+    """
+    leaves = {".".join(key): value for key, value in _leaves(config) if key not in _OWN}
+    return hashlib.sha256(json.dumps(leaves, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def differences(recorded: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
+    """One line for each value that differs, both sides named; seed and folder do not count.
+
+    An option that the recorded configuration does not know has come with a later release and does not count either,
+    nor does the number of epochs, which the stream fills in.
+
+    Example:
+        >>> differences({"data": {"init_args": {"steps": 5}}}, {"data": {"init_args": {"steps": 6, "new": 1}}})
+        ['data.steps: recorded 5, now 6']
+    """
+    old, new = dict(_leaves(recorded)), dict(_leaves(planned))
+    if new.get(epochs := ("trainer", "max_epochs")) is None:
+        old.pop(epochs, None)
+        new.pop(epochs, None)
+    known = {key[:length] for key in old for length in range(1, len(key) + 1)}
+    lines = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        if key in _OWN or old.get(key, _ABSENT) == new.get(key, _ABSENT):
+            continue
+        if key not in old and _later_option(key, known):
+            continue
+        name = ".".join(part for part in key if part != "init_args")
+        lines.append(f"{name}: recorded {old.get(key, _ABSENT)}, now {new.get(key, _ABSENT)}")
+    return lines
+
+
+_ABSENT = "nothing"
+
+
+def _later_option(key: tuple[str, ...], known: set[tuple[str, ...]]) -> bool:
+    """Whether a key lies below an option that no recorded configuration could have had."""
+    groups = {("trainer",), *((name,) for name in CALLBACKS)}
+    for length in range(1, len(key)):
+        owner = key[:length]
+        if owner in known and key[: length + 1] not in known:
+            return owner in groups or owner[-1] == "init_args"
+    return key[:1] not in known and key[0] in CALLBACKS
+
+
+def _leaves(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All values that are neither mapping nor list, with their keys; empty ones count as values."""
+    parts: Any = ()
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list):
+        parts = enumerate(value)
+    if not parts and key:
+        yield key, value
+    for name, part in parts:
+        yield from _leaves(part, (*key, str(name)))
