@@ -1,0 +1,75 @@
+"""``lit-sdpo report``: the runs of a study as one page with figures, tables and the paper's claims."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lit_sdpo.errors import UserError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``lit-sdpo report RUNS... -o FOLDER``.
+
+    Args:
+        arguments: Those after ``report``.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: There are no runs, or the report cannot be written where it should.
+    """
+    options = _parser().parse_args(arguments)
+    # Imported here: a mistake in the arguments is told without waiting for them.
+    from lit_sdpo.report.page import check_target, investigate, write
+    from lit_sdpo.report.study import Study
+
+    for given in options.runs:
+        if Path(given).is_file():
+            fix = f"give its folder, {Path(given).parent}" if Path(given).parent.name else "give the folder of a run"
+            raise UserError("this is a file, and a folder is needed", where=given, fix=fix)
+    target = Path(options.output)
+    check_target(target, overwrite=options.overwrite)
+    study = Study.read(options.runs)
+    roles = _roles(options.role, study.methods)
+    findings = investigate(study, roles)
+    path = write(findings, target)
+    drawn, wanted = len(findings.charts), len(findings.figures) + len(findings.matrices)
+    print(f"{len(study.all_runs)} runs of {len(study.methods)} methods, {len(study.left_out)} left out")
+    print(f"{drawn} of {wanted} figures; the page says what the others need")
+    print(path)
+    return 0
+
+
+def _roles(given: Sequence[str], methods: Sequence[str]) -> Mapping[str, str]:
+    roles = {}
+    for pair in given:
+        role, equals, method = pair.partition("=")
+        if not equals or method not in methods:
+            fix = f"write ROLE=METHOD with one of the methods {', '.join(methods)}"
+            raise UserError(f"{pair!r} names no method", where="--role", fix=fix)
+        roles[role] = method
+    return roles
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lit-sdpo report",
+        description="Compare runs: one HTML page with claims, pairwise comparisons and figures, and its numbers as CSV.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or folders above them")
+    parser.add_argument("-o", "--output", default="report", metavar="FOLDER", help="where to write (report)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write into a folder that holds other files; none of them is deleted"
+    )
+    parser.add_argument(
+        "--role",
+        action="append",
+        default=[],
+        metavar="ROLE=METHOD",
+        help="which method plays a role in the claims, such as sdpo=my_sdpo; may be repeated",
+    )
+    return parser

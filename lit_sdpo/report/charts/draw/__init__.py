@@ -1,0 +1,1 @@
+"""Drawings from plain numbers; nothing here knows of runs."""

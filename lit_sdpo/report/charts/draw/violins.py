@@ -1,0 +1,63 @@
+"""Distributions per method and stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lit_sdpo.report.charts.style import INK, Look, legend, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def violins(
+    values: Mapping[str, Sequence[Sequence[float]]],
+    groups: Sequence[str],
+    floor: float | None,
+    ylabel: str,
+    looks: Mapping[str, Look],
+) -> Figure:
+    """A violin per method and group with its median, the values as dots; fewer than four values are dots only.
+
+    Args:
+        values: Method to one sequence of values per group.
+        groups: What stands below each group.
+        floor: Where a line says what no change looks like.
+        ylabel: What is shown, with its unit.
+        looks: How methods are drawn.
+    """
+    shown = {method: look for method, look in looks.items() if method in values}
+    width = 0.84 / max(1, len(shown))
+    with styled():
+        size = min(13.0, max(6.4, 1.8 + 0.42 * len(shown) * len(groups)))
+        figure, (axes,) = new_figure(width=size, height=4.4)
+        for i, (method, look) in enumerate(shown.items()):
+            for j, some in enumerate(values[method]):
+                at = j + (i - (len(shown) - 1) / 2) * width
+                found = np.asarray([x for x in some if np.isfinite(x)], dtype=float)
+                if not found.size:
+                    continue
+                if found.size >= 4 and np.ptp(found) > 1e-9:
+                    for body in axes.violinplot([found], [at], widths=width * 0.92, showextrema=False)["bodies"]:
+                        body.set(facecolor=look.colour, edgecolor=look.colour, alpha=0.3)
+                spread = np.linspace(-0.22, 0.22, found.size) * width if found.size > 1 else [0.0]
+                axes.plot(at + np.asarray(spread), found, linestyle="none", marker=look.marker, markersize=3.6,
+                          color=look.colour, alpha=0.8, mec="none")  # fmt: skip
+                middle = float(np.median(found))
+                axes.plot([at - 0.33 * width, at + 0.33 * width], [middle, middle], color=INK.light, linewidth=2)
+        if floor is not None:
+            axes.axhline(floor, color=INK.light, linewidth=1.3, linestyle=(0, (4, 2)), zorder=0)
+            axes.text(
+                1.005, floor, "base\nagainst\nbase", transform=axes.get_yaxis_transform(), va="center", fontsize=9
+            )
+        axes.set_xticks(range(len(groups)), groups)
+        axes.set_xlim(-0.5, len(groups) - 0.5)
+        axes.tick_params(axis="x", length=0)
+        axes.grid(axis="x", visible=False)
+        axes.set_xlabel("after stage")
+        axes.set_ylabel(ylabel)
+        legend(figure, shown, lines=False)
+    return figure

@@ -1,0 +1,175 @@
+"""What was kept and lost: change by task learned, out-of-domain tasks, ranks, and the matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lit_sdpo.report.charts.chart import Chart, Missing, Table
+from lit_sdpo.report.charts.draw.bars import grouped_bars
+from lit_sdpo.report.charts.draw.heat import heat_maps
+from lit_sdpo.report.charts.draw.lines import by_stage
+from lit_sdpo.report.charts.numbers import over_seeds
+from lit_sdpo.report.charts.streams import WITH_INTERVALS, Stream, extremes
+from lit_sdpo.report.charts.style import short
+
+NO_PROBES = "the runs have no probes: name tasks that are only evaluated under data.init_args.probes"
+TOO_SMALL = " It is in points of the score, because a base score is below .05 and a percentage would explode."
+
+
+def by_task_learned(stream: Stream) -> Chart:
+    """Mean change from the base over the tasks, and over the probes, after each stage (the paper's Figure 1)."""
+    panels, rows, ends, plain = {}, [], [], False
+    matrix = stream.matrix
+    for title, columns in (("tasks of the stream", matrix.tasks), ("out of domain", matrix.probes)):
+        if not columns:
+            continue
+        relative, changes = stream.changes(columns)
+        plain |= not relative
+        unit = "percent of base" if relative else "points"
+        curves = {m: (range(len(matrix.rows)), change.mean(2)) for m, change in changes.items()}
+        panels[title] = (f"mean change from base\n({unit})", curves)
+        final = {m: float(over_seeds(values)[0][-1]) for m, (_, values) in curves.items()}
+        ends.append(f"{title}: {extremes(final, unit=' %' if relative else ' points')}")
+        for method, (_, values) in curves.items():
+            for i, (mean, low, high, n) in enumerate(zip(*over_seeds(values), strict=True)):
+                rows.append([title, method, i, matrix.rows[i].label, unit, mean, low, high, n])
+    return Chart(
+        stream.name("by-task-learned"),
+        stream.title("How far scores move from the base with every task learned"),
+        f"At the end, {'; '.join(ends)}.",
+        f"Each point is the mean over the group's tasks after a stage; 0 is the model before training. {stream.seeds}. "
+        f"{WITH_INTERVALS}{TOO_SMALL if plain else ''} Corresponds to Figure 1 of the paper.",
+        "Lines of the mean change from the base after each stage, one per method.",
+        Table(["tasks", "method", "stage", "label", "unit", "mean", "low", "high", "seeds"], rows),
+        by_stage(panels, stream.ticks, stream.looks),
+    )
+
+
+def out_of_domain(stream: Stream) -> Chart | Missing:
+    """Change of every probe at the end of the stream (Figure 6)."""
+    title = stream.title("What training did to tasks outside of the stream")
+    probes = stream.matrix.probes
+    if not probes:
+        return Missing(stream.name("out-of-domain"), title, NO_PROBES)
+    relative, changes = stream.changes(probes)
+    unit = "percent of base" if relative else "points"
+    final = {m: change[:, -1] for m, change in changes.items()}
+    rows = [
+        [method, probe, unit, *numbers]
+        for method, values in final.items()
+        for probe, *numbers in zip(probes, *over_seeds(values), strict=True)
+    ]
+    means = {m: float(np.nanmean(v)) if np.isfinite(v).any() else math.nan for m, v in final.items()}
+    return Chart(
+        stream.name("out-of-domain"),
+        title,
+        f"Mean over the probes: {extremes(means, unit=' %' if relative else ' points')}.",
+        f"Change from the base to the end of the last stage, by probe; below 0 is lost ability. {stream.seeds}. "
+        f"{WITH_INTERVALS}{'' if relative else TOO_SMALL} Corresponds to Figure 6 of the paper.",
+        "Bars of the change, a group per probe and a bar per method.",
+        Table(["method", "probe", "unit", "mean", "low", "high", "seeds"], rows),
+        grouped_bars(final, probes, f"change from base ({unit})", stream.looks),
+    )
+
+
+def ranks(stream: Stream) -> Chart | Missing:
+    """Rank of every method and the base on every task at the end, 1 is best (Figure 2a)."""
+    title = stream.title("Which method ends best on which task")
+    if len(stream.runs) < 2:
+        return Missing(stream.name("ranks"), title, "ranks need two methods or more: give runs of another method too")
+    columns = stream.matrix.columns
+    names = ["base", *stream.runs]
+    every = {method: stream.scores(method) for method in stream.runs}
+    base = over_seeds(np.concatenate([scores[:, 0] for scores in every.values()]))[0]
+    scores = np.stack([base, *(over_seeds(part[:, -1])[0] for part in every.values())])
+    placed = np.stack([_ranks(scores[:, j]) for j in range(len(columns))], axis=1)
+    average, *_ = over_seeds(placed.T)
+    numbers = np.column_stack([placed, average])
+    order = [0, *(1 + np.argsort(average[1:], kind="stable"))]
+    texts = [
+        [*(f"{_rank(r)}\n{s:.3f}" if math.isfinite(s) else "-" for r, s in zip(placed[i], scores[i], strict=True)),
+         f"{average[i]:.1f}"] for i in order
+    ]  # fmt: skip
+    rows = [[names[i], c, scores[i, j], placed[i, j]] for i in order for j, c in enumerate(columns)]
+    return Chart(
+        stream.name("ranks"),
+        title,
+        f"Best mean rank: {names[int(np.nanargmin(average))]} ({np.nanmin(average):.1f} of {len(names)}).",
+        "Rank of the mean score at the end among all methods and the base (1, bright, is best; equal scores share "
+        f"their ranks), the score below it. Mean over {stream.seeds}; differences may lie within the noise, see the "
+        "comparisons. Last column: mean of the ranks. Corresponds to the radars of Figure 2a of the paper.",
+        "A table of ranks, a row per method and a column per task.",
+        Table(["method", "task", "score", "rank"], rows),
+        heat_maps(
+            [("rank at the end, score below", numbers[order], texts)],
+            [short(names[i]) for i in order],
+            [*columns, "mean"],
+            limits=(1, max(2, len(names))),
+            reverse=True,
+            divide_at=len(columns),
+        ),
+    )
+
+
+def _ranks(scores: np.ndarray) -> np.ndarray:
+    """Ranks from the highest down, equal ones share the mean of their ranks.
+
+    Example:
+        >>> _ranks(np.array([0.5, 0.9, 0.5, math.nan]))
+        array([2.5, 1. , 2.5, nan])
+    """
+    known = np.isfinite(scores)
+    higher = (scores[known] > scores[:, None]).sum(1)
+    equal = (scores[known] == scores[:, None]).sum(1)
+    return np.where(known, higher + (equal + 1) / 2, math.nan)
+
+
+def _rank(rank: float) -> str:
+    return f"{rank:.1f}".removesuffix(".0")
+
+
+def matrices(stream: Stream) -> Chart:
+    """The matrix of every method, mean over the seeds with its interval."""
+    matrix = stream.matrix
+    panels, rows = [], []
+    for method in stream.runs:
+        scores = stream.scores(method)
+        parts = [over_seeds(scores[:, i]) for i in range(scores.shape[1])]
+        mean = np.stack([part[0] for part in parts])
+        panels.append((short(method), mean, [_cells(*part) for part in parts]))
+        for row, part in zip(matrix.rows, parts, strict=True):
+            rows += [[method, row.stage, row.label, c, *x] for c, *x in zip(matrix.columns, *part, strict=True)]
+    known = np.concatenate([mean[np.isfinite(mean)] for _, mean, _ in panels])
+    inside = not known.size or (known.min() >= 0 and known.max() <= 1)
+    framed = [(i, j) for i in range(len(matrix.rows)) for j, c in enumerate(matrix.columns) if matrix.trained(i, c)]
+    finals = {m: float(np.nanmean(x[-1, : len(matrix.tasks)])) for m, x, _ in panels if np.isfinite(x[-1]).any()}
+    return Chart(
+        stream.name("matrices"),
+        stream.title("Score on every task after every stage"),
+        f"Mean score on the stream's tasks at the end: {extremes(finals, '.3f')}.",
+        f"Mean over {stream.seeds}, below it half the width of its 95 % t-interval (from three seeds on). A frame "
+        "marks the task that the stage trained; the line parts tasks from probes; bright is high. Corresponds to "
+        "Table D.6 of the paper.",
+        "A table of scores per method, a row per stage and a column per task.",
+        Table(["method", "stage", "label", "task", "mean", "low", "high", "seeds"], rows),
+        heat_maps(
+            panels,
+            [row.title for row in matrix.rows],
+            matrix.columns,
+            limits=(0.0, 1.0) if inside else (float(known.min()), float(known.max())),
+            framed=framed,
+            divide_at=len(matrix.tasks) if matrix.probes else None,
+            per_row=2 if len(matrix.columns) <= 6 else 1,
+            ylabel="after stage",
+        ),
+    )
+
+
+def _cells(mean: Sequence[float], low: Sequence[float], *_: Sequence[float]) -> list[str]:
+    return [
+        "-" if not math.isfinite(m) else f"{m:.3f}" + (f"\n± {m - a:.3f}" if math.isfinite(a) else "")
+        for m, a in zip(mean, low, strict=True)
+    ]
