@@ -10,10 +10,14 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from lit_sdpo.callbacks.folder import run_folder
+from lit_sdpo.policies.exporting import whole_folder, whole_state, write_policy
 
 
 class ExportPolicy(Callback):
     """Writes the policy and its tokenizer to ``<run folder>/policy`` at the end of training.
+
+    A policy with an adapter gives a folder with the adapter alone. ``lit-sdpo export`` makes a checked folder with a
+    model card of any checkpoint.
 
     Args:
         dtype: Of the written weights; ``None`` keeps the trained one.
@@ -25,10 +29,16 @@ class ExportPolicy(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the folder."""
         folder = run_folder(trainer)
-        if folder is None or not trainer.is_global_zero:
+        if folder is None:
             return
         policy: Any = pl_module.policy
         tokenizer: Any = pl_module.tokenizer
-        written: Any = policy if self.dtype is None else copy.deepcopy(policy).to(self.dtype)
-        written.save_pretrained(folder / "policy")
-        tokenizer.save_pretrained(folder / "policy")
+        state = whole_state(policy)  # of all processes
+        if not trainer.is_global_zero:
+            return
+        if state is None and self.dtype is not None:
+            policy = copy.deepcopy(policy).to(self.dtype)
+        elif state is not None and self.dtype is not None:
+            state = {name: tensor.to(self.dtype) for name, tensor in state.items()}
+        with whole_folder(folder / "policy", overwrite=True) as written:
+            write_policy(policy, tokenizer, written, state=state)

@@ -8,6 +8,7 @@ from importlib import import_module
 COMMANDS: dict[str, str] = {
     "data": "check task data before a run",
     "doctor": "check this machine and a configuration",
+    "export": "write a checkpoint as a model folder, and check it",
     "plan": "say what a run would do and need",
     "samples": "show what a model wrote during a run",
     "sweep": "run configurations times seeds, each in a process of its own",
