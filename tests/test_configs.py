@@ -8,10 +8,14 @@ import pytest
 import yaml
 
 from lit_sdpo.cli import LitSDPOCLI, main, run
+from lit_sdpo.sweep.plan import read_sweep
+from lit_sdpo.sweep.resolved import fingerprint, folder_arguments, resolve
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+YAMLS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "paper" not in path.parts]  # test_paper_configs.py
+SWEEPS = [path for path in YAMLS if {"runs", "grid"} & set(yaml.safe_load(path.read_text(encoding="utf-8")))]
+FILES = [path for path in YAMLS if path not in SWEEPS]
 SDPO = str(CONFIGS / "micro" / "sdpo.yaml")
 
 
@@ -58,8 +62,7 @@ def test_configuration_parses(path, capsys, monkeypatch):
     assert {"model", "data", "trainer", "rollout", "forgetting", "samples", "checkpoint"} <= set(shown)
 
 
-# The others name models that have to be downloaded.
-@pytest.mark.parametrize("path", [p for p in FILES if p.parts[-2] != "paper"], ids=name)
+@pytest.mark.parametrize("path", FILES, ids=name)
 def test_configuration_builds(path, build):
     built = build(arguments(path))
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -69,6 +72,28 @@ def test_configuration_builds(path, build):
     assert {"RolloutCallback", "ForgettingMatrix", "SampleLogger", "StageCheckpoint"} <= callbacks
     wanted = written.get("model", {}).get("class_path")
     assert wanted is None or type(built.model).__name__ == wanted
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=name)
+def test_runs_of_a_sweep_parse(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sweep = read_sweep(path)
+    chosen, seen = [], set()
+    for each in sweep.runs:  # of a grid enough that every value of every axis is there
+        if not seen.issuperset(parts := each.name.split("/")):
+            chosen.append(each)
+            seen.update(parts)
+    configs = resolve(chosen, sweep.output)
+    assert list(configs) == [each.name for each in chosen]
+    assert len({fingerprint(config) for config in configs.values()}) == len(configs)  # no two are the same run
+
+
+# The files of all of them are built above; the last one has values of its own and, in a grid, several files.
+@pytest.mark.parametrize("path", SWEEPS, ids=name)
+def test_run_of_a_sweep_builds(path, build):
+    chosen = read_sweep(path).runs[-1]
+    built = build(["fit", *chosen.arguments(), *folder_arguments(Path("out"), chosen.name, 3)])
+    assert Path(built.trainer.log_dir) == Path("out", chosen.name, "seed=3")
 
 
 def test_later_files_and_arguments_win(build):
