@@ -12,6 +12,7 @@ COMMANDS: dict[str, str] = {
     "plan": "say what a run would do and need",
     "samples": "show what a model wrote during a run",
     "sweep": "run configurations times seeds, each in a process of its own",
+    "transitions": "say which questions of an outside evaluation were lost and won",
 }
 
 

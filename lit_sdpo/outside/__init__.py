@@ -1,0 +1,1 @@
+"""Results of other programs, in the terms of this package."""
