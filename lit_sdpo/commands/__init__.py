@@ -10,6 +10,7 @@ COMMANDS: dict[str, str] = {
     "doctor": "check this machine and a configuration",
     "export": "write a checkpoint as a model folder, and check it",
     "plan": "say what a run would do and need",
+    "report": "compare runs on one page, with figures and the paper's claims",
     "samples": "show what a model wrote during a run",
     "sweep": "run configurations times seeds, each in a process of its own",
     "transitions": "say which questions of an outside evaluation were lost and won",

@@ -57,7 +57,7 @@ def _roles(given: Sequence[str], methods: Sequence[str]) -> Mapping[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lit-sdpo report",
-        description="Compare runs: one HTML page with claims, pairwise comparisons and figures, and its numbers as CSV.",
+        description="Compare runs: one HTML page with claims, comparisons and figures, and all numbers as CSV.",
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or folders above them")

@@ -73,7 +73,12 @@ def table(
         for row in rows
     )
     whole = element("table", element("thead", element("tr", head)), element("tbody", body))
-    return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=label)
+    return scrolling(whole, label)
+
+
+def scrolling(content: Markup, label: str) -> Markup:
+    """A box whose content scrolls sideways inside of it, by keyboard as well."""
+    return element("div", content, class_="scroll", tabindex="0", role="region", aria_label=label)
 
 
 def anchor(name: str) -> str:

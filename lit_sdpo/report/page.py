@@ -14,11 +14,13 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.report.charts.chart import Chart, Missing, theme_css
 from lit_sdpo.report.charts.gallery import gallery, matrix_gallery
 from lit_sdpo.report.charts.phases import phases
-from lit_sdpo.report.claims import ClaimResult, check_claims, phase_map
+from lit_sdpo.report.claims import ClaimResult, PhaseMap, check_claims, phase_map
 from lit_sdpo.report.comparisons import Comparison, Draws, Effect, compare, levels
+from lit_sdpo.report.equal_success import EqualSuccess, all_at_equal_success
 from lit_sdpo.report.html import Markup, anchor, element, join, text
-from lit_sdpo.report.sections import claims_table, comparisons, figure, left_out, what_was_run
+from lit_sdpo.report.sections import claims_table, comparisons, equal_success, figure, left_out, what_was_run
 from lit_sdpo.report.study import Study
+from lit_sdpo.report.table_files import tables
 
 PAGE = "index.html"
 #: Names the files of a report; a folder that has it is a report.
@@ -36,6 +38,8 @@ class Findings:
         claims: What they say about the paper's claims.
         levels: Every measure of every method.
         comparisons: All pairs of methods.
+        phase: Where the claims hold.
+        equal_success: Pairs of methods where they have learned alike.
         figures: Figures, or what they would need.
         matrices: The scores after every stage.
     """
@@ -44,6 +48,8 @@ class Findings:
     claims: Sequence[ClaimResult]
     levels: Mapping[str, Mapping[str, Effect]]
     comparisons: Sequence[Comparison]
+    phase: PhaseMap
+    equal_success: Sequence[EqualSuccess]
     figures: Sequence[Chart | Missing]
     matrices: Sequence[Chart | Missing]
 
@@ -61,12 +67,15 @@ def investigate(study: Study, roles: Mapping[str, str] | None = None) -> Finding
         roles: Role in the claims to the method that plays it (:func:`~lit_sdpo.report.claims.check_claims`).
     """
     draws = Draws()
+    phase = phase_map(study, draws=draws)
     return Findings(
         study=study,
         claims=check_claims(study, roles, draws),
         levels=levels(study, draws=draws),
         comparisons=compare(study, draws=draws) if len(study.methods) > 1 else [],
-        figures=[*gallery(study), phases(phase_map(study, draws=draws))],
+        phase=phase,
+        equal_success=all_at_equal_success(study),
+        figures=[*gallery(study), phases(phase)],
         matrices=matrix_gallery(study),
     )
 
@@ -78,7 +87,7 @@ def page(findings: Findings) -> str:
     bodies = (
         what_was_run(study),
         claims_table(findings.claims),
-        comparisons(findings.levels, findings.comparisons, study.methods),
+        _comparisons(findings),
         join(map(figure, findings.figures)),
         join(map(figure, findings.matrices)),
         left_out(study),
@@ -105,6 +114,11 @@ def page(findings: Findings) -> str:
     return _document(body)
 
 
+def _comparisons(findings: Findings) -> Markup:
+    body = comparisons(findings.levels, findings.comparisons, findings.study.methods)
+    return join([body, equal_success(findings.equal_success)]) if findings.equal_success else body
+
+
 def _document(body: Markup) -> str:
     css = (files("lit_sdpo") / "assets" / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
@@ -127,7 +141,7 @@ def check_target(folder: Path, *, overwrite: bool = False) -> None:
     """Refuse a folder in which a report would mix with other files.
 
     Raises:
-        UserError: It is a file, or holds something that is no report and is not to be overwritten, or cannot be written.
+        UserError: It is a file, or holds something that is no report and must not be overwritten, or cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError("there is a file of this name", where=str(folder), fix="give a folder with -o")
@@ -145,13 +159,12 @@ def check_target(folder: Path, *, overwrite: bool = False) -> None:
         ) from error
 
 
-def write(findings: Findings, folder: Path, tables: Mapping[str, str] | None = None) -> Path:
+def write(findings: Findings, folder: Path) -> Path:
     """Write page, figures and tables; the files of an earlier report in the folder are replaced.
 
     Args:
         findings: What is shown.
         folder: Where to; see :func:`check_target`.
-        tables: Name of a file to its text, such as ``claims.csv``; they go to ``tables/``.
 
     Returns:
         The page's path.
@@ -162,7 +175,15 @@ def write(findings: Findings, folder: Path, tables: Mapping[str, str] | None = N
         contents[f"figures/{chart.name}.svg"] = chart.standalone_svg()
         contents[f"figures/{chart.name}.png"] = chart.png()
         contents[f"figures/{chart.name}.csv"] = chart.table.csv()
-    contents |= {f"tables/{name}": content for name, content in (tables or {}).items()}
+    numbers = tables(
+        findings.study,
+        findings.claims,
+        findings.levels,
+        findings.comparisons,
+        findings.phase,
+        findings.equal_success,
+    )
+    contents |= {f"tables/{name}": content for name, content in numbers.items()}
     contents[MANIFEST] = json.dumps({"files": sorted(contents)}, indent=1) + "\n"
     for name, content in contents.items():
         path = folder / name

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lit_sdpo.report.charts.chart import Chart, Missing, svg
@@ -13,10 +14,16 @@ from lit_sdpo.report.charts.draw.phase import SIGNS
 from lit_sdpo.report.charts.style import looks, swatch
 from lit_sdpo.report.claims.table import DOES_NOT, NOT_TESTED, REPLICATES, UNDECIDED, ClaimResult, Verdict
 from lit_sdpo.report.comparisons import Comparison, Effect
-from lit_sdpo.report.html import Markup, element, join, table, text
+from lit_sdpo.report.equal_success import EqualSuccess
+from lit_sdpo.report.html import Markup, element, join, scrolling, table, text
 from lit_sdpo.report.measures import MEASURES, Measure
 from lit_sdpo.report.study import Run, Study
+from lit_sdpo.report.table_files import TIMES, shown_effect
 
+#: With so few methods all measures stand in one table.
+FEW_METHODS = 3
+#: With more pairs only those that differ are listed.
+MOST_PAIRS = 60
 BADGES: dict[Verdict, str] = {REPLICATES: "yes", DOES_NOT: "no", UNDECIDED: "open", NOT_TESTED: "none"}
 NAMES = {"class": "module", "lr": "learning rate", "steps": "steps a stage", "prompts": "prompts a step"}
 
@@ -64,32 +71,47 @@ def _versions(runs: Sequence[Run]) -> str:
 
 
 def claims_table(results: Sequence[ClaimResult]) -> Markup:
-    """Claim, the paper's numbers, ours with intervals, verdict and why."""
+    """Claim and the paper's numbers, then a row per setting: verdict, ours with intervals, and why."""
     counts = {verdict: sum(r.verdict == verdict for r in results) for verdict in SIGNS}
-    total = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
-    rows = [
-        [r.claim.id, r.claim.sentence, r.claim.paper, r.setting or "-", _ours(r), badge(r.verdict), r.reason]
-        for r in results
-    ]
-    header = ["", "claim", "the paper", "setting", "here, with 95 % interval", "verdict", "why"]
-    return join(
-        [
-            element(
-                "p",
-                f"{len(results)} statements: {total}. A claim replicates if the whole interval of every part of it lies on "
-                "its side; it does not if an interval lies on the other side or below the smallest effect of interest; "
-                "anything else, and fewer than three seeds, is undecided.",
-            ),
-            table(header, rows, label="Claims", columns=["", "wide", "wide", "", "wide", "", "wide"]),
+    total = ", ".join(f"{SIGNS[verdict]} {n} {verdict}" for verdict, n in counts.items())
+    bodies = []
+    for claim, same in itertools.groupby(results, key=lambda r: r.claim):
+        group = list(same)
+        if all(r.verdict == NOT_TESTED for r in group):
+            reasons = " ".join(f"{r.setting}: {r.reason}" if r.setting else r.reason for r in group)
+            group = [replace(group[0], setting="any" if group[0].setting else "", reason=reasons)]
+        paper = element("div", f"Paper: {claim.paper}", class_="quiet")
+        span = {"rowspan": str(len(group))}
+        heads = [
+            element("th", claim.id, scope="rowgroup", **span),
+            element("td", claim.sentence, paper, class_="wide", **span),
         ]
+        rows = []
+        for k, r in enumerate(group):
+            cells = [
+                element("td", r.setting or "-"),
+                element("td", badge(r.verdict)),
+                element("td", _ours(r), class_="wide"),
+            ]
+            rows.append(element("tr", *(heads if k == 0 else []), *cells, element("td", r.reason, class_="wide")))
+        bodies.append(element("tbody", *rows))
+    header = ("", "claim", "setting", "verdict", "here, with 95 % interval", "why")
+    head = element("thead", element("tr", *(element("th", title, scope="col") for title in header)))
+    explained = (
+        f"{len(results)} statements: {total}. A claim replicates if the whole interval of every part of it lies on its "
+        "side; it does not if an interval lies on the other side or below the smallest effect of interest; anything "
+        "else, and fewer than three seeds, is undecided."
     )
+    return join([element("p", explained), scrolling(element("table", head, *bodies), "Claims")])
 
 
 def _ours(result: ClaimResult) -> Markup:
     parts = [
-        f"{part.part.says}: {shown(part.effect, part.part.measure)}" for part in result.parts if not part.effect.missing
+        f"{part.part.says}: {_shown(part.effect, part.part.measure)}"
+        for part in result.parts
+        if not part.effect.missing
     ]
-    return join((element("div", part) for part in parts)) if parts else text("-")
+    return join(element("div", part) for part in parts) if parts else text("-")
 
 
 def badge(verdict: Verdict) -> Markup:
@@ -97,18 +119,12 @@ def badge(verdict: Verdict) -> Markup:
     return element("span", f"{SIGNS[verdict]} {verdict}", class_=f"verdict {BADGES[verdict]}")
 
 
-def shown(effect: Effect, measure: Measure) -> str:
-    """An effect with its interval, unit and seeds.
-
-    Example:
-        >>> shown(Effect(0.1234, 0.1, 0.2, by_seed={0: 0.1, 1: 0.15}), MEASURES["bwt"])
-        '0.123 [0.1, 0.2] score, 2 seeds'
-    """
+def _shown(effect: Effect, measure: Measure) -> str:
+    """An effect with its interval, unit and seeds."""
     if effect.missing:
         return f"- ({effect.missing})"
-    unit = "times" if measure.ratio and effect.null == 1 else measure.unit
-    interval = f"[{effect.low:.3g}, {effect.high:.3g}]" if math.isfinite(effect.low) else "no interval"
-    return f"{effect.value:.3g} {interval} {unit}".strip() + f", {effect.seeds} seed{'s' * (effect.seeds != 1)}"
+    unit = "" if measure.ratio and effect.null == 1 else f" {measure.unit}".rstrip()
+    return f"{shown_effect(effect, measure)}{unit}, {effect.seeds} seed{'s' * (effect.seeds != 1)}"
 
 
 def comparisons(
@@ -120,49 +136,94 @@ def comparisons(
         measure = MEASURES[name]
         better = {1: "more is better", -1: "less is better", 0: ""}[measure.better]
         head = join([measure.title, *([element("div", better, class_="quiet")] if better else [])])
-        cells = [_level(row[method]) if method in row else "-" for method in methods]
+        cells = [_level(row[method], measure) if method in row else "-" for method in methods]
         rows.append([head, measure.unit or "-", *cells])
     parts: list[Markup] = [
         element("p", "Mean over the seeds with its 95 % interval, over seeds and prompts together."),
-        table(["measure", "unit", *methods], rows, label="Measures of every method", columns=["", "", *["number"] * len(methods)]),
-    ]  # fmt: skip
+        table(["measure", "unit", *methods], rows, label="Measures", columns=["", "", *["number"] * len(methods)]),
+    ]
     if not found:
         return join([*parts, element("p", "Pairs need runs of two methods or more.", class_="quiet")])
     parts.append(element("h3", "Pairs of methods"))
     parts.append(
         element(
             "p",
-            "How much more the first method has than the second (a ratio where the unit is 'times'), paired by seed and, "
-            "where evaluations share them, by prompt. p is corrected by Holm over the pairs of a measure; flips: p of all "
+            f"How much more the first method has than the second ({TIMES} marks a ratio), paired by seed and, where "
+            "evaluations share them, by prompt. p is corrected by Holm over the pairs of a measure; flips: p of all "
             "sign flips of the seeds' differences, which three seeds cannot bring below .25.",
         )
     )
+    if len(methods) <= FEW_METHODS:
+        return join([*parts, _pairs_table(found, "Pairs", with_measure=True)])
     for k, (_, group) in enumerate(itertools.groupby(found, key=lambda c: c.measure.name)):
         parts.append(_pairs(list(group), opened=k == 0))
     return join(parts)
 
 
-def _level(effect: Effect) -> Markup:
-    if effect.missing:
-        return text("-")
-    if not math.isfinite(effect.low):
-        return text(f"{effect.value:.3g}")
-    return join([f"{effect.value:.3g}", element("div", f"[{effect.low:.3g}, {effect.high:.3g}]", class_="quiet")])
+def equal_success(found: Sequence[EqualSuccess]) -> Markup:
+    """Pairs of methods where their training reward is the same, whenever each of them gets there."""
+    known = [each for each in found if not each.effect.missing]
+    reasons = dict.fromkeys(each.effect.missing for each in found if each.effect.missing)
+    parts = [
+        element("h3", "At equal training reward"),
+        element(
+            "p",
+            "Each method at its first measurement in the first stage at which its training reward is that of the "
+            "other: one that learns faster has not moved further merely because it has learned more.",
+        ),
+    ]
+    if known:
+        rows = [
+            [
+                f"{each.more} against {each.less}",
+                each.measure.title,
+                f"{each.reward:.2f}",
+                _shown(each.effect, each.measure),
+            ]
+            for each in known
+        ]
+        header = ["pair", "measure", "reward", "difference or ratio"]
+        parts.append(table(header, rows, label="At equal training reward", columns=["", "", "number", "whole"]))
+    if reasons:
+        parts.append(
+            element(
+                "p", f"{len(found) - len(known)} of {len(found)} not matched: {'; '.join(reasons)}.", class_="quiet"
+            )
+        )
+    return join(parts)
+
+
+def _level(effect: Effect, measure: Measure) -> Markup:
+    value, _, interval = shown_effect(effect, measure, compared=False).partition(" ")
+    return join([value, element("div", interval, class_="quiet")] if interval else [value])
 
 
 def _pairs(group: Sequence[Comparison], *, opened: bool) -> Markup:
+    """All pairs in one measure, behind a line that says how many differ."""
     measure = group[0].measure
-    rows, decided = [], 0
+    decided = [c for c in group if _differs(c)]
+    listed = group if len(group) <= MOST_PAIRS else decided
+    summary = element("summary", f"{measure.title}: {len(decided)} of {len(group)} pairs differ")
+    rest = "" if listed is group else element("p", "The others are in tables/comparisons.csv.", class_="quiet")
+    inside = _pairs_table(listed, f"Pairs: {measure.title}")
+    return element("details", summary, inside, rest, **({"open": "open"} if opened else {}))
+
+
+def _pairs_table(group: Sequence[Comparison], label: str, *, with_measure: bool = False) -> Markup:
+    rows = []
     for c in group:
-        sure = c.verdict.endswith("has more")
-        decided += sure
-        sign = element("span", f"{'▲' if sure else '?'} {c.verdict}", class_=f"verdict {'yes' if sure else 'open'}")
+        sign, look = ("▲", "yes") if _differs(c) else ("?", "open")
+        verdict = element("span", f"{sign} {c.verdict}", class_=f"verdict {look}")
         p, flips = (f"{x:.3g}" if math.isfinite(x) else "-" for x in (c.p_holm, c.effect.p_flip))
-        rows.append([f"{c.more} against {c.less}", shown(c.effect, measure), p, flips, sign])
-    header = ["pair", "difference" if not measure.ratio else "ratio", "p", "flips", "verdict"]
-    inside = table(header, rows, label=f"Pairs: {measure.title}", columns=["", "whole", "number", "number"])
-    summary = element("summary", f"{measure.title}: {decided} of {len(group)} pairs differ")
-    return element("details", summary, inside, **({"open": "open"} if opened else {}))
+        head = [c.measure.title] if with_measure else []
+        rows.append([*head, f"{c.more} against {c.less}", _shown(c.effect, c.measure), p, flips, verdict])
+    extra = ["measure"] if with_measure else []
+    header = [*extra, "pair", "difference or ratio", "p", "flips", "verdict"]
+    return table(header, rows, label=label, columns=["" for _ in extra] + ["", "whole", "number", "number"])
+
+
+def _differs(comparison: Comparison) -> bool:
+    return comparison.verdict.endswith("has more")
 
 
 def figure(chart: Chart | Missing) -> Markup:
@@ -171,7 +232,7 @@ def figure(chart: Chart | Missing) -> Markup:
         body = element("p", f"Not drawn: {chart.reason}.")
         return element("div", element("h3", chart.title), body, class_="missing", id=chart.name)
     files = join(element("a", kind.upper(), href=f"figures/{chart.name}.{kind}") for kind in ("csv", "svg", "png"))
-    drawing = element("div", Markup(chart.svg()), class_="scroll", tabindex="0", role="region", aria_label=chart.title)
+    drawing = scrolling(Markup(chart.svg), chart.title)
     return element(
         "figure",
         element("h3", chart.title),

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lit_sdpo.report.charts.style import PAGE, VARIABLES, styled
@@ -65,6 +66,7 @@ class Chart:
     table: Table
     figure: Figure = field(repr=False)
 
+    @cached_property
     def svg(self) -> str:
         """The drawing, whose colours and identifiers are ready to stand in a page with others: see :func:`svg`."""
         return svg(self.figure, self.name, f"{self.alt} {self.finding}".strip())
@@ -72,7 +74,7 @@ class Chart:
     def standalone_svg(self) -> str:
         """The drawing as a file of its own, which follows the reader's theme."""
         opening = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        drawn = self.svg().replace("<svg", opening, 1)
+        drawn = self.svg.replace("<svg", opening, 1)
         return drawn.replace(">", f"><style>{theme_css()}</style>", 1) + "\n"
 
     def png(self) -> bytes:

@@ -24,19 +24,19 @@ def phases(found: PhaseMap, name: str = "phase-diagram") -> Chart | Missing:
         found: From :func:`~lit_sdpo.report.claims.phase.phase_map`.
         name: Stem of its files.
     """
-    places = {
-        (cell.world, cell.stages, cell.steps, cell.lr, cell.ratio) for cell in found.cells if _decisive(cell.result)
-    }
-    if len(places) < 2:
+    groups: dict[tuple[str, str], list[PhaseCell]] = {}
+    for cell in found.cells:
+        groups.setdefault((cell.result.claim.id, cell.result.claim.sentence), []).append(cell)
+    # A claim that no cell can test says nothing about where it holds.
+    groups = {key: cells for key, cells in groups.items() if any(_decisive(cell.result) for cell in cells)}
+    if max(map(len, groups.values()), default=0) < 2:
         why = (
             "the runs have one learning rate, world and length of stages: a map needs runs of the methods at several, "
             "from a sweep over model.init_args.optimizer.init_args.lr, data.init_args.world or data.init_args.steps"
         )
         return Missing(name, TITLE, why)
+    places = {(cell.world, cell.stages, cell.steps) for cells in groups.values() for cell in cells}
     varying = [k for k in range(3) if len({place[k] for place in places}) > 1]
-    groups: dict[tuple[str, str], list[PhaseCell]] = {}
-    for cell in found.cells:
-        groups.setdefault((cell.result.claim.id, cell.result.claim.sentence), []).append(cell)
     panels, rows = [], []
     for (claim, sentence), cells in groups.items():
         spots = {(_rate(cell), _place(cell, varying)): _spot(cell.result) for cell in cells}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from lit_sdpo.report.charts.chart import Chart, Missing, Table
 from lit_sdpo.report.charts.draw.bars import grouped_bars
 from lit_sdpo.report.charts.draw.heat import heat_maps
 from lit_sdpo.report.charts.draw.lines import by_stage
-from lit_sdpo.report.charts.numbers import over_seeds
+from lit_sdpo.report.charts.numbers import Array, over_seeds
 from lit_sdpo.report.charts.streams import WITH_INTERVALS, Stream, extremes
 from lit_sdpo.report.charts.style import short
 
@@ -139,7 +138,7 @@ def matrices(stream: Stream) -> Chart:
         scores = stream.scores(method)
         parts = [over_seeds(scores[:, i]) for i in range(scores.shape[1])]
         mean = np.stack([part[0] for part in parts])
-        panels.append((short(method), mean, [_cells(*part) for part in parts]))
+        panels.append((short(method), mean, [_cells(part[0], part[1]) for part in parts]))
         for row, part in zip(matrix.rows, parts, strict=True):
             rows += [[method, row.stage, row.label, c, *x] for c, *x in zip(matrix.columns, *part, strict=True)]
     known = np.concatenate([mean[np.isfinite(mean)] for _, mean, _ in panels])
@@ -168,7 +167,7 @@ def matrices(stream: Stream) -> Chart:
     )
 
 
-def _cells(mean: Sequence[float], low: Sequence[float], *_: Sequence[float]) -> list[str]:
+def _cells(mean: Array, low: Array) -> list[str]:
     return [
         "-" if not math.isfinite(m) else f"{m:.3f}" + (f"\n± {m - a:.3f}" if math.isfinite(a) else "")
         for m, a in zip(mean, low, strict=True)

@@ -25,17 +25,19 @@ WITH_INTERVALS = (
 
 @dataclass(frozen=True)
 class Stream:
-    """Runs with the same tasks, probes and stages.
+    """Runs in one world with the same tasks, probes and stages.
 
     Attributes:
         runs: By method, each by seed.
         looks: How methods are drawn, the same in every figure of the report.
         number: Of this stream among those of the report, from 1; 0 where it is the only one.
+        label: What tells it from the others.
     """
 
     runs: Mapping[str, Sequence[Run]]
     looks: Mapping[str, Look]
     number: int = 0
+    label: str = ""
 
     @cached_property
     def matrix(self) -> Matrix:
@@ -66,8 +68,7 @@ class Stream:
 
     def title(self, text: str) -> str:
         """Title of a figure of this stream."""
-        order = " → ".join(row.label for row in self.matrix.rows[1:])
-        return f"{text} ({order})" if self.number else text
+        return f"{text}: {self.label}" if self.number else text
 
     def scores(self, method: str) -> Array:
         """Scores of a method, [seeds, rows, columns], nan where there is none."""
@@ -112,11 +113,27 @@ def streams(study: Study) -> list[Stream]:
     groups: dict[tuple, dict[str, list[Run]]] = {}
     for run in study.all_runs:
         matrix = run.matrix
-        key = (tuple(matrix.tasks), tuple(matrix.probes), tuple(row.title for row in matrix.rows))
+        world = str(study.settings(run)["world"])
+        key = (tuple(matrix.tasks), tuple(matrix.probes), tuple((row.title, row.step) for row in matrix.rows), world)
         groups.setdefault(key, {}).setdefault(run.method, []).append(run)
     ordered = sorted(groups.values(), key=lambda runs: -sum(map(len, runs.values())))
     look = looks(study.methods)
-    return [Stream(runs, look, k if len(ordered) > 1 else 0) for k, runs in enumerate(ordered, 1)]
+    if len(ordered) == 1:
+        return [Stream(ordered[0], look)]
+    labels = _labels(study, [next(iter(runs.values()))[0] for runs in ordered])
+    return [Stream(runs, look, k, label) for k, (runs, label) in enumerate(zip(ordered, labels, strict=True), 1)]
+
+
+def _labels(study: Study, firsts: Sequence[Run]) -> list[str]:
+    """What tells the first runs of streams apart: their stages, the steps of a stage, and what differs of the world."""
+    found = []
+    for run in firsts:
+        settings = study.settings(run)
+        parts = [settings["stages"], f"{settings['steps']} steps a stage", *(settings["world"] or "").split(", ")]
+        found.append(dict.fromkeys(filter(None, parts)))
+    shared = set.intersection(*map(set, found))
+    told = [", ".join(part for part in parts if part not in shared) for parts in found]
+    return [label or f"group {k}" for k, label in enumerate(told, 1)]
 
 
 def extremes(values: Mapping[str, float], form: str = "+.1f", unit: str = "") -> str:

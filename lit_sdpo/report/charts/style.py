@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,8 +50,8 @@ VARIABLES: dict[str, Theme] = {f"--method-{i}": theme for i, theme in enumerate(
     "--open": OPEN,
 }
 MARKERS = "osD^vPX<>p"
-DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
-    "-",
+DASHES: tuple[tuple[int, tuple[float, ...]], ...] = (
+    (0, ()),
     (0, (5, 1.6)),
     (0, (6, 1.5, 1.5, 1.5)),
     (0, (1.6, 1.4)),
@@ -65,7 +65,7 @@ class Look:
 
     colour: str
     marker: str
-    dash: str | tuple[int, tuple[float, ...]]
+    dash: tuple[int, tuple[float, ...]]
 
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
@@ -126,7 +126,7 @@ def styled() -> Iterator[None]:
     # Imported here: only who draws pays for it.
     import matplotlib
 
-    settings = {
+    settings: dict[Any, Any] = {
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
         "font.size": FONT_SIZE,

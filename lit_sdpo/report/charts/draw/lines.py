@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 #: Of one method: x [n] and one row of values per seed [seeds, n].
 Curves = Mapping[str, tuple[Sequence[float], Array]]
 
+#: Of a figure over steps, in inches.
+WIDTH = 9.6
 #: Numbers whose axis goes from 0 to 1.
 SHARES = ("rollout/truncated", "rollout/reward")
 
@@ -95,7 +97,7 @@ def over_steps(
     shown = _shown(looks, panels.values())
     rows = math.ceil(len(panels) / columns)
     with styled():
-        figure, axes = new_figure(rows, columns, width=9.6, height=(2.7 if columns == 1 else 3.1) * rows + 0.7)
+        figure, axes = new_figure(rows, columns, width=WIDTH, height=(2.7 if columns == 1 else 3.1) * rows + 0.7)
         for spare in axes[len(panels) :]:
             spare.set_visible(False)
         for i, (panel, (name, curves)) in enumerate(zip(axes, panels.items(), strict=False)):
@@ -138,7 +140,7 @@ def _mark(panel: Axes, stages: Sequence[Stage], *, named: bool, columns: int) ->
     left, right = panel.get_xlim()
     if stages and stages[0].start < left:
         left = stages[0].start - 0.02 * (right - stages[0].start)
-    letters = 9 * panel.figure.get_figwidth() / columns / (right - left)
+    letters = 9 * WIDTH / columns / (right - left)
     for k, stage in enumerate(stages):
         if k:
             panel.axvline(stage.start, color=QUIET.light, linewidth=1, linestyle=(0, (2, 2)), zorder=0)

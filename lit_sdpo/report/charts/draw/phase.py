@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lit_sdpo.report.charts.style import (
     FAILS,
@@ -117,7 +117,7 @@ def phase_diagram(panels: Sequence[Panel], *, xlabel: str, ylabel: str) -> Figur
 def _cell(axis: Axes, x: int, y: int, spot: Spot | None) -> None:
     from matplotlib.patches import Rectangle
 
-    centred = {"ha": "center", "va": "center"}
+    centred: dict[str, Any] = {"ha": "center", "va": "center"}
     if spot is None:
         axis.text(x + 0.5, y + 0.5, "not run", color=QUIET.light, fontsize=FONT_SIZE - 2, **centred)
         return

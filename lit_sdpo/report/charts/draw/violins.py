@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,7 +41,8 @@ def violins(
                 if not found.size:
                     continue
                 if found.size >= 4 and np.ptp(found) > 1e-9:
-                    for body in axes.violinplot([found], [at], widths=width * 0.92, showextrema=False)["bodies"]:
+                    drawn: Any = axes.violinplot([found], [at], widths=width * 0.92, showextrema=False)
+                    for body in drawn["bodies"]:
                         body.set(facecolor=look.colour, edgecolor=look.colour, alpha=0.3)
                 spread = np.linspace(-0.22, 0.22, found.size) * width if found.size > 1 else [0.0]
                 axes.plot(at + np.asarray(spread), found, linestyle="none", marker=look.marker, markersize=3.6,
