@@ -32,8 +32,8 @@ def write_record(job: Job, state: str, exit_code: int, wall_seconds: float, cpu_
     content = {
         "state": state,
         "exit_code": exit_code,
-        "wall_seconds": round(wall_seconds, 1),
-        "cpu_seconds": round(cpu_seconds, 1),
+        "wall_seconds": round(wall_seconds, 2),
+        "cpu_seconds": round(cpu_seconds, 2),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "fingerprint": fingerprint(job.config),
         "command": list(job.command),
