@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lit_sdpo.policies.sharding import part_of, whole
+
 
 class PaperAdamW(AdamW):
     """AdamW as in arXiv:2607.01763: weight decay 0.01, and learning rate 1e-6 (GRPO) unless told otherwise."""
@@ -78,9 +80,10 @@ class MuonAdamW(Optimizer):
             for parameter in alike:
                 momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
                 momentum.lerp_(parameter.grad, 1 - group["momentum"])
-            nesterov = [p.grad.lerp(self.state[p]["momentum"], group["momentum"]) for p in alike]
+            nesterov = [whole(p.grad.lerp(self.state[p]["momentum"], group["momentum"])) for p in alike]
             scale = group["lr"] * 0.2 * max(shape) ** 0.5
-            torch._foreach_add_(alike, list(orthogonalise(torch.stack(nesterov))), alpha=-scale)
+            updates = [part_of(u, p) for u, p in zip(orthogonalise(torch.stack(nesterov)), alike, strict=True)]
+            torch._foreach_add_(alike, updates, alpha=-scale)
 
     def _adam(self, group: dict[str, Any], parameters: list[Any]) -> None:
         first, second = group["betas"]

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
@@ -17,8 +18,10 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.modules.objective import Replay, Slice, Term, Tokens
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import PaperAdamW, WarmupConstant
+from lit_sdpo.policies.copies import ModelCopy
 from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
 from lit_sdpo.policies.scoring import weighted_loss
+from lit_sdpo.policies.sharding import is_sharded, release, shard, whole
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
@@ -130,14 +133,42 @@ class OnPolicyModule(pl.LightningModule):
 
     # ------------------------------------------------------------------------------------------------------- Lightning
     def configure_model(self) -> None:
-        """Load the policy, once."""
+        """Load the policy and copy it into whatever needs a copy, once; then divide both among the processes.
+
+        Raises:
+            UserError: The strategy asks for tensor parallelism.
+        """
         if self.policy is None:
             self.policy = self._load()
             self.policy.train()
-            for term in self.terms.values():
-                term.attach(self)
-            if self.weight_anchor is not None:
-                self.weight_anchor.attach(self.policy)
+            self.attach_copies()
+            self._attach_anchor()
+        if self.device_mesh is not None and not is_sharded(self.policy):
+            self._shard(self.device_mesh)
+
+    def attach_copies(self) -> None:
+        """The policy is loaded and whole: the time to copy it."""
+        for term in self.terms.values():
+            term.attach(self)
+
+    def _attach_anchor(self) -> None:
+        if self.weight_anchor is not None:
+            self.weight_anchor.attach(self.policy)
+
+    def _shard(self, mesh: DeviceMesh) -> None:
+        if mesh["tensor_parallel"].size() > 1:
+            raise UserError(
+                "weights are divided among all processes alike, without tensor parallelism",
+                where="trainer.strategy.init_args.tensor_parallel_size",
+                fix=f"set it to 1, and data_parallel_size to {mesh.size()}",
+            )
+        shard(self.policy, mesh["data_parallel"])
+        for part in self._copies():
+            part.shard(mesh["data_parallel"])
+        self._attach_anchor()
+
+    def _copies(self) -> list[ModelCopy]:
+        return [part for part in self.modules() if isinstance(part, ModelCopy)]
 
     def on_fit_start(self) -> None:
         """Teachers and bases are in eval mode on purpose, which Lightning would warn of."""
@@ -145,6 +176,7 @@ class OnPolicyModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the scheduler from their callables."""
+        release(self.policy)
         optimizer = self.optimizer((n, p) for n, p in self.policy.named_parameters() if p.requires_grad)
         if self.scheduler is None:
             return optimizer
@@ -178,8 +210,12 @@ class OnPolicyModule(pl.LightningModule):
                 total = total + term.factor(self.global_step) * losses
             return total
 
+        release(self.policy)  # the penalty is about the parameters that the optimizer has
+        penalty = self.penalty() if batch.slot == 0 else None
         loss = weighted_loss(self.policy, slice_.hidden, token_losses)
-        if batch.slot == 0 and (penalty := self.penalty()) is not None:
+        for part in self._copies():
+            part.release()
+        if penalty is not None:
             penalty = penalty / self.trainer.world_size  # every rank has it, and ranks are summed
             self.tally("train/penalty", penalty)
             loss = loss + penalty
@@ -215,7 +251,7 @@ class OnPolicyModule(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the gradient norm before clipping, and the learning rate."""
         gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
-        self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients), batch_size=1)
+        self.log("train/grad_norm", whole(torch.nn.utils.get_total_norm(gradients)), batch_size=1)
         self.log("train/lr", optimizer.param_groups[0]["lr"], batch_size=1)
 
     # --------------------------------------------------------------------------------------------------------- logging

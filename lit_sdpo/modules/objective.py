@@ -18,6 +18,7 @@ from lit_sdpo.functional import importance_clip, token_logprobs_from_logits
 from lit_sdpo.functional.precision import tempered
 from lit_sdpo.policies.copies import FixedWeights
 from lit_sdpo.policies.scoring import Scorer, completion_hidden
+from lit_sdpo.policies.sharding import is_sharded
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
 
@@ -49,6 +50,8 @@ class Slice:
         batch = self.batch
         prompts = batch.teacher_prompt_ids or [None] * len(batch)
         known = [n for n, prompt in enumerate(prompts) if prompt is not None]
+        if not known and is_sharded(self.module.policy):  # the others' forward passes need this process
+            known, prompts = [0], [batch.prompt_ids[0], *prompts[1:]]
         if not known:
             return lambda span: self.hidden.new_zeros(len(self.ids[span]), 1)
         rows = batch.select(known)

@@ -142,11 +142,10 @@ class SDPO(OnPolicyModule):
         if outcome_coefficient:
             self.add_term(PolicyGradient(coefficient=outcome_coefficient))
 
-    def configure_model(self) -> None:
-        """Load the policy and copy it into the teacher, once."""
-        if self.policy is None:
-            super().configure_model()
-            self.teacher.attach(self.policy)  # type: ignore[arg-type]
+    def attach_copies(self) -> None:
+        """Copy the policy into the teacher too."""
+        super().attach_copies()
+        self.teacher.attach(self.policy)
 
     def on_train_epoch_start(self) -> None:
         """Begin a stage."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lit_sdpo.policies.sharding import part_of, whole
+
 
 class WeightAnchor(nn.Module):
     r"""Masked L1 distance to the weights at the last stage's end (CPO, arXiv:2607.04364); usable with every method.
@@ -41,9 +43,10 @@ class WeightAnchor(nn.Module):
         self.stages += 1
         for number, parameter in enumerate(_trained(policy)):
             anchor, mask = getattr(self, f"anchor_{number}"), getattr(self, f"mask_{number}")
-            change = (parameter - anchor).abs().flatten()
-            held = change.topk(max(1, round(self.share * change.numel()))).indices
-            mask.view(-1)[held] = True
+            change = whole((parameter - anchor).abs()).flatten()
+            held = whole(mask).flatten()
+            held[change.topk(max(1, round(self.share * change.numel()))).indices] = True
+            mask.copy_(part_of(held.view(mask.shape), mask))
             anchor.copy_(parameter)
 
     def penalty(self, policy: nn.Module) -> Tensor:
@@ -51,8 +54,8 @@ class WeightAnchor(nn.Module):
         total, held = torch.zeros((), device=self.stages.device), torch.zeros((), device=self.stages.device)
         for number, parameter in enumerate(_trained(policy)):
             anchor, mask = getattr(self, f"anchor_{number}"), getattr(self, f"mask_{number}")
-            total = total + torch.where(mask, (parameter - anchor).abs(), 0.0).sum(dtype=torch.float32)
-            held = held + mask.sum()
+            total = total + whole(torch.where(mask, (parameter - anchor).abs(), 0.0).sum(dtype=torch.float32))
+            held = held + whole(mask.sum())
         return self.strength * total / held.clamp(min=1)
 
 

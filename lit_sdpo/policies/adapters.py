@@ -10,11 +10,13 @@ import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.copies import FixedWeights, WeightCopy
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, head, scorer
+from lit_sdpo.policies.sharding import part_of, release, whole
 
 
 class BaseOfAdapter(FixedWeights):
@@ -22,9 +24,7 @@ class BaseOfAdapter(FixedWeights):
 
     def scorer(self, policy: Any, sequences: Sequences) -> Scorer:
         """Predictions without the adapter."""
-        with policy.disable_adapter():
-            score = scorer(policy, sequences)
-        return _within(policy.disable_adapter, score) if isinstance(head(policy), LoraLayer) else score
+        return _scorer(policy, sequences, lambda: _with(policy, _disable_adapters=True))
 
 
 class AdapterCopy(WeightCopy):
@@ -60,29 +60,31 @@ class AdapterCopy(WeightCopy):
     @torch.no_grad()
     def mix(self, policy: Any, share: float) -> None:
         """Move the update towards the trained adapter's."""
+        release(policy)
+        if share == 0.0:
+            return
         for layer in _layers(policy):
-            b_own, a_own = layer.lora_B[self.name].weight, layer.lora_A[self.name].weight
-            scale = layer.scaling[self.trained]
-            b = layer.lora_B[self.trained].weight.float() * scale
-            a = layer.lora_A[self.trained].weight.float()
+            b, a = _factors(layer, self.trained)
+            b = b * layer.scaling[self.trained]
+            b_own, a_own = _factors(layer, self.name)
             if share == 1.0:
-                b_own.zero_()
-                a_own.zero_()
-                b_own[:, : b.shape[1]] = b
-                a_own[: a.shape[0]] = a
-            elif share > 0.0:
-                both = torch.cat([(1 - share) * b_own.float(), share * b], 1), torch.cat([a_own.float(), a], 0)
+                b_new, a_new = pad(b, (0, b_own.shape[1] - b.shape[1])), pad(a, (0, 0, 0, a_own.shape[0] - a.shape[0]))
+            else:
+                both = torch.cat([(1 - share) * b_own, share * b], 1), torch.cat([a_own, a], 0)
                 b_new, a_new, lost = _cut(*both, rank=b_own.shape[1])
-                b_own.copy_(b_new)
-                a_own.copy_(a_new)
                 self.truncation += lost
+            self._put(layer, b_new, a_new)
 
     @torch.no_grad()
     def take(self, policy: Any, other: Self) -> None:
         """Take over another adapter's weights."""
+        release(policy)
         for layer in _layers(policy):
-            layer.lora_B[self.name].weight.copy_(layer.lora_B[other.name].weight)
-            layer.lora_A[self.name].weight.copy_(layer.lora_A[other.name].weight)
+            self._put(layer, *_factors(layer, other.name))
+
+    def _put(self, layer: Any, b: Tensor, a: Tensor) -> None:
+        for weight, value in ((layer.lora_B[self.name].weight, b), (layer.lora_A[self.name].weight, a)):
+            weight.copy_(part_of(value, weight))
 
     def mix_checkpoint(self, folder: str, share: float) -> None:
         """Refused: a folder holds a whole model.
@@ -99,10 +101,11 @@ class AdapterCopy(WeightCopy):
     @torch.no_grad()
     def distance(self, policy: Any) -> Tensor:
         """``‖ΔW_student - ΔW_copy‖ / ‖ΔW_copy‖`` over all adapted matrices; inf where the copy is still zero."""
+        release(policy)
         difference, norm = torch.zeros(()), torch.zeros(())
         for layer in _layers(policy):
-            b_own, a_own = layer.lora_B[self.name].weight.float(), layer.lora_A[self.name].weight.float()
-            b, a = layer.lora_B[self.trained].weight.float(), layer.lora_A[self.trained].weight.float()
+            b_own, a_own = _factors(layer, self.name)
+            b, a = _factors(layer, self.trained)
             scaled = b * layer.scaling[self.trained]
             difference = difference + _squared_norm(torch.cat([scaled, -b_own], 1), torch.cat([a, a_own], 0))
             norm = norm + _squared_norm(b_own, a_own)
@@ -110,18 +113,7 @@ class AdapterCopy(WeightCopy):
 
     def scorer(self, policy: Any, sequences: Sequences) -> Scorer:
         """Predictions with this adapter in the place of the trained one."""
-        with self._active(policy):
-            score = scorer(policy, sequences)
-        return _within(lambda: self._active(policy), score) if isinstance(head(policy), LoraLayer) else score
-
-    @contextmanager
-    def _active(self, policy: Any) -> Iterator[None]:
-        policy.set_adapter(self.name)
-        try:
-            yield
-        finally:
-            policy.set_adapter(self.trained)
-            self._freeze(policy)
+        return _scorer(policy, sequences, lambda: _with(policy, _active_adapter=[self.name]))
 
     def _freeze(self, policy: Any) -> None:
         for name, parameter in policy.named_parameters():
@@ -129,8 +121,26 @@ class AdapterCopy(WeightCopy):
                 parameter.requires_grad_(False)
 
 
-def _within(context: Callable[[], AbstractContextManager[None]], score: Scorer) -> Scorer:
-    """The head has an adapter too, so its logits need the context when they are made."""
+@contextmanager
+def _with(policy: Any, **settings: Any) -> Iterator[None]:
+    """Other settings of the adapted layers; PEFT's own switches would set ``requires_grad`` of all their parameters."""
+    adapted = [module for module in policy.modules() if all(hasattr(module, name) for name in settings)]
+    before = [(layer, {name: getattr(layer, name) for name in settings}) for layer in adapted]
+    try:
+        for layer, _ in before:
+            vars(layer).update(settings)
+        yield
+    finally:
+        for layer, own in before:
+            vars(layer).update(own)
+
+
+def _scorer(policy: Any, sequences: Sequences, context: Callable[[], AbstractContextManager[None]]) -> Scorer:
+    """Predictions within a context, of which a head with an adapter needs its own when its logits are made."""
+    with context():
+        score = scorer(policy, sequences)
+    if not isinstance(head(policy), LoraLayer):
+        return score
 
     def inside(span: slice) -> Tensor:
         with context():
@@ -141,6 +151,11 @@ def _within(context: Callable[[], AbstractContextManager[None]], score: Scorer) 
 
 def _layers(policy: Any) -> list[Any]:
     return [module for module in policy.modules() if isinstance(module, LoraLayer)]
+
+
+def _factors(layer: Any, name: str) -> tuple[Tensor, Tensor]:
+    """B and A of an adapter, whole and in float32."""
+    return whole(layer.lora_B[name].weight).float(), whole(layer.lora_A[name].weight).float()
 
 
 def _cut(b: Tensor, a: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:

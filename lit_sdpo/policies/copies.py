@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from lit_sdpo.errors import UserError
@@ -15,6 +16,7 @@ from lit_sdpo.functional import ema_update_
 from lit_sdpo.policies.load import load_policy
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, scorer
+from lit_sdpo.policies.sharding import add_up, part_of, release, shard
 
 
 class FixedWeights(nn.Module):
@@ -45,18 +47,19 @@ class WeightCopy(FixedWeights):
         """``‖policy - copy‖ / ‖copy‖`` over the trained parameters, a scalar."""
 
 
-def copy_of(policy: Any, name: str) -> WeightCopy:
+def copy_of(policy: Any, name: str, averages: bool = True) -> WeightCopy:
     """The right kind of copy: of the whole model, or of its adapter.
 
     Args:
         policy: The model in training.
         name: Names an adapter's copy.
+        averages: See :class:`ModelCopy`.
     """
     if hasattr(policy, "peft_config"):
         from lit_sdpo.policies.adapters import AdapterCopy
 
         return AdapterCopy(policy, name)
-    return ModelCopy(policy)
+    return ModelCopy(policy, averages)
 
 
 def base_of(policy: PreTrainedModel) -> FixedWeights:
@@ -65,24 +68,34 @@ def base_of(policy: PreTrainedModel) -> FixedWeights:
         from lit_sdpo.policies.adapters import BaseOfAdapter
 
         return BaseOfAdapter()
-    return ModelCopy(policy)
+    return ModelCopy(policy, averages=False)
 
 
 class ModelCopy(WeightCopy):
-    """A second model. Where the policy is not float32, a float32 shadow takes the averages and the model follows it."""
+    """A second model.
 
-    def __init__(self, policy: PreTrainedModel) -> None:
+    Args:
+        policy: The model to copy, not yet sharded.
+        averages: Where the policy is not float32, a float32 shadow takes the averages and the model follows it. A copy
+            that takes whole weights only needs none; a share that is mixed into it all the same is rounded each time.
+    """
+
+    def __init__(self, policy: PreTrainedModel, averages: bool = True) -> None:
         super().__init__()
         self.model: PreTrainedModel = copy.deepcopy(policy)
         self.model.requires_grad_(False).eval()
+        self.averages = averages
         self.shadow = nn.ParameterList()
         self._keep_shadow()
 
     def _keep_shadow(self) -> None:
+        if not self.averages:
+            return
         if not self.shadow and any(p.dtype != torch.float32 for p in self.model.parameters()):
             self.shadow.extend(nn.Parameter(p.detach().float(), requires_grad=False) for p in self.model.parameters())
         for average in self.shadow:
-            average.data = average.data.float()
+            if average.dtype != torch.float32:
+                average.data = average.data.float()
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
         """Moves and casts the model; the shadow moves but stays float32, also under a true half-precision trainer."""
@@ -90,11 +103,27 @@ class ModelCopy(WeightCopy):
         self._keep_shadow()
         return self
 
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Divide the weights among processes, as those of the policy are."""
+        shard(self.model, mesh)
+        pairs = zip(list(self.shadow), self.model.parameters(), strict=False)
+        parts = [nn.Parameter(part_of(s.detach(), p).clone(), requires_grad=False) for s, p in pairs]
+        self.shadow = nn.ParameterList(parts)
+
+    def release(self) -> None:
+        """Give up what the last scoring has gathered."""
+        release(self.model)
+
     @torch.no_grad()
     def mix(self, policy: PreTrainedModel, share: float) -> None:
         """Move towards the policy, parameter by parameter."""
-        ema_update_(self._averages(), policy.parameters(), share)
-        self._follow()
+        release(policy)
+        if self.averages or share == 1.0:
+            ema_update_(self._averages(), policy.parameters(), share)
+            self._follow()
+            return
+        for weight, other in zip(self._averages(), policy.parameters(), strict=True):
+            weight.copy_(weight.float().lerp_(other.float(), share))
 
     def take(self, policy: PreTrainedModel, other: Self) -> None:
         """Take over another copy's weights."""
@@ -112,15 +141,17 @@ class ModelCopy(WeightCopy):
     @torch.no_grad()
     def distance(self, policy: PreTrainedModel) -> Tensor:
         """Relative distance over all parameters."""
+        release(policy)
         pairs = list(zip(policy.parameters(), self._averages(), strict=True))
-        difference = torch.stack([torch.sum((s.float() - t) ** 2) for s, t in pairs]).sum()
-        return (difference / torch.stack([torch.sum(t.float() ** 2) for _, t in pairs]).sum()).sqrt()
+        difference = add_up([torch.sum((s.float() - t) ** 2) for s, t in pairs])
+        return (difference / add_up([torch.sum(t.float() ** 2) for _, t in pairs])).sqrt()
 
     def scorer(self, policy: PreTrainedModel, sequences: Sequences) -> Scorer:
         """The second model's predictions."""
         return scorer(self.model, sequences)
 
     def _averages(self) -> list[Tensor]:
+        self.release()
         return list(self.shadow) or list(self.model.parameters())
 
     @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,8 @@ from transformers import PreTrainedModel
 from lit_sdpo.functional import chunked_loss
 from lit_sdpo.policies.attention import UnsupportedModelError, attending, obstacle, say_once
 from lit_sdpo.policies.packing import Packing, Sequences
+from lit_sdpo.policies.sharding import as_forward
+from lit_sdpo.policies.sharding import base_model as base_model
 
 
 def completion_hidden(model: PreTrainedModel, sequences: Sequences) -> Tensor:
@@ -30,6 +31,10 @@ def completion_hidden(model: PreTrainedModel, sequences: Sequences) -> Tensor:
     Returns:
         [M, D], in row-major order of the mask.
     """
+    return as_forward(model, lambda: _completion_hidden(model, sequences))
+
+
+def _completion_hidden(model: PreTrainedModel, sequences: Sequences) -> Tensor:
     part = decoder(model)
     reason = obstacle(base_model(model), sequences.longest)
     if reason is None and "position_ids" not in inspect.signature(part.forward).parameters:
@@ -65,11 +70,6 @@ def padded_hidden(part: nn.Module, sequences: Sequences) -> Tensor:
     ids[rows, places] = completion_ids[rows, columns]
     hidden = part(input_ids=ids, use_cache=False).last_hidden_state
     return hidden[rows, places - 1]
-
-
-def base_model(policy: Any) -> PreTrainedModel:
-    """The Transformers model inside PEFT's wrapper, adapters included, or the policy itself."""
-    return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:

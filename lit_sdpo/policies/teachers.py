@@ -33,6 +33,8 @@ class Teacher(nn.Module):
         checkpoint_share: Share of ``checkpoint`` in that mixture, the student being the rest.
     """
 
+    #: Whether shares between 0 and 1 are mixed in again and again, so that the copy needs a float32 shadow.
+    averages = True
     ticks: Tensor
     refreshes: Tensor
     pending: Tensor
@@ -56,11 +58,11 @@ class Teacher(nn.Module):
 
     def attach(self, policy: PreTrainedModel) -> None:
         """Copy the student; called once, when the module has loaded its policy."""
-        self.weights = copy_of(policy, "teacher")
+        self.weights = copy_of(policy, "teacher", self.averages)
         if self.checkpoint is not None:
             self.weights.mix_checkpoint(self.checkpoint, self.checkpoint_share)
         if self.at_stage == "reset_to_base":
-            self.start = copy_of(policy, "start")
+            self.start = copy_of(policy, "start", averages=False)
 
     def train(self, mode: bool = True) -> Teacher:
         """A teacher is always in eval mode."""
@@ -123,6 +125,8 @@ class FrozenTeacher(Teacher):
         checkpoint_share: Share of ``checkpoint`` in that mixture.
     """
 
+    averages = False
+
     def __init__(
         self,
         at_stage: StagePolicy = "reset_to_student",
@@ -184,6 +188,7 @@ class RestartTeacher(Teacher):
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
         self.every, self.mix = every, _check_share("mix", mix)
+        self.averages = mix != 1
 
     def start_stage(self, policy: PreTrainedModel) -> None:
         """Begin a stage; a teacher that starts anew also counts anew."""
@@ -214,6 +219,7 @@ class GatedTeacher(Teacher):
         clock: ``optimizer_step`` or ``rollout``.
     """
 
+    averages = False
     rewards: Tensor
     reference: Tensor
     age: Tensor
@@ -274,6 +280,8 @@ class TrustRegionTeacher(Teacher):
         mix: Share of the student.
         at_stage: When the reference is taken anew.
     """
+
+    averages = False
 
     def __init__(self, mix: float = 0.5, at_stage: StagePolicy = "keep") -> None:
         super().__init__(at_stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_sdpo.policies.attention import UnsupportedModelError, attending, obstacle, say_once
-from lit_sdpo.policies.scoring import base_model
+from lit_sdpo.policies.sharding import base_model, gathered
 from lit_sdpo.rollouts.decoders import Decoder, RepeatedPrompts, SharedPrompts
 from lit_sdpo.rollouts.fused_decoder import FusedPrompts, fusible
 from lit_sdpo.rollouts.sampling import BLOCK, sample, uniforms
@@ -79,6 +80,23 @@ class NativeEngine:
                 prompt is empty, or seeds and rows do not match.
             FloatingPointError: If the logits are not finite.
         """
+        with self.holding(policy):
+            return self._generate(policy, prompts, num_generations, sampling, seeds, end_ids, pad_id)
+
+    def holding(self, policy: Any) -> AbstractContextManager[None]:
+        """Inside, a sharded policy's weights are gathered once for all calls, however many each process makes."""
+        return gathered(policy)
+
+    def _generate(
+        self,
+        policy: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        num_generations: int,
+        sampling: Sampling,
+        seeds: Tensor,
+        end_ids: Sequence[int],
+        pad_id: int,
+    ) -> Completions:
         model = base_model(policy)
         adapter: Any = getattr(policy, "active_peft_config", None)
         if adapter is not None and adapter.is_prompt_learning:
