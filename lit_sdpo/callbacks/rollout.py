@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
@@ -90,6 +91,7 @@ class RolloutCallback(Callback):
         self._contributing = 0
         self._evaluation = EvaluationScores(torch.device("cpu"))
         self._evaluated: list[Verdict] = []
+        self._held = ExitStack()
 
     # ------------------------------------------------------------------------------------------------- before the run
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -171,7 +173,8 @@ class RolloutCallback(Callback):
         if _imitates(module):
             rollouts = reference_rollouts(batch.rows, module.tokenizer, module.device, _template_options(module))
         else:
-            rollouts = self._train_rollouts(trainer, module, batch)
+            with self._holding(module):
+                rollouts = self._train_rollouts(trainer, module, batch)
         prepare: Callable[[Rollouts], LossBatch] = getattr(module, "prepare_rollouts", LossBatch.of)
         window = prepare(rollouts)
         if window.teacher_prompt_ids is not None:
@@ -229,7 +232,8 @@ class RolloutCallback(Callback):
 
     # ------------------------------------------------------------------------------------------------------- evaluation
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin a new evaluation."""
+        """Begin a new evaluation; its batches may be more on one process than on another."""
+        self._held.enter_context(self._holding(pl_module))
         self._evaluation = EvaluationScores(pl_module.device)
         self._evaluated = []
 
@@ -261,11 +265,17 @@ class RolloutCallback(Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log what was measured, per task."""
+        self._held.close()
         prefix, loaders = ("test", trainer.test_dataloaders) if trainer.testing else ("val", trainer.val_dataloaders)
         self._failure_share(trainer, pl_module, self._evaluated)
         self.item_scores = self._evaluation.log(pl_module, prefix, loaders, trainer.global_step)  # type: ignore[arg-type]
 
     on_test_epoch_end = on_validation_epoch_end
+
+    def _holding(self, module: Any) -> AbstractContextManager[Any]:
+        """What the engine needs around all its calls on the same weights, if anything."""
+        hold = getattr(self.engine, "holding", None)
+        return nullcontext() if hold is None else hold(module.policy)  # type: ignore[no-any-return]
 
     def _generate(self, trainer: pl.Trainer, module: Any, batch: PromptBatch, **options: Any) -> Generation:
         return generate(
