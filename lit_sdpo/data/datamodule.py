@@ -35,7 +35,7 @@ class ContinualDataModule(pl.LightningDataModule):
             ``replay_coefficient``.
         updates_per_rollout: Optimizer steps on the same rollouts (the paper: 1, strictly on-policy).
         seed: Seed of the order of the training prompts; ``None`` takes that of ``seed_everything``.
-        prompts_per_step: Prompts of one step in every stage, whatever the stages say; ``None`` leaves it to them.
+        override_prompts_per_step: Prompts of one step in every stage; ``None`` leaves it to the stages.
 
     Raises:
         UserError: Two different tasks share a name, a stage has no steps or no training rows, or ``eval_every`` does
@@ -54,11 +54,11 @@ class ContinualDataModule(pl.LightningDataModule):
         replay_share: float = 0.0,
         updates_per_rollout: int = 1,
         seed: int | None = None,
-        prompts_per_step: int | None = None,
+        override_prompts_per_step: int | None = None,
     ) -> None:
         super().__init__()
-        if prompts_per_step is not None:
-            stages = [replace(stage, prompts_per_step=prompts_per_step) for stage in stages]
+        if override_prompts_per_step is not None:
+            stages = [replace(stage, prompts_per_step=override_prompts_per_step) for stage in stages]
         self.stages, self.probes = stages, probes or []
         self.eval_prompts, self.eval_generations, self.eval_batch_size = eval_prompts, eval_generations, eval_batch_size
         self.eval_every, self.updates_per_rollout, self.seed = eval_every, updates_per_rollout, run_seed(seed)
