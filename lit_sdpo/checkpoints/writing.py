@@ -196,8 +196,9 @@ def tensor_bytes(value: Any) -> int:
     while waiting:
         entry = waiting.pop()
         if isinstance(entry, torch.Tensor):
-            storage = entry.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
+            own: torch.Tensor = entry.to_local() if hasattr(entry, "to_local") else entry
+            storage = own.untyped_storage()  # of a sharded tensor this process has a part, and the file gets the whole
+            storages[storage.data_ptr()] = storage.nbytes() if own is entry else entry.numel() * entry.element_size()
         elif isinstance(entry, dict):
             waiting.extend(entry.values())
         elif isinstance(entry, (list, tuple)):
