@@ -54,7 +54,7 @@ def bootstrap_means(values: Tensor, resamples: int = 2000, seed: int = 0) -> Ten
     return (counts @ values.reshape(n, -1) / n).view(resamples, *values.shape[1:])
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _draws(n: int, resamples: int, seed: int) -> Tensor:
     """How often each of n prompts is in each resample, int16 [S, n]."""
     drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))

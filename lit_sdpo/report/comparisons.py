@@ -181,12 +181,15 @@ def effect(
     differences = torch.tensor(list(values.values()), dtype=torch.float64)
     prompts = torch.stack(drawn).sum(0) / len(differences) if drawn else None
     total = combine(differences, prompts, draws.resamples)
-    low, high = percentile_interval(total, confidence)
+    low, high = map(float, percentile_interval(total, confidence))
+    if high - low < 1e-9 and prompts is not None:
+        half = _unseen(measure, [run for run, _ in pairs], confidence)
+        low, high = low - half, high + half
     shown = _exp if measure.ratio else float
     return Effect(
         value=shown(float(differences.mean())),
-        low=shown(float(low)),
-        high=shown(float(high)),
+        low=shown(low),
+        high=shown(high),
         p=math.nan if less is None else p_value(total),
         p_flip=math.nan if less is None else sign_flip(differences.tolist()),
         by_seed={seed: shown(value) for seed, value in values.items()},
@@ -194,9 +197,18 @@ def effect(
     )
 
 
+def _unseen(measure: Measure, runs: Sequence[Run], confidence: float) -> float:
+    """How far the truth may be from what all prompts and seeds agree on: by what so many prompts may well have missed.
+
+    The rule of three, as in :func:`~lit_sdpo.functional.statistics.difference_interval`.
+    """
+    counts = [len(prompts) for run in runs for tasks in run.items.values() for prompts in tasks.values()]
+    return (100 if measure.unit in ("points", "%") else 1) * (1 - (1 - confidence) ** (1 / min(counts)))
+
+
 def _exp(x: float) -> float:
     """Infinite where :func:`math.exp` would overflow, as an end of an interval over two seeds can."""
-    return math.exp(x) if x < 700 else math.inf
+    return math.inf if x > 700 else math.exp(x)
 
 
 def combine(differences: Tensor, prompts: Tensor | None, resamples: int = RESAMPLES) -> Tensor:

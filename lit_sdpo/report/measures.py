@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, median
 from typing import Literal
 
@@ -84,6 +85,7 @@ def _first_gain(run: Run, scores: Tensor) -> Tensor:
     return _change(run, scores, label, 1, 0)
 
 
+@lru_cache(maxsize=64)
 def own_score(task: str) -> Measure:
     """Score on a task at the end of the first stage that trained on it (the paper's Current)."""
 

@@ -163,6 +163,13 @@ def test_a_ratio_is_a_geometric_mean():
     assert math.isnan(level.p)
 
 
+def test_two_seeds_far_apart_have_a_ratio_without_bound():
+    far = NUMBERS | {("sdpo", 0): 1e-300, ("sdpo", 1): 1e300}
+    found = effect(table(far, ratio=True), *[runs[:2] for runs in pair()])
+    assert found.high == math.inf
+    assert found.low == pytest.approx(0.0)
+
+
 def test_what_is_missing_is_said():
     more, less = pair()
     assert effect(table(NUMBERS), more, []).missing == "no runs"
@@ -183,6 +190,7 @@ def test_one_seed_has_an_interval_only_over_prompts():
     more, less = pair(1)
     assert math.isnan(effect(table(NUMBERS), more, less).low)
     assert math.isnan(effect(table(NUMBERS), more, less).p)
+    assert math.isnan(effect(table(NUMBERS, ratio=True), more, less).high)
     scores = [[flat(0.0), flat(0.0)], [flat(0.0), flat(0.0)], [noisy(0.9, 0), noisy(0.9, 1)]]
     rows = [{"a": a, "b": b} for a, b in scores]
     found = effect(ACCURACY, [in_memory("sdpo", 0, rows)], [in_memory("grpo", 0, [rows[0]] * 3)])
@@ -204,11 +212,24 @@ def test_methods_are_paired_by_prompt():
         for name, last in (("sdpo", better), ("grpo", base))
     }
     found = effect(ACCURACY, runs["sdpo"], runs["grpo"])
-    assert (found.low, found.high) == pytest.approx((0.125, 0.125))
+    unseen = 1 - 0.05 ** (1 / 40)  # the rule of three: what 40 prompts may have missed
+    assert (found.low, found.high) == pytest.approx((0.125 - unseen, 0.125 + unseen))
+    assert found.p < 0.01
     shuffled = dict(zip(better, np.random.default_rng(1).permutation(list(better.values())).tolist(), strict=True))
     other = [in_memory("other", seed, [{"a": shuffled, "b": shuffled}] * 3) for seed in range(3)]
     unpaired = effect(ACCURACY, other, runs["grpo"])
     assert unpaired.high - unpaired.low > 0.1
+
+
+def test_what_no_prompt_shows_may_still_be_there():
+    rows = [{"a": flat(1.0, 64), "prior": flat(1.0, 64)}] * 2
+    runs = [
+        [in_memory(name, seed, rows, labels=["a"], probes=["prior"]) for seed in range(3)] for name in ("sdpo", "grpo")
+    ]
+    found = effect(MEASURES["prior_change"], *runs)
+    assert found.value == 0.0
+    assert (found.low, found.high) == pytest.approx((-4.57, 4.57), abs=0.01)
+    assert found.p == 1.0
 
 
 def test_prompts_vary_by_as_much_as_theory_says():
