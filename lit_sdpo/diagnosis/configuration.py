@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
 import math
@@ -14,7 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.cli import LitSDPOCLI, run
@@ -24,6 +23,7 @@ from lit_sdpo.diagnosis.devices import speeds
 from lit_sdpo.diagnosis.findings import Check, Finding
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules.base import OnPolicyModule
+from lit_sdpo.policies.exporting import stored_generation_config
 from lit_sdpo.policies.load import WHERE, Lora, load_policy, resolve
 
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -95,8 +95,7 @@ class Run:
             self.module.configure_model()
         self.trainer.strategy.precision_plugin.convert_module(self.module)
         if not self.given.get("random_weights"):
-            with contextlib.suppress(OSError):  # without one, that of the model's configuration holds
-                policy.generation_config = GenerationConfig.from_pretrained(resolve(name))
+            policy.generation_config = stored_generation_config(name) or policy.generation_config
         return policy
 
     def _check_weights(self, name: str) -> None:

@@ -125,6 +125,8 @@ def generation_config(
 ) -> GenerationConfig:
     """All end tokens, and how the run sampled.
 
+    The longest completion is left out: Transformers lets it win over the ``max_length`` of whoever calls ``generate``.
+
     Args:
         policy: With the generation configuration of its base.
         tokenizer: Its tokenizer.
@@ -136,7 +138,7 @@ def generation_config(
     made._from_model_config = False
     if sampling is not None:
         greedy = sampling["temperature"] == 0
-        made.do_sample, made.max_new_tokens = not greedy, sampling["max_new_tokens"]
+        made.do_sample = not greedy
         for name, off in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
             value = sampling.get(name, off)
             # Left out it would be Transformers' default, which for top_k is 50.

@@ -69,7 +69,10 @@ def _use(run: TrainedRun) -> Iterator[str]:
     options = run.model.get("chat_template_options") or {}
     told = "".join(f", {key}={value!r}" for key, value in options.items())
     yield "Prompts were chats, rendered in training as"
-    yield f"`tokenizer.apply_chat_template(messages, add_generation_prompt=True{told})`.\n"
+    yield f"`tokenizer.apply_chat_template(messages, add_generation_prompt=True{told})`."
+    if run.sampling is not None:
+        yield f"Completions had at most {run.sampling['max_new_tokens']:,} tokens."
+    yield ""
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

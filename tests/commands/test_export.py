@@ -10,8 +10,10 @@ import warnings
 
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 from peft import PeftModel
+from torch.distributed.device_mesh import init_device_mesh
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from lit_sdpo.callbacks import ExportPolicy, ForgettingMatrix, InitialEvaluation, StageCheckpoint
@@ -21,7 +23,8 @@ from lit_sdpo.cli import main
 from lit_sdpo.commands import export as command
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies import exporting
-from lit_sdpo.policies.load import Lora, load_tokenizer
+from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
+from lit_sdpo.policies.sharding import shard
 from lit_sdpo.policies.teachers import EMATeacher
 from tests.training import fit, lively, method, rollout_callback, toy_data
 
@@ -140,11 +143,11 @@ def test_generation_begins_as_the_run_sampled(runs, tmp_path, tiny):
     assert main(["export", str(runs["tied"][0]), str(tmp_path / "out")]) == 0
     config = GenerationConfig.from_pretrained(tmp_path / "out")
     assert config.eos_token_id == sorted(GenerationConfig.from_pretrained(tiny).eos_token_id)
-    assert (config.do_sample, config.max_new_tokens, config.temperature) == (True, 6, 0.7)
+    assert (config.do_sample, config.max_new_tokens, config.temperature) == (True, None, 0.7)
     assert (config.top_k, config.top_p, config.min_p) == (0, 1.0, 0.1)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     prompt = ids(tmp_path / "out")
-    assert model.generate(prompt).shape[1] <= prompt.shape[1] + 6
+    assert model.generate(prompt, max_length=prompt.shape[1] + 6).shape[1] <= prompt.shape[1] + 6
     greedy = exporting.generation_config(model, load_tokenizer("micro"), {**SAMPLING, "temperature": 0.0})
     assert (greedy.do_sample, greedy.temperature, greedy.min_p) == (False, None, None)
     greedy.validate(strict=True)
@@ -160,6 +163,7 @@ def test_the_card_says_what_was_trained_and_what_it_scores(runs, tmp_path, tiny)
     assert Contents.of(checkpoint).sha256 in card
     assert f"trained with SDPO from `{tiny}`, 1 optimizer steps, stored in float32" in card
     assert "1. a, 1 steps of 3 prompts" in card
+    assert "at most 6 tokens" in card
     assert "| 1 a |" in card
     assert "| 2 b |" not in card  # the run has gone on, this checkpoint has not
     assert re.search(r"\| base \| \d\.\d{3} \[\d\.\d\d, \d\.\d\d\]", card)
@@ -266,6 +270,22 @@ def test_the_callback_writes_the_trained_policy(tmp_path, tiny, dtype):
     for name, weight in module.policy.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight.to(model.dtype)), name
     assert module.policy.dtype == torch.float32
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
+def test_a_divided_policy_is_written_whole(tmp_path, tiny, lora):
+    policy = load_policy(tiny, lora=lora)
+    wanted = {name: weight.clone() for name, weight in policy.state_dict().items()}
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        shard(policy, init_device_mesh("cpu", (1,)))
+        state = exporting.whole_state(policy)
+        exporting.write_policy(policy, load_tokenizer("micro"), tmp_path, state=state)
+    finally:
+        dist.destroy_process_group()
+    model, _ = exporting.reload(tmp_path, tiny if lora else None)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, wanted[name]), name
 
 
 @pytest.mark.slow
