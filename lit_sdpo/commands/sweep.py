@@ -129,7 +129,8 @@ def _table(outcomes: Sequence[Outcome]) -> str:
 
 def _count(states: object) -> str:
     counted = Counter(states)  # type: ignore[call-overload]
-    return f"{sum(counted.values())} runs: " + ", ".join(f"{number} {state}" for state, number in counted.items())
+    number = sum(counted.values())
+    return f"{number} run{'s' * (number != 1)}: " + ", ".join(f"{count} {state}" for state, count in counted.items())
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -162,7 +162,7 @@ class Execution:
         parts += [f"{states.count('failed')} failed"] if "failed" in states else []
         parts += [f"{len(self._running)} running", duration(time.monotonic() - self._began)]
         left = self._remaining()
-        return ", ".join(parts + ([] if left is None else [f"about {duration(left)} left"]))
+        return ", ".join(parts + ([] if not left else [f"about {duration(left)} left"]))
 
     def _remaining(self) -> float | None:
         """Seconds until the end, from the runs of the same name or all of them; ``None`` before the first one ends."""
