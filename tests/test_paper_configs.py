@@ -101,7 +101,7 @@ def test_a_run_is_built_on_two_layers_of_its_architecture(file, build, models):
     assert made.model.policy.config.num_hidden_layers == 2
     stages = {stage.task.name: stage.steps for stage in made.datamodule.stages}
     assert stages == {task: 20 if task == "coding" else 50 for task in stages}
-    wanted = values(path)["data.prompts_per_step"]
+    wanted = values(path)["data.override_prompts_per_step"]
     assert {stage.prompts_per_step for stage in made.datamodule.stages} == {wanted}
 
 
@@ -144,9 +144,19 @@ SHARED = {
     "trainer.gradient_clip_val": 1.0,
     "data.eval_generations": 8,
 }
-OF_SDPO = {"model.class_path": "SDPO", "model.optimizer.lr": 1e-5, "data.prompts_per_step": 32, "model.top_k": 100}
+OF_SDPO = {
+    "model.class_path": "SDPO",
+    "model.optimizer.lr": 1e-5,
+    "data.override_prompts_per_step": 32,
+    "model.top_k": 100,
+}
 OF_SDPO |= {"model.alpha": 0.5, "model.tail": True, "model.importance_clip": 2.0, "model.reprompt.thinking": "strip"}
-OF_GRPO = {"model.class_path": "GRPO", "model.optimizer.lr": 1e-6, "data.prompts_per_step": 8, "model.kl_beta": 0.0}
+OF_GRPO = {
+    "model.class_path": "GRPO",
+    "model.optimizer.lr": 1e-6,
+    "data.override_prompts_per_step": 8,
+    "model.kl_beta": 0.0,
+}
 OF_GRPO |= {"model.clip_eps_low": 0.2, "model.clip_eps_high": 0.28}
 
 
@@ -164,8 +174,8 @@ EXPECTED = {
     "sdpo_ema_050.yaml": teacher("EMATeacher", update_rate=0.05),
     "stable_sdpo.yaml": teacher("RestartTeacher", every=10, mix=1.0),
     "stable_sdpo_mix.yaml": teacher("RestartTeacher", every=10, mix=0.4),
-    "sdpo_matched.yaml": OF_SDPO | {"model.optimizer.lr": 1e-6, "data.prompts_per_step": 8},
-    "grpo_matched.yaml": OF_GRPO | {"model.optimizer.lr": 1e-5, "data.prompts_per_step": 32},
+    "sdpo_matched.yaml": OF_SDPO | {"model.optimizer.lr": 1e-6, "data.override_prompts_per_step": 8},
+    "grpo_matched.yaml": OF_GRPO | {"model.optimizer.lr": 1e-5, "data.override_prompts_per_step": 32},
     "overlays/cot.yaml": OF_SDPO | {"model.reprompt.thinking": "keep"},
     "overlays/mask_25.yaml": OF_SDPO | {"model.token_mask": 0.25},
     "overlays/mask_50.yaml": OF_SDPO | {"model.token_mask": 0.5},
@@ -232,7 +242,7 @@ def small(folder):
             "init_args": {
                 "stages": [{"steps": 2, "task": spec} for spec in tasks],
                 "probes": [{"class_path": "NamedTask", "init_args": probe}],
-                "prompts_per_step": 2,
+                "override_prompts_per_step": 2,
                 "eval_prompts": 1,
                 "eval_generations": 2,
             }

@@ -106,8 +106,7 @@ def architecture_of(settings: Settings, folder: str | None) -> PretrainedConfig:
     """
     name = folder or settings.get("model.init_args.model_name")
     try:
-        overrides = settings.get("model.init_args.config_overrides") or {}
-        return AutoConfig.from_pretrained(resolve(name), **dict(overrides))
+        return AutoConfig.from_pretrained(resolve(name))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"cannot read the architecture of {name!r} ({str(error).strip().splitlines()[0][:160]})",
@@ -125,7 +124,7 @@ def module_of(settings: Settings, architecture: PretrainedConfig) -> OnPolicyMod
     if (options.get("teacher") or {}).get("init_args", {}).get("checkpoint") is not None:
         options["teacher.init_args.checkpoint"] = None  # it would be read
     with _stand_in(architecture) as folder:
-        options["model_name"], options["random_weights"], options["config_overrides"] = folder, True, None
+        options["model_name"], options["random_weights"] = folder, True
         module: OnPolicyModule = settings.build("model", given)
         with torch.device("meta"):
             module.configure_model()

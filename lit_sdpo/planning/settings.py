@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 
 from lit_sdpo.cli import LitSDPOCLI, run
 from lit_sdpo.errors import UserError
+from lit_sdpo.messages import explain_building
 
 ONE_DEVICE = ("auto", "single_device")
 
@@ -46,8 +47,18 @@ class Settings:
         return default if found is None else found
 
     def build(self, key: str, value: Namespace) -> Any:
-        """The objects of one top-level key, from other values than the configuration's."""
-        return self.parser.instantiate(Namespace(**{key: value}))[key]
+        """The objects of one top-level key, from other values than the configuration's.
+
+        Raises:
+            UserError: A value that a constructor refuses.
+        """
+        try:
+            return self.parser.instantiate(Namespace(**{key: value}))[key]
+        except Exception as error:
+            keys = (name.replace(".init_args", "") for name in self.config.keys())  # noqa: SIM118
+            if (mistake := explain_building(error, keys)) is None:
+                raise
+            raise mistake from error
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,268 @@
+"""Numbers of a plan against the arithmetic written out by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import transformers
+
+from lit_sdpo.cli import main
+from lit_sdpo.planning.plan import Speed, plan
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+ROOT = Path(__file__).parents[2]
+PAPER = ROOT / "configs" / "paper"
+ROWS = ROOT / "tests" / "data" / "files"
+
+LAYERS, WIDTH, INNER, VOCABULARY, QUERIES, KEYS, HEAD = 2, 2560, 9728, 151_936, 32, 8, 128
+LAYER = 2 * WIDTH * QUERIES * HEAD + 2 * WIDTH * KEYS * HEAD + 3 * WIDTH * INNER + 2 * WIDTH + 2 * HEAD
+OUTSIDE = VOCABULARY * WIDTH + WIDTH  # tied embeddings, last norm
+PARAMETERS = OUTSIDE + LAYERS * LAYER
+LONGEST = 2048 + 14_336
+
+
+def planned(*files, overrides=(), **options):
+    """The plan of some of the paper's files, Qwen3-4B cut to two layers."""
+    words = [word for file in files for word in ("--config", str(PAPER / file))]
+    cut = [f"--model.init_args.config_overrides={{num_hidden_layers: {LAYERS}}}"]
+    return plan([*words, *cut, *overrides], architecture=str(PAPER / "architectures" / "qwen3_4b"), **options)
+
+
+@pytest.fixture(scope="module")
+def sharded():
+    rows = {"math": 60, "gpqa": 198}
+    speed = Speed(decode=3000.0, update=5000.0)
+    return planned("sdpo.yaml", "overlays/fsdp2.yaml", rows=rows, tokens_per_completion=5000.0, speed=speed)
+
+
+@pytest.fixture(scope="module")
+def replicated():
+    ddp = ["--trainer.devices=8", "--trainer.strategy=ddp", "--trainer.precision=32-true"]
+    return planned("grpo.yaml", overrides=["--model.init_args.dtype=bfloat16", *ddp])
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    return planned("sdpo.yaml", "overlays/lora.yaml", overrides=["--trainer.accelerator=cpu"])
+
+
+def test_nothing_is_loaded_or_asked_for(monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", refuse)
+    found = planned("grpo.yaml")
+    assert (found.method, found.model) == ("GRPO", "Qwen/Qwen3-4B-Thinking-2507")
+    assert found.memory.parameters == found.memory.trained == PARAMETERS
+
+
+def test_stages_draw_the_papers_prompts_and_completions(sharded, replicated):
+    assert [(s.task, s.steps, s.prompts, s.completions) for s in sharded.stages] == [
+        ("math", 50, 1600, 12_800),
+        ("science", 50, 1600, 12_800),
+        ("tooluse", 50, 1600, 12_800),
+        ("coding", 20, 640, 5120),
+    ]
+    assert [s.prompts for s in replicated.stages] == [400, 400, 400, 160]
+    assert [s.tokens for s in replicated.stages] == [8 * n * 14_336 for n in (400, 400, 400, 160)]
+
+
+def test_evaluations_are_counted_with_rows_that_are_known(sharded, replicated):
+    assert replicated.evaluation.count == 5
+    assert replicated.evaluation.prompts == dict.fromkeys(replicated.evaluation.prompts, 500)
+    assert len(replicated.evaluation.prompts) == len(replicated.evaluation.unread) == 10
+    assert replicated.evaluation.completions == 5 * 10 * 500 * 8
+    assert replicated.evaluation.tokens == 5 * 10 * 500 * 8 * 14_336
+    assert sharded.evaluation.completions == 5 * (60 + 198 + 8 * 500) * 8
+    assert not {"math", "gpqa"} & set(sharded.evaluation.unread)
+    evaluated, trained = 5 * 4258 * 8 * 5000, 170 * 256 * 5000
+    assert sharded.evaluation_share == pytest.approx(evaluated * 1.0 / (evaluated + 43_520 * 5000))
+    assert sharded.training_tokens == trained
+
+
+def test_time_is_tokens_over_speed_of_all_devices(sharded, replicated):
+    assert replicated.seconds == {}
+    assert sharded.seconds == {
+        "rollouts": pytest.approx(43_520 * 5000 / 3000 / 8),
+        "evaluations": pytest.approx(5 * 4258 * 8 * 5000 / 3000 / 8),
+        "updates": pytest.approx(43_520 * 5000 / 5000 / 8),
+    }
+
+
+def test_replicated_memory(replicated):
+    bytes_ = 2 * PARAMETERS
+    assert replicated.memory.resident == {
+        "weights": bytes_,
+        "gradients": bytes_,
+        "optimizer": 2 * bytes_,
+        "gradients in buckets": bytes_,
+    }
+    # 4 evaluation prompts of 8 completions are more than the one prompt of a step.
+    tokens, cache = 4 * 2048 + 32 * 14_336, 2 * LAYERS * KEYS * HEAD * 2
+    assert replicated.memory.rollouts == {
+        "keys and values": tokens * cache,
+        "logits of a token": 3 * 4 * VOCABULARY * 32,
+    }
+    assert (replicated.window.prompts, replicated.window.rows) == (1, 8)
+    assert (replicated.memory.slices, replicated.memory.slice_tokens) == (1, 2048 + 8 * 14_336)
+    chunk = 2**28 // (4 * VOCABULARY)
+    assert replicated.memory.update["logits in chunks"] == 4 * 4 * VOCABULARY * chunk
+    assert replicated.memory.update["gradient of the head"] == 4 * VOCABULARY * WIDTH
+    kept = replicated.memory.update["activations"] // replicated.memory.slice_tokens
+    assert kept > 2 * LAYERS * WIDTH  # bfloat16 inputs of the layers, and one layer in the making
+    assert replicated.memory.peak == 5 * bytes_ + max(
+        sum(replicated.memory.rollouts.values()), sum(replicated.memory.update.values())
+    )
+
+
+def test_sharded_memory(sharded):
+    bytes_ = 4 * PARAMETERS
+    assert sharded.memory.resident == {
+        "weights": bytes_ // 8,
+        "teacher and other copies": bytes_ // 8,
+        "gradients": bytes_ // 8,
+        "optimizer": 2 * bytes_ // 8,
+    }
+    assert sharded.memory.rollouts["whole weights, gathered"] == bytes_
+    assert sharded.memory.update["layers gathered at a time"] == 4 * (OUTSIDE + 2 * LAYER)
+    assert sharded.memory.rollouts["half-precision weights (autocast)"] == bytes_ // 2
+    tokens, cache = 4 * 2048 + 32 * 14_336, LAYERS * KEYS * HEAD * (4 + 2)  # float32 keys, bfloat16 values
+    assert sharded.memory.rollouts["keys and values"] == tokens * cache
+    assert sharded.memory.slice_tokens == LONGEST
+
+
+def test_adapters(adapted):
+    shapes = [
+        (WIDTH, 4096),
+        (WIDTH, 1024),
+        (WIDTH, 1024),
+        (4096, WIDTH),
+        (WIDTH, INNER),
+        (WIDTH, INNER),
+        (INNER, WIDTH),
+    ]
+    trained = LAYERS * sum(32 * (a + b) for a, b in shapes)
+    assert adapted.memory.trained == trained
+    assert adapted.memory.resident == {
+        "weights": 2 * PARAMETERS + 3 * 4 * trained,  # float32 adapters; the teacher's has twice the rank
+        "gradients": 4 * trained,
+        "optimizer": 8 * trained,
+    }
+    assert "gradient of the head" not in adapted.memory.update
+    assert adapted.memory.update["logits in chunks"] == 4 * 4 * VOCABULARY * 128  # 16 MiB a chunk on a CPU, 128 tokens
+
+
+def test_seventeen_checkpoints_as_in_the_paper(sharded, replicated):
+    assert (sharded.checkpoints.stage_ends, sharded.checkpoints.inside) == (4, 13)
+    assert replicated.checkpoints.bytes == pytest.approx(2 * PARAMETERS * 3, rel=1e-4)  # weights, two averages
+    assert sharded.checkpoints.bytes == pytest.approx(4 * PARAMETERS * 4, rel=1e-4)  # and the teacher
+    assert sharded.checkpoints.total == 17 * sharded.checkpoints.bytes
+
+
+MICRO = ["--config", str(ROOT / "configs" / "micro" / "sdpo.yaml")]
+
+
+def small(path, **data):
+    content = {
+        "data": {
+            "class_path": "ContinualDataModule",
+            "init_args": {
+                "stages": [
+                    {
+                        "steps": 6,
+                        "prompts_per_step": 4,
+                        "task": {
+                            "class_path": "NamedTask",
+                            "init_args": {
+                                "task": "gsm8k",
+                                "train": str(ROWS / "gsm8k_train.jsonl"),
+                                "validation": str(ROWS / "gsm8k_test.jsonl"),
+                            },
+                        },
+                    }
+                ],
+                "eval_every": 2,
+                **data,
+            },
+        },
+    }
+    path.write_text(json.dumps(content))
+    return [*MICRO, "--config", str(path)]
+
+
+def test_local_rows_are_counted_and_the_rest_of_the_stream_follows(tmp_path):
+    lines = len((ROWS / "gsm8k_test.jsonl").read_text().splitlines())
+    arguments = small(tmp_path / "more.yaml", eval_prompts=None, eval_generations=3, updates_per_rollout=2)
+    found = plan([*arguments, "--rollout.resample_rounds=1", "--checkpoint.keep=1"])
+    assert found.evaluation.prompts == {"gsm8k": lines}
+    assert found.evaluation.unread == []
+    assert found.evaluation.count == 1 + 3
+    assert found.evaluation.completions == 4 * lines * 3
+    (stage,) = found.stages
+    assert (stage.prompts, stage.completions, stage.sampled) == (3 * 4, 3 * 4 * 8, 2 * 3 * 4 * 8)
+    assert (found.checkpoints.stage_ends, found.checkpoints.inside) == (1, 0)
+
+
+def test_reference_answers_are_not_generated():
+    found = plan(["--config", str(ROOT / "configs" / "micro" / "sft.yaml"), "--trainer.limit_val_batches=0"])
+    assert found.training_tokens == found.evaluation_tokens == found.evaluation_share == 0
+    assert found.evaluation.count == 0
+    assert found.stages[0].completions == 75 * 48
+
+
+def test_table_and_json(capsys):
+    file = str(ROOT / "configs" / "micro" / "grpo.yaml")
+    assert main(["plan", file, "--data.init_args.steps", "10", "--decode-tokens-per-second", "1000"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("GRPO on micro", "1 math", "evaluations: 5 of", "peak:", "without what needs --update-tokens", "min"):
+        assert words in shown
+    assert main(["plan", file, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["stages"][0]["steps"] == 75
+    assert content["memory_peak"] > content["memory"]["resident"]["weights"]
+    assert main(["plan", file]) == 0
+    assert "benchmarks.rollout" in capsys.readouterr().out
+
+
+PROBLEMS = {
+    # arguments after the file: words of the message
+    "": (["plan"], ["no configuration", "plan CONFIG"]),
+    "typo": (["--model.init_args.alhpa=1"], ["alhpa", "alpha"]),
+    "strategy": (["--trainer.strategy=deepspeed"], ["deepspeed", "trainer.strategy", "ModelParallelStrategy"]),
+    "folder": (["--architecture", "./nowhere"], ["./nowhere"]),
+    "budget": (["--memory.gib=0.001"], ["memory.gib", "tokens"]),
+    "stream": (["--data.init_args.steps=0"], ["data.stages", "steps is 0"]),
+}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_mistake_is_explained(problem, capsys):
+    arguments, words = PROBLEMS[problem]
+    given = arguments if not problem else ["plan", MICRO[1], *arguments]
+    assert main(given) == 2
+    message = capsys.readouterr().err
+    assert [word for word in words if word not in message] == []
+    assert "Traceback" not in message
+
+
+def test_shards_have_to_be_all_devices(capsys):
+    overlay = str(PAPER / "overlays" / "fsdp2.yaml")
+    assert main(["plan", MICRO[1], overlay, "--trainer.num_nodes=2", "--trainer.accelerator=cpu"]) == 2
+    assert "16" in capsys.readouterr().err
+
+
+def test_unknown_number_of_rows_is_asked_for(capsys):
+    file, architecture = str(PAPER / "grpo.yaml"), str(PAPER / "architectures" / "qwen3_4b")
+    assert main(["plan", file, "--data.init_args.eval_prompts=null", "--architecture", architecture]) == 2
+    assert "--rows math=N" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", [["--rows", "math"], ["--tokens-per-completion", "-3"], ["--tokens-per-completion", "x"]]
+)
+def test_option_that_cannot_be_read(option, capsys):
+    assert main(["plan", MICRO[1], *option]) == 2
+    assert "needed" in capsys.readouterr().err
