@@ -42,7 +42,7 @@ from lit_sdpo.commands import COMMANDS, run_command
 from lit_sdpo.configs import expand, origin
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.errors import UserError
-from lit_sdpo.messages import explain_building, explain_parsing
+from lit_sdpo.messages import explain_building, explain_lost_process, explain_parsing
 from lit_sdpo.modules.base import OnPolicyModule
 
 PACKAGES = ("lit-sdpo", "torch", "lightning", "transformers", "torchmetrics", "peft", "jsonargparse", "tensorboard")
@@ -278,12 +278,12 @@ def main(args: list[str] | None = None) -> int:
         if (hidden := interruption(error)) is not None:
             return int(hidden.code or 0) if isinstance(hidden, SystemExit) else 130
         mistake = error if isinstance(error, UserError) else explain_loading(error)
-        if mistake is None or debug:
+        message = mistake or explain_lost_process(error)
+        if message is None or debug:
             traceback.print_exc()
-        if mistake is None:
-            return 1
-        print(f"lit-sdpo: error: {mistake}", file=sys.stderr)
-        return 2
+        if message is not None:
+            print(f"lit-sdpo: error: {message}", file=sys.stderr)
+        return 1 if mistake is None else 2
     return 0
 
 

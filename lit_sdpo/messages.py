@@ -26,6 +26,10 @@ _NOISE = re.compile(
     r"(- )?(Expected a path but .*|Expected a <class 'NoneType'>.*|Does not validate against any of .*|Errors:|"
     r"Given value.*|Subtypes:.*|)$"
 )
+#: What gloo and NCCL say of a process that is gone or silent.
+_LOST = re.compile(
+    r"gloo/transport|Connection (reset|closed) by peer|Timed out waiting \d+ms|NCCL.*(remote process|timeout|aborted)"
+)
 _KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}
 
 
@@ -109,6 +113,18 @@ def explain_building(
     own = [place for place in places if (owners_of or {}).get(place.partition(".")[0]) is owner]
     places = own or places
     return UserError(str(error), where=places[0] if len(places) == 1 else owner.__name__)
+
+
+def explain_lost_process(error: BaseException) -> str | None:
+    """What it means when the connection to another process of the run breaks; ``None`` for other errors.
+
+    Example:
+        >>> print(explain_lost_process(RuntimeError("Read error [127.0.0.1]:29067: Connection reset by peer")))
+        another process of this run has ended or hangs: see what it has said; the latest checkpoint is whole
+    """
+    if not isinstance(error, RuntimeError) or not _LOST.search(str(error)):
+        return None
+    return "another process of this run has ended or hangs: see what it has said; the latest checkpoint is whole"
 
 
 def _unknown_key(key: str, keys: Iterable[str]) -> UserError:

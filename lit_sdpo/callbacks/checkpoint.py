@@ -168,6 +168,8 @@ class StageCheckpoint(Checkpoint):
         self._answered = self.signals.notices
         if trainer.world_size > 1:
             ending, notice = (trainer.strategy.reduce_boolean_decision(x, all=False) for x in (ending, notice))
+        if ending and not self.signals.ending and not self._leave:
+            rank_zero_info("Another process of the run was told to end: the run saves and ends.")
         self._leave = ending
         self._due |= ending or notice
 

@@ -151,6 +151,13 @@ class ContinualDataModule(pl.LightningDataModule):
         for task in self.evaluated:
             if not self.evaluation_rows(task, split):
                 raise UserError(f"task {task.name!r} has no rows to evaluate in the {split} split", where="data")
+        largest = max((len(self.evaluation_rows(task, split)) for task in self.evaluated), default=None)
+        if self.trainer and largest is not None and largest < self.trainer.world_size:
+            raise UserError(  # Lightning would leave the evaluation out on some devices, and the others would wait
+                f"{largest} prompts to evaluate for {self.trainer.world_size} devices",
+                where="data.eval_prompts",
+                fix="give at least one prompt per device in some task",
+            )
 
     def _check_trainer(self) -> None:
         trainer: Any = self.trainer
