@@ -53,7 +53,7 @@ def test_switched_off_loops_stay_off(tmp_path, options):
     assert module.asked == []
 
 
-def test_the_result_of_training_does_not_depend_on_it(tmp_path):
+def test_c04_the_result_of_training_does_not_depend_on_it(tmp_path):
     weights = []
     for callbacks in ([], [InitialEvaluation()]):
         module = Scripted()

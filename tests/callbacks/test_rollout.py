@@ -82,7 +82,7 @@ def test_it_generates_once_per_window_for_all_prompts(tmp_path, tiny, kind, slot
 
 
 @pytest.mark.parametrize("kind", ["grpo", "sdpo"])
-def test_samples_do_not_depend_on_how_a_step_is_cut(tmp_path, tiny, kind):
+def test_f24_samples_do_not_depend_on_how_a_step_is_cut(tmp_path, tiny, kind):
     first = [
         drawn(run(tmp_path, tiny, kind, micro(order=["math"]), accumulate_grad_batches=k)[1].of("train")[0])
         for k in (1, 2, 3)
@@ -237,7 +237,7 @@ def test_every_submodule_keeps_its_mode(tmp_path, tiny):
     ],
 )
 @pytest.mark.parametrize("fn", ["fit", "validate"])
-def test_a_prompt_over_budget_is_refused_before_the_first_step(tmp_path, tiny, options, message, fn):
+def test_g03_a_prompt_over_budget_is_refused_before_the_first_step(tmp_path, tiny, options, message, fn):
     module, data = method("grpo", tiny), toy_data()
     made = trainer(tmp_path, data, rollout_callback(**options), limit_val_batches=1.0)
     message = message if fn == "fit" else message.replace("train", "validation")

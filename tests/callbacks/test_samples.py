@@ -136,7 +136,7 @@ def test_unjudged_references_have_no_flags(tmp_path):
     assert [line["flags"] for line in lines(tmp_path)] == [[]] * 4
 
 
-def test_any_text_survives_the_file(tmp_path):
+def test_g15_any_text_survives_the_file(tmp_path):
     texts = [*NASTY, "\ud800 lone, \u2028 line"]
     callback, trainer = ready(tmp_path)
     see(callback, trainer, batch=rollouts(texts, [0.0] * len(texts)))
@@ -210,7 +210,7 @@ def test_later_evaluations_show_what_was_written_at_first(tmp_path):
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_no_text_can_act_as_markdown_or_html(text):
+def test_g15_no_text_can_act_as_markdown_or_html(text):
     record = {"prompt": [{"role": "user", "content": text}], "completion": text, "reward": 0.5}
     table = samples_table([{**record, "task": "a|b", "split": "train", "finished": True, "length": 3}])
     assert len(table.splitlines()) == 3

@@ -187,7 +187,7 @@ def test_the_card_says_what_was_trained_and_what_it_scores(runs, tmp_path, tiny)
         (["{run}", "{out}", "--config", "{other}/config.yaml"], "of another model"),
     ],
 )
-def test_mistakes(runs, tmp_path, tiny, capsys, arguments, said):
+def test_c14_mistakes(runs, tmp_path, tiny, capsys, arguments, said):
     places = {name: tmp_path / name for name in ("full", "empty", "out", "file")}
     places["full"].mkdir()
     (places["full"] / "config.json").write_text("{}")
@@ -246,7 +246,7 @@ def die_while_writing(out, moment):
 
 
 @pytest.mark.parametrize("moment", ["writing", "moving"])
-def test_a_killed_export_leaves_the_old_model(tmp_path, moment):
+def test_c14_a_killed_export_leaves_the_old_model(tmp_path, moment):
     out = tmp_path / "out"
     out.mkdir()
     (out / "config.json").write_text("old")

@@ -100,7 +100,7 @@ def test_mistakes_are_found_when_it_is_made(options, where):
         ContinualDataModule(**({"stages": [Stage(task=Toy(), steps=6)]} | options))
 
 
-def test_equal_tasks_may_share_a_name():
+def test_c01_equal_tasks_may_share_a_name():
     data = ContinualDataModule([Stage(task=Toy()), Stage(task=Toy())])
     assert [task.name for task in data.tasks] == ["toy"]
 

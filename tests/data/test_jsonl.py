@@ -65,7 +65,7 @@ def test_splits_and_verdicts(tmp_path):
     assert any(re.search(marker, r"so \boxed{3}") for marker in task.markers)
 
 
-def test_evaluated_prompts_are_not_trained_on(tmp_path, caplog):
+def test_d07_evaluated_prompts_are_not_trained_on(tmp_path, caplog):
     train = write(tmp_path, *numbered(1, 2, 3), name="train.jsonl")
     again = [{**row, "id": f"v{row['id']}"} for row in numbered(2)]
     task = JsonlTask("sums", train=train, validation=write(tmp_path, *again, name="validation.jsonl"))

@@ -80,7 +80,7 @@ def test_columns_of_another_layout(tmp_path):
         ({"verifier": "mcq_xml"}, "ground_truth", "capital letter"),
     ],
 )
-def test_a_bad_row_is_named(tmp_path, change, field, message):
+def test_d02_d03_a_bad_row_is_named(tmp_path, change, field, message):
     bad = {key: value for key, value in {**GOOD, "id": "a/2", **change}.items() if value is not None}
     path = write(tmp_path, GOOD, bad)
     with pytest.raises(UserError) as caught:
@@ -93,21 +93,21 @@ def test_a_bad_row_is_named(tmp_path, change, field, message):
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", "null", "[" * 100_000])
-def test_a_line_that_is_no_object(tmp_path, line):
+def test_d01_a_line_that_is_no_object(tmp_path, line):
     path = write(tmp_path, GOOD, line)
     with pytest.raises(UserError, match="line 2: the line"):
         read_rows(path)
     assert read_rows(path, on_bad_row="skip")[1] == 1
 
 
-def test_bytes_that_are_no_text(tmp_path):
+def test_d01_bytes_that_are_no_text(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"id": "\xff"}\n')
     with pytest.raises(UserError, match=r"line 1: .*UTF-8"):
         read_rows(path)
 
 
-def test_an_id_occurs_once(tmp_path):
+def test_d01_an_id_occurs_once(tmp_path):
     with pytest.raises(UserError, match="'a/1' occurs twice"):
         read_rows(write(tmp_path, GOOD, GOOD))
 

@@ -42,7 +42,7 @@ def test_against_loops(rows, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_rewards_give_exactly_zero(kind):
+def test_r03_equal_rewards_give_exactly_zero(kind):
     """The mean of three times 0.1 in float32 is not 0.1; a std of 1e-9 would turn the difference into an advantage."""
     rewards = torch.tensor([0.1, 0.1, 0.1, 0.7, 0.7, 0.7, 0.7, 0.3])
     groups = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2])

@@ -132,7 +132,7 @@ def test_a_cell_that_was_not_measured_matters_only_where_it_is_needed(metric, ce
     assert after.isnan() if cell in METRICS[metric] else after == before
 
 
-def test_one_task_has_averages_only():
+def test_c01_one_task_has_averages_only():
     R = torch.tensor([[0.2], [0.7]])
     assert average_accuracy(R) == learning_accuracy(R) == R[1, 0]
     assert all(metric(R).isnan() for metric in (backward_transfer, forward_transfer, forgetting))
@@ -174,7 +174,7 @@ def test_shares_of_several_answers():
     assert "chance" not in got
 
 
-def test_transitions_that_cannot_be():
+def test_c03_transitions_that_cannot_be():
     assert transitions(torch.zeros(2), torch.ones(2))["forgotten_share"].isnan()
     with pytest.raises(ValueError, match="same items"):
         transitions(torch.zeros(2), torch.zeros(3))

@@ -44,7 +44,7 @@ class Record(pl.Callback):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, tiny, kind, aggregation):
+def test_g13_a_step_does_not_depend_on_how_it_is_cut(tmp_path, tiny, kind, aggregation):
     """2, 3 and 5 slots do not all divide the rows, nor what contributes, evenly."""
     losses, gradients = [], []
     for slots in (1, 2, 3, 5):
@@ -76,7 +76,7 @@ NOTHING = {
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("kind", "case"), [(kind, case) for kind in NOTHING for case in NOTHING[kind]])
-def test_nothing_active_moves_nothing(tmp_path, tiny, kind, case, optimizer):
+def test_g12_nothing_active_moves_nothing(tmp_path, tiny, kind, case, optimizer):
     module = method(kind, tiny, optimizer=OPTIMIZERS[optimizer], scheduler=WarmupConstant)
     module.configure_model()
     before, record = weights(module), Record()
@@ -91,7 +91,7 @@ def test_nothing_active_moves_nothing(tmp_path, tiny, kind, case, optimizer):
 
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_step_without_anything_active_leaves_the_optimizer_alone(tmp_path, tiny, optimizer, slots):
+def test_r02_a_step_without_anything_active_leaves_the_optimizer_alone(tmp_path, tiny, optimizer, slots):
     calls = []
 
     def first_time_only(prompts, completions, completion_ids, **columns):

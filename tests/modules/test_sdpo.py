@@ -120,7 +120,7 @@ def test_a_frozen_teacher_at_the_second_stage(tmp_path, tiny, at_stage):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
-def test_an_average_follows_at_its_rate(tmp_path, tiny, rate):
+def test_c06_an_average_follows_at_its_rate(tmp_path, tiny, rate):
     module = method("sdpo", tiny, optimizer=adamw, teacher=EMATeacher(rate))
     module.configure_model()
     before = weights(module)

@@ -105,7 +105,7 @@ def test_a_folder_without_a_tokenizer_is_named(folder):
         load_tokenizer(str(folder))
 
 
-def test_a_tokenizer_needs_a_template_and_an_end_token(folder):
+def test_g08_a_tokenizer_needs_a_template_and_an_end_token(folder):
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(UserError, match="no chat template"):
         load_tokenizer(str(folder))
@@ -116,14 +116,14 @@ def test_a_tokenizer_needs_a_template_and_an_end_token(folder):
         load_tokenizer(str(folder))
 
 
-def test_padding_falls_back_to_the_end_token(folder):
+def test_g05_padding_falls_back_to_the_end_token(folder):
     tokenizer = load_tokenizer("micro")
     tokenizer.pad_token = None
     tokenizer.save_pretrained(folder)
     assert load_tokenizer(str(folder)).pad_token_id == tokenizer.eos_token_id
 
 
-def test_a_completion_ends_at_any_of_the_end_tokens(tiny):
+def test_g05_a_completion_ends_at_any_of_the_end_tokens(tiny):
     policy, tokenizer = load_policy(tiny), load_tokenizer(tiny)
     assert end_token_ids(policy, tokenizer) == sorted({tokenizer.eos_token_id, *range(10, len(tokenizer), 5)})
     for configured in (None, 7):

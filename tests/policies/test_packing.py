@@ -49,7 +49,7 @@ def gradients(policy, hidden):
     [UNEVEN, sequences([(4, [1])]), sequences([(3, [6, 6, 6])]), sequences([(3, [5, 0, 2])])],
     ids=["uneven", "one token", "equal", "an empty completion"],
 )
-def test_packed_rows_have_the_hidden_states_and_gradients_of_padded_ones(model, rows):
+def test_g06_packed_rows_have_the_hidden_states_and_gradients_of_padded_ones(model, rows):
     packed, padded = completion_hidden(model, rows), padded_hidden(decoder(model), rows)
     torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
     for a, b in zip(gradients(model, packed), gradients(model, padded), strict=True):

@@ -27,7 +27,7 @@ def plain(model, ids):
     return torch.cat(found)
 
 
-def test_logits_equal_a_plain_forward(model, rows):
+def test_g06_logits_equal_a_plain_forward(model, rows):
     ids, mask = rows
     with torch.no_grad():
         made = logits(model, completion_hidden(model, Sequences(PROMPTS, ids, mask)))

@@ -93,7 +93,7 @@ def test_a_stage_starts_the_count_anew(policy, at_stage, places):
 
 
 @pytest.mark.parametrize("at_stage", ["keep", "reset_to_student", "reset_to_base"])
-def test_stage_starts(policy, at_stage):
+def test_c06_stage_starts(policy, at_stage):
     teacher = attached(EMATeacher(0.5, at_stage=at_stage), policy)
     steps(teacher, policy, 1)
     move(policy)
@@ -164,7 +164,7 @@ def test_small_steps_survive_bfloat16(tiny):
     assert place(teacher, policy) == pytest.approx(1 - 0.999**100, abs=0.004)
 
 
-def test_weights_and_clock_are_in_the_state(policy, tiny):
+def test_c06_weights_and_clock_are_in_the_state(policy, tiny):
     teacher = attached(RestartTeacher(every=3), policy)
     steps(teacher, policy, 5)
     other = attached(RestartTeacher(every=3), load_policy(tiny))

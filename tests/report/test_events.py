@@ -31,7 +31,7 @@ def test_the_values_are_those_of_tensorboards_own_reader(tmp_path, new_style):
     assert scalars(file) == {"loss": expected}
 
 
-def test_a_file_that_ends_anywhere_gives_what_was_whole(tmp_path):
+def test_c13_a_file_that_ends_anywhere_gives_what_was_whole(tmp_path):
     write(tmp_path / "whole", [(step, float(step)) for step in range(3)])
     (file,) = (tmp_path / "whole").iterdir()
     data = file.read_bytes()

@@ -99,13 +99,13 @@ def test_evaluations_inside_a_stage_are_not_rows(tmp_path):
     assert same(plain, often)
 
 
-def test_the_sanity_check_is_not_a_row(tmp_path):
+def test_c05_the_sanity_check_is_not_a_row(tmp_path):
     plain, _ = fit(tmp_path)
     checked, _ = fit(tmp_path, num_sanity_val_steps=1)
     assert same(plain, checked)
 
 
-def test_fast_dev_run_leaves_no_files(tmp_path):
+def test_c05_fast_dev_run_leaves_no_files(tmp_path):
     matrix, _ = fit(tmp_path, fast_dev_run=True, logger=True)
     assert len(matrix.matrix.rows) == 2
     assert not list(tmp_path.iterdir())
@@ -118,7 +118,7 @@ def test_without_validation_there_is_no_matrix(tmp_path, capsys):
     assert "bwt" not in capsys.readouterr().out
 
 
-def test_a_stage_that_is_not_evaluated_is_nan(tmp_path):
+def test_c02_a_stage_that_is_not_evaluated_is_nan(tmp_path):
     matrix, _ = fit(tmp_path, check_val_every_n_epoch=2)
     assert math.isnan(matrix.matrix.score(1, "cats"))
     assert matrix.matrix.rows[1].step is None
@@ -128,7 +128,7 @@ def test_a_stage_that_is_not_evaluated_is_nan(tmp_path):
     assert written["summary"]["bwt"] is None
 
 
-def test_two_loggers(tmp_path):
+def test_c05_two_loggers(tmp_path):
     board, table = TensorBoardLogger(tmp_path, "board", ""), CSVLogger(tmp_path, "table", "")
     matrix, _ = fit(tmp_path, logger=[board, table])
     folder = tmp_path / "board"

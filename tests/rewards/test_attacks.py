@@ -59,7 +59,7 @@ def results(user):
 @pytest.mark.slow
 @pytest.mark.parametrize("user", ["caller", "nobody"])
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_attack(bubblewrap, attack, user):
+def test_v03_attack(bubblewrap, attack, user):
     result = results(user)[attack]
     assert result["traces"] == []
     assert result["seconds"] < 60

@@ -151,7 +151,7 @@ def test_input_and_output_larger_than_a_pipe(bubblewrap):
     assert "too much output" in judge(tests, "print(input() * 2)").feedback
 
 
-def test_without_bubblewrap_nothing_runs(monkeypatch):
+def test_v04_without_bubblewrap_nothing_runs(monkeypatch):
     sandbox_module._check_bubblewrap.cache_clear()
     monkeypatch.setattr(sandbox_module.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="apt-get install bubblewrap"), Sandbox().open({}, cpu_seconds=1):

@@ -58,7 +58,7 @@ def test_weight_zero_is_only_logged():
     close(score(weights={"verifier": 0.0}, components={"halves": halves}).rewards, [NAN, 0.5])
 
 
-def test_abstention_is_not_zero():
+def test_r02_abstention_is_not_zero():
     close(score(verdicts=(None, 1.0)).rewards, [NAN, 1.0])
     close(score(verdicts=(None, 1.0), components={"halves": halves}).rewards, [NAN, 1.5])
     close(score(verdicts=(None, None), weights={"verifier": 0.0}).rewards, [NAN, NAN])
@@ -76,7 +76,7 @@ def test_abstention_is_not_zero():
         lambda prompts: [1.0, 1.0],
     ],
 )
-def test_a_failure_is_counted_and_never_a_score(reward, caplog):
+def test_r01_r04_a_failure_is_counted_and_never_a_score(reward, caplog):
     scores = score(components={"bad": reward})
     close(scores.rewards, [1.0, 0.0])
     assert scores.failures["bad"] == scores.abstained["bad"] == 2
@@ -96,7 +96,7 @@ def test_columns_reach_the_reward():
     assert isinstance(look, Reward)
 
 
-def test_async_rewards_work_inside_a_running_loop():
+def test_r10_async_rewards_work_inside_a_running_loop():
     async def inside():
         return score(components={"slow": slow})
 

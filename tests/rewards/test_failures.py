@@ -14,7 +14,7 @@ def test_a_few_failures_are_no_reason_to_stop():
         limit.add(1, 10)
 
 
-def test_too_many_stop_the_run():
+def test_r05_too_many_stop_the_run():
     limit = FailureLimit(0.1, enough=50)
     limit.add(0, 200)
     limit.add(5, 40)

@@ -54,7 +54,7 @@ def test_different_answers(expected, answer):
 
 
 @pytest.mark.parametrize("answer", [r"9^{9^{9^{9}}}", r"(10^{9})!"])
-def test_a_hopeless_comparison_ends_and_scores_zero(answer):
+def test_v01_a_hopeless_comparison_ends_and_scores_zero(answer):
     started = time.monotonic()
     verdict = verifier("math_boxed")(rf"\boxed{{{answer}}}", Row(id="r", messages=[], ground_truth="1"))
     assert verdict.score == 0.0

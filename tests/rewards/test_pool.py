@@ -30,7 +30,7 @@ def verify(completions):
     return verify_all(Obedient("t"), completions, [row(str(n)) for n in range(len(completions))])
 
 
-def test_verdicts_come_in_order_and_nothing_waits_for_a_hung_one():
+def test_r06_verdicts_come_in_order_and_nothing_waits_for_a_hung_one():
     verify(["warm", "up"])
     mark = f"mark{os.getpid()}"
     started = time.monotonic()
@@ -59,7 +59,7 @@ def test_the_time_of_one_completion_does_not_count_for_the_next():
     ("completion", "reason"),
     [("raise secret", "KeyError"), ("number", "TypeError"), ("high", "TypeError"), ("exit", "crashed")],
 )
-def test_a_failure_is_flagged_and_never_a_score(completion, reason):
+def test_r07_a_failure_is_flagged_and_never_a_score(completion, reason):
     verdict = verify([completion])[0]
     assert verdict.score is None
     assert verdict.flags == ("verifier_failed", f"verifier_failed:{reason}")

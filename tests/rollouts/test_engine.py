@@ -106,7 +106,7 @@ def test_engine_satisfies_the_protocol():
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_logprobs_match_a_teacher_forced_forward(model, share):
+def test_g07_logprobs_match_a_teacher_forced_forward(model, share):
     drawn = generate(model, engine=NativeEngine(share_prompts=share), temperature=1.3)
     assert len(drawn.lengths.unique()) > 3
     expected = teacher_forced(model, PROMPTS, drawn, 1.3)
@@ -168,7 +168,7 @@ def test_the_first_end_token_of_any_kind_ends_a_row(qwen):
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_without_end_tokens_every_row_has_full_length(qwen, share):
+def test_g02_without_end_tokens_every_row_has_full_length(qwen, share):
     drawn = generate(qwen, engine=NativeEngine(share_prompts=share), end_ids=[], max_new_tokens=70)
     assert drawn.lengths.tolist() == [70] * 12
     assert not drawn.finished.any()
@@ -184,14 +184,14 @@ def test_one_new_token(qwen, share):
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_every_row_may_end_at_its_first_token(qwen, share):
+def test_g01_every_row_may_end_at_its_first_token(qwen, share):
     drawn = generate(qwen, engine=NativeEngine(share_prompts=share), end_ids=list(range(VOCABULARY)))
     assert drawn.lengths.tolist() == [1] * 12
     assert drawn.finished.all()
     assert drawn.ids.shape == (12, 1)
 
 
-def test_an_end_token_may_equal_the_padding(qwen):
+def test_g05_an_end_token_may_equal_the_padding(qwen):
     drawn = generate(qwen, end_ids=[PAD], max_new_tokens=60)
     other = NativeEngine().generate(
         qwen,

@@ -113,7 +113,7 @@ def test_equal_copies_are_no_demonstrations():
 
 
 @pytest.mark.parametrize("budget", range(12, 40))
-def test_only_the_demonstration_is_shortened(budget):
+def test_g04_only_the_demonstration_is_shortened(budget):
     words = [f"w{i}" for i in range(20)]
     tokenizer = Words()
     batch = rollouts([" ".join(words), "5"], [1, 0])
