@@ -6,6 +6,7 @@ from importlib import import_module
 
 #: What each command is for, by the name of its module here.
 COMMANDS: dict[str, str] = {
+    "consolidate": "make one file of a checkpoint that is divided among processes",
     "data": "check task data before a run",
     "doctor": "check this machine and a configuration",
     "export": "write a checkpoint as a model folder, and check it",
