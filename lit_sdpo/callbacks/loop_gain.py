@@ -15,6 +15,7 @@ from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.policies.load import render_all
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, scorer
+from lit_sdpo.policies.sharding import is_sharded
 from lit_sdpo.rollouts.generate import token_lists
 from lit_sdpo.rollouts.types import Rollouts
 
@@ -37,7 +38,12 @@ class LoopGain:
 
 
 def has_teacher(module: Any) -> bool:
-    """Whether a module can be asked: a ``teacher`` that scores and a ``reprompt`` that builds its context."""
+    """Whether a module can be asked: a ``teacher`` that scores and a ``reprompt`` that builds its context.
+
+    Not where weights are divided among processes, which would all have to ask as often.
+    """
+    if is_sharded(getattr(module, "policy", None)):
+        return False
     return hasattr(getattr(module, "teacher", None), "scorer") and hasattr(
         getattr(module, "reprompt", None), "contexts"
     )

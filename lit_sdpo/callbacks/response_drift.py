@@ -25,6 +25,7 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.functional.response_drift import mmd_matrix, ratio_of_sums
 from lit_sdpo.functional.statistics import percentile_interval
 from lit_sdpo.policies.scoring import eval_mode
+from lit_sdpo.policies.sharding import is_sharded
 from lit_sdpo.report.responses import (
     Estimate,
     ResponseRow,
@@ -133,6 +134,12 @@ class ResponseDrift(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._folder = run_folder(trainer)
+        if is_sharded(policy_of(pl_module)):
+            raise UserError(
+                "the policy is divided among processes, and responses are drawn and scored by one",
+                where="ResponseDrift",
+                fix="use a strategy that keeps whole weights (auto, ddp), or compare exported policies",
+            )
         if not trainer.is_global_zero:
             return
         policy, _ = policy_of(pl_module), tokenizer_of(pl_module)
