@@ -120,18 +120,6 @@ def add_up(scalars: Sequence[Tensor]) -> Tensor:
     return DTensor.from_local(local, scalars[0].device_mesh, [Partial()]).full_tensor()
 
 
-def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a model on the CPU; under sharding whole on the first process and empty on the others.
-
-    All processes call it. Parameters are gathered one after the other, so no accelerator ever holds the whole model.
-    """
-    if not any(isinstance(p, DTensor) for p in model.parameters()):
-        return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))  # type: ignore[return-value]
-
-
 def _run(function: Callable[[], Any]) -> Any:
     return function()
 
