@@ -89,6 +89,10 @@ class Run:
         if options.get("dtype") == "auto":
             stored = AutoConfig.from_pretrained(resolve(name)).dtype
             options["dtype"] = str(stored or torch.float32).removeprefix("torch.")
+        teacher: Any = getattr(self.module, "teacher", None)
+        if getattr(teacher, "checkpoint", None):  # its weights would be read
+            self._check_weights(teacher.checkpoint)
+            teacher.checkpoint = None
         with torch.device("meta"):
             policy: Any = load_policy(name, **options)
             self.module._load = lambda: policy
@@ -118,8 +122,18 @@ def checks_of(settings: Sequence[str]) -> list[tuple[str, Check]]:
         built.append(build(settings))
         yield _summary(built[0])
 
+    told: set[str] = set()
+
     def then(check: Callable[[Run], Iterable[Finding]]) -> Check:
-        return lambda: check(built[0]) if built else ()
+        def findings() -> Iterator[Finding]:
+            try:
+                yield from check(built[0]) if built else ()
+            except Exception as error:
+                if str(error) not in told:  # several checks need the policy
+                    told.add(str(error))
+                    raise
+
+        return findings
 
     parts = {
         "model": _model,

@@ -21,17 +21,20 @@ ROWS = 8
 
 def rewards(run: Run) -> Iterator[Finding]:
     """Each task's verifier, with the further rewards of the run."""
+    imitated = run.module.learns_from == "reference"
     seen: set[str] = set()
     for where, task, rows in run.sets:
         if task.name not in seen:
             seen.add(task.name)
             try:
-                yield from reward_findings(where, task, rows[:ROWS], run.rollout.rewards)
+                yield from reward_findings(where, task, rows[:ROWS], run.rollout.rewards, imitated)
             except UserError as error:
                 yield Finding("rewards", "problem", f"{where}: {error.what}", error.fix or "correct it")
 
 
-def reward_findings(where: str, task: Task, rows: Sequence[Row], combined: WeightedRewards) -> Iterator[Finding]:
+def reward_findings(
+    where: str, task: Task, rows: Sequence[Row], combined: WeightedRewards, imitated: bool = False
+) -> Iterator[Finding]:
     """Score reference answers and empty ones, twice each.
 
     Args:
@@ -39,6 +42,7 @@ def reward_findings(where: str, task: Task, rows: Sequence[Row], combined: Weigh
         task: Judges.
         rows: Some of its rows.
         combined: The verifier with further rewards.
+        imitated: Reference answers are trained on, right or wrong, and nothing else is.
     """
     with_reference = [row for row in rows if row.reference is not None]
     answers = [*(row.reference or "" for row in with_reference), *("" for _ in rows)]
@@ -64,7 +68,8 @@ def reward_findings(where: str, task: Task, rows: Sequence[Row], combined: Weigh
         row, score = wrong[0]
         got = "no score" if score != score else f"{score:g}"
         text = f"{where}: {len(wrong)} of {len(with_reference)} reference answers do not score 1 (row {row.id}: {got})"
-        yield Finding("rewards", "problem", text, "look at the row, its verifier and the answer's format")
+        fix = "look at the row, its verifier and the answer's format"
+        yield Finding("rewards", "note" if imitated else "problem", text, fix)
     lucky = [(row, x) for row, x in zip(rows, of_nothing, strict=True) if x == x and x > 0]
     if lucky:
         fine = False

@@ -89,7 +89,13 @@ def test_a_model_without_weights(capsys, tmp_path, tiny):
     (tmp_path / "model" / "model.safetensors").unlink()
     code, findings = doctor(capsys, "--config-only", *SHORT, "--model.model_name", tmp_path / "model")
     assert code == 2
-    assert "holds no weights" in of(findings, "model")[0]["text"]
+    assert [f["part"] for f in findings if "holds no weights" in f["text"]] == ["model"]
+
+
+def test_a_teacher_from_another_folder_is_not_read(tiny):
+    run = build(["--config", CONFIG, f"--model.model_name={tiny}", f"--model.teacher.init_args.checkpoint={tiny}"])
+    devices = {p.device.type for p in [*run.policy.parameters(), *run.module.teacher.parameters()]}
+    assert devices == {"meta"}
 
 
 def test_a_check_that_breaks_is_told_without_a_traceback():
@@ -193,6 +199,12 @@ def test_rewards_are_scored_twice(score, further, said):
     else:
         assert said in found[0].text
         assert found[0].state == ("note" if "no score" in said else "problem")
+
+
+def test_references_that_are_imitated_may_be_wrong():
+    task = Toy(score=lambda text: 0.0)
+    (finding,) = reward_findings("toy", task, task.rows("train")[:8], WeightedRewards(), imitated=True)
+    assert finding.state == "note"
 
 
 def test_too_little_disk_for_the_checkpoints(monkeypatch, tiny, tmp_path):
