@@ -1,12 +1,16 @@
 # make quickstart   the first run: environment, training, where to look
 # make test         every test, slow ones included
+# make claims       the paper's claims in the micro world: sweep, report, table of verdicts; goes on where it stopped
 # make lint         ruff and mypy
 # make clean        remove the environment and what tools leave behind; runs stay
 #
-# PYTHON names the interpreter that makes the environment (3.11 or later), WORKERS the test processes.
+# PYTHON names the interpreter that makes the environment (3.11 or later), WORKERS the test processes, SEEDS and JOBS
+# the seeds of the claims and how many runs go at once.
 
 PYTHON ?= python3
 WORKERS ?= 2
+SEEDS ?= 0-2
+JOBS ?= 2
 # The models here are small: more threads gain little, and threads that wait for a busy core cost a lot.
 export OMP_NUM_THREADS ?= 1
 
@@ -16,7 +20,7 @@ PIP := $(RUN)python -m pip install --quiet --disable-pip-version-check --no-inpu
 TORCH := $(shell grep '^torch==' constraints.txt)
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help quickstart test lint clean environment development
+.PHONY: help quickstart test claims lint clean environment development
 .DELETE_ON_ERROR:
 
 help:
@@ -32,6 +36,10 @@ quickstart: environment
 
 test: development
 	@$(RUN)python -m pytest -n $(WORKERS) --dist worksteal
+
+claims: environment
+	@$(RUN)lit-sdpo sweep configs/micro/claims.yaml --seeds $(SEEDS) --jobs $(JOBS) --out runs/claims
+	@$(RUN)lit-sdpo report runs/claims -o runs/claims-report --overwrite
 
 lint: development
 	@$(RUN)ruff check .
