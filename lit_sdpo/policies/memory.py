@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.policies.attention import attending
 from lit_sdpo.policies.scoring import base_model, decoder, head
+from lit_sdpo.policies.sharding import is_sharded
 
 PROBE_TOKENS = 64
 """Tokens of the forward pass that is counted."""
@@ -75,7 +76,12 @@ def step_memory(module: nn.Module, policy: PreTrainedModel) -> StepMemory:
     Args:
         module: The method, with its teacher and other copies.
         policy: The model in training, one of its submodules.
+
+    Raises:
+        NotImplementedError: The weights are divided among processes, where a forward pass is a matter of all of them.
     """
+    if is_sharded(policy):
+        raise NotImplementedError("its weights are divided among processes")
     own = {id(p) for p in policy.parameters()}
     gradients = _nbytes(p for p in policy.parameters() if p.requires_grad)
     matrix: Any = head(policy).weight

@@ -1,0 +1,225 @@
+"""Weights divided among two processes (FSDP2) learn, sample, save and go on as those of one. SGD: see test_ddp."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from lit_sdpo.callbacks import InitialEvaluation, StageCheckpoint
+from lit_sdpo.checkpoints import SafeCheckpointIO
+from lit_sdpo.checkpoints.consolidate import consolidate
+from lit_sdpo.errors import UserError
+from lit_sdpo.modules.weight_anchor import WeightAnchor
+from lit_sdpo.optimizers import MuonAdamW
+from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
+from lit_sdpo.policies.sharding import gathered, is_sharded, whole
+from lit_sdpo.policies.teachers import EMATeacher, RestartTeacher, TrustRegionTeacher
+from tests.distributed.processes import in_two_processes
+from tests.training import (
+    Toy,
+    Watch,
+    adamw,
+    assert_close_gradients,
+    assert_equal,
+    fit,
+    method,
+    rollout_callback,
+    toy_data,
+    trainer,
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.distributed,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    # Raised inside torch where it saves and loads whole states.
+    pytest.mark.filterwarnings("ignore:`_get_pg_default_device`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Multiple backends are registered:UserWarning"),
+]
+
+
+class Uneven(Toy):
+    """One evaluation prompt for two processes."""
+
+    def rows(self, split):
+        return super().rows(split)[: 1 if split == "validation" else None]
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """Without tied weights, so that the head is a matrix of its own."""
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    tokenizer = load_tokenizer("micro")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.2, tie_word_embeddings=False, pad_token_id=3,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    ends = [tokenizer.eos_token_id, *range(10, len(tokenizer), 5)]
+    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def divided(save=False):
+    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=save)
+    return {"strategy": strategy, "devices": 2}
+
+
+def state(module):
+    return {name: whole(tensor).detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def muon(parameters):
+    return MuonAdamW(parameters, lr=0.5)
+
+
+#: Method and its options, made anew for each run; options of the trainer.
+CASES = {
+    "grpo": ("grpo", lambda: {"kl_beta": 0.1, "weight_anchor": WeightAnchor()}, {"gradient_clip_val": 0.01}),
+    "frozen": ("sdpo", lambda: {"gradient_checkpointing": True}, {}),
+    "restart": ("sdpo", lambda: {"teacher": RestartTeacher(every=2, mix=0.5, at_stage="reset_to_base")}, {}),
+    "trust": ("sdpo", lambda: {"teacher": TrustRegionTeacher(0.5), "optimizer": muon}, {}),
+    "adapter": ("grpo", lambda: {"kl_beta": 0.1, "lora": Lora(rank=4)}, {}),
+    "adapters": (
+        "sdpo",
+        lambda: {"teacher": EMATeacher(0.3), "lora": Lora(rank=4), "gradient_checkpointing": True},
+        {},
+    ),
+}
+
+
+def moved(folder, model, case, **options):
+    """How far each weight came in two stages, what was logged, what was sampled, and the sizes of the parts."""
+    kind, make, more = CASES[case]
+    torch.manual_seed(1)
+    module = method(kind, model, **make())
+    module.configure_model()
+    before, watch = state(module), Watch()
+    data = toy_data([Toy("a"), Uneven("b")], steps=2)
+    made = fit(
+        folder, module, data, InitialEvaluation(), watch, limit_val_batches=1.0, accumulate_grad_batches=2,
+        **more, **options,
+    )  # fmt: skip
+    assert is_sharded(module.policy) == ("strategy" in options)
+    size = sum(getattr(p, "_local_tensor", p).numel() for p in module.parameters())
+    after = state(module)
+    drawn = [entry["rollouts"] for entry in watch.seen if entry["split"] == "train"]
+    ids = {row: r.completions.ids[n, : r.completions.lengths[n]].tolist() for r in drawn for n, row in names(r)}
+    logged = {name: float(value) for name, value in made.callback_metrics.items()}
+    return {n: before[n].float() - after[n].float() for n in before}, logged, ids, size
+
+
+def names(rollouts):
+    """A name of each row that is the same wherever it was drawn: its seed."""
+    return enumerate(rollouts.seeds.tolist())
+
+
+@pytest.mark.parametrize("family", ["tiny", "llama"])
+def test_two_processes_take_the_steps_of_one(tmp_path, family, request):
+    model = request.getfixturevalue(family)
+    cases = list(CASES) if family == "tiny" else ["grpo"]
+    alone = {case: moved(tmp_path, model, case) for case in cases}
+    shared = in_two_processes(
+        tmp_path / "pair", lambda: {case: moved(tmp_path, model, case, **divided()) for case in cases}
+    )
+    for case in cases:
+        expected, logged, ids, size = alone[case]
+        found, logged_there, ids_there, size_there = shared[case]
+        # Muon turns the rounding of small gradients into steps of full size.
+        assert_close_gradients(found, expected, rtol=2e-2 if case == "trust" else 1e-4)
+        own = [name for name in logged if name.startswith(("val/", "rollout/", "train/", "teacher/", "sdpo/"))]
+        own = [name for name in own if "tokens_per_second" not in name]
+        assert len(own) > 8
+        expected_values = {name: logged[name] for name in own}
+        assert {name: logged_there[name] for name in own} == pytest.approx(expected_values, rel=1e-3, abs=1e-5), case
+        assert ids_there
+        assert ids_there == {row: ids[row] for row in ids_there}
+        assert size_there < 0.6 * size
+
+
+def test_a_process_without_anything_to_learn_takes_part(tmp_path, tiny):
+    """Only the first process's prompts have verified completions, so the other has no context for its teacher."""
+
+    def run():
+        first = torch.distributed.get_rank() == 0 if torch.distributed.is_initialized() else True
+        module = method("sdpo", tiny, optimizer=adamw)
+        module.configure_model()
+        before = state(module)
+        task = Toy(score=lambda text: float(first and len(text) % 2 == 0))
+        fit(tmp_path, module, toy_data([task], steps=2), **divided())
+        after = state(module)
+        return max(float((before[name] - after[name]).abs().max()) for name in before if "policy" in name)
+
+    assert in_two_processes(tmp_path / "pair", run) > 1e-3
+
+
+def test_weights_are_gathered_once_for_any_number_of_calls(tmp_path, tiny):
+    """Inside, the processes make different numbers of forward passes; outside, each has its part again."""
+
+    def run():
+        module = method("grpo", tiny)
+        fit(tmp_path, module, toy_data(), **divided())
+        policy = module.policy.eval()
+        parts = [p._local_tensor.numel() for p in policy.parameters()]
+        with gathered(policy), torch.no_grad():
+            for _ in range(1 + 3 * torch.distributed.get_rank()):
+                with gathered(policy):
+                    logits = policy(torch.tensor([[5, 6, 7]])).logits
+        assert [p._local_tensor.numel() for p in policy.parameters()] == parts
+        whole_model = load_policy(tiny).eval()
+        whole_model.load_state_dict(state(policy))
+        return logits, whole_model(torch.tensor([[5, 6, 7]])).logits.detach()
+
+    torch.testing.assert_close(*in_two_processes(tmp_path / "pair", run))
+
+
+def saved(folder, model, lora, ckpt_path=None, **options):
+    torch.manual_seed(1)
+    more = {"lora": Lora(rank=4)} if lora else {}
+    module = method("sdpo", model, teacher=EMATeacher(0.3), optimizer=adamw, **more)
+    # Of sharded weights the checkpoint does not say with which base the run began.
+    saving = StageCheckpoint(
+        keep=-1, every_n_steps=1, keep_steps=9, on_mismatch="warn" if "devices" in options else "error"
+    )
+    options = {"plugins": [SafeCheckpointIO()], "enable_checkpointing": True} | options
+    fit(folder, module, toy_data([Toy("a"), Toy("b")], steps=2), saving, ckpt_path=ckpt_path, **options)
+    return state(module)
+
+
+@pytest.mark.filterwarnings("ignore:.*this run is not the one:UserWarning")
+@pytest.mark.parametrize(("lora", "save"), [(False, True), (True, False)], ids=["divided", "adapter, whole"])
+def test_a_resumed_run_ends_bit_for_bit_where_it_would_have(tmp_path, tiny, lora, save):
+    name = "stage=0-step=2.ckpt" if save else "step=1.ckpt"
+    written = tmp_path / "first" / "checkpoints" / name
+
+    def run():
+        first = saved(tmp_path / "first", tiny, lora, **divided(save))
+        return first, saved(tmp_path / "again", tiny, lora, written, **divided(save))
+
+    first, again = in_two_processes(tmp_path / "pair", run)
+    assert_equal(again, first)
+    assert written.is_dir() == save
+    if save:
+        consolidate(written, tmp_path / "whole.ckpt")
+        with pytest.raises(UserError, match="already"):
+            consolidate(written, tmp_path / "whole.ckpt")
+        written = tmp_path / "whole.ckpt"
+    alone = saved(tmp_path / "alone", tiny, lora, written, devices=1)
+    for entry, tensor in first.items():  # Adam: see test_ddp
+        torch.testing.assert_close(alone[entry], tensor, rtol=0.02, atol=2e-3)
+
+
+def test_tensor_parallelism_is_refused(tmp_path, tiny):
+    def run():
+        module = method("grpo", tiny)
+        made = trainer(tmp_path, toy_data(), rollout_callback(), strategy=ModelParallelStrategy(), devices=2)
+        with pytest.raises(UserError, match="tensor_parallel_size"):
+            made.fit(module, toy_data())
+
+    in_two_processes(tmp_path / "pair", run)
