@@ -80,6 +80,7 @@ class Chart:
     def png(self) -> bytes:
         """The drawing in the light theme, 150 dots per inch."""
         buffer = io.BytesIO()
+        _settle(self.figure)
         with styled():
             self.figure.savefig(buffer, format="png", dpi=150, facecolor=PAGE.light, metadata={"Software": None})
         return buffer.getvalue()
@@ -98,6 +99,14 @@ class Missing:
     name: str
     title: str
     reason: str
+
+
+def _settle(figure: Figure) -> None:
+    """Lay out once and for all: another pass would move things by a hair, and so change the bytes."""
+    if figure.get_layout_engine() is not None:
+        with styled():
+            figure.draw_without_rendering()
+        figure.set_layout_engine("none")
 
 
 def theme_css() -> str:
@@ -120,6 +129,7 @@ def svg(figure: Figure, name: str, alt: str) -> str:
     """
     import matplotlib
 
+    _settle(figure)
     buffer = io.StringIO()
     with styled(), matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -112,7 +112,6 @@ def _artifact_map(stream: Stream, number: str, title: str, what: str) -> Chart |
             limits=(0.0, max(1.0, top)),
             framed=[(i, j) for i in stages for j, c in enumerate(columns) if stream.matrix.trained(i, c)],
             divide_at=len(stream.matrix.tasks) if stream.matrix.probes else None,
-            per_row=2 if len(columns) <= 6 else 1,
             ylabel="after stage",
         ),
     )

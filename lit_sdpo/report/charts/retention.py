@@ -146,7 +146,7 @@ def matrices(stream: Stream) -> Chart:
     framed = [(i, j) for i in range(len(matrix.rows)) for j, c in enumerate(matrix.columns) if matrix.trained(i, c)]
     finals = {m: float(np.nanmean(x[-1, : len(matrix.tasks)])) for m, x, _ in panels if np.isfinite(x[-1]).any()}
     return Chart(
-        stream.name("matrices"),
+        stream.name("scores"),
         stream.title("Score on every task after every stage"),
         f"Mean score on the stream's tasks at the end: {extremes(finals, '.3f')}.",
         f"Mean over {stream.seeds}, below it half the width of its 95 % t-interval (from three seeds on). A frame "
@@ -161,7 +161,6 @@ def matrices(stream: Stream) -> Chart:
             limits=(0.0, 1.0) if inside else (float(known.min()), float(known.max())),
             framed=framed,
             divide_at=len(matrix.tasks) if matrix.probes else None,
-            per_row=2 if len(matrix.columns) <= 6 else 1,
             ylabel="after stage",
         ),
     )

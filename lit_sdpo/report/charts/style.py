@@ -57,6 +57,8 @@ DASHES: tuple[tuple[int, tuple[float, ...]], ...] = (
     (0, (1.6, 1.4)),
 )
 FONT_SIZE = 11.0
+#: Widest figure in inches: a page is as wide, so its letters keep their size.
+WIDEST = 12.2
 
 
 @dataclass(frozen=True)
@@ -182,12 +184,9 @@ def new_figure(
 def legend(figure: Figure, shown: Mapping[str, Look], *, lines: bool = True) -> None:
     """The methods' looks, below the panels and so never over the data."""
     from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
 
     handles = [
-        Line2D([], [], color=look.colour, linestyle=look.dash, marker=look.marker)
-        if lines
-        else Patch(facecolor=look.colour)
+        Line2D([], [], color=look.colour, linestyle=look.dash if lines else "none", marker=look.marker)
         for look in shown.values()
     ]
     # A label that begins with an underscore would be left out.

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lit_sdpo.report.charts.numbers import Array, over_seeds
-from lit_sdpo.report.charts.style import INK, QUIET, Look, legend, new_figure, styled
+from lit_sdpo.report.charts.style import INK, PAGE, QUIET, WIDEST, Look, legend, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def grouped_bars(values: Mapping[str, Array], groups: Sequence[str], ylabel: str, looks: Mapping[str, Look]) -> Figure:
-    """A group of bars per task with a bar per method: the mean, its interval, and the seeds as dots.
+    """A group of bars per task with a bar per method: the mean with the marker, its interval, and the seeds as dots.
 
     Args:
         values: Method to one row per seed, [seeds, groups].
@@ -26,13 +26,14 @@ def grouped_bars(values: Mapping[str, Array], groups: Sequence[str], ylabel: str
     shown = {method: look for method, look in looks.items() if method in values}
     width = 0.82 / max(1, len(shown))
     with styled():
-        size = min(13.0, max(6.4, 1.8 + 0.34 * len(shown) * len(groups) + 0.5 * len(groups)))
+        size = min(WIDEST, max(6.4, 1.8 + 0.34 * len(shown) * len(groups) + 0.5 * len(groups)))
         figure, (axes,) = new_figure(width=size, height=4.4)
         axes.axhline(0, color=INK.light, linewidth=1)
         for i, (method, look) in enumerate(shown.items()):
             mean, low, high, count = over_seeds(values[method])
             at = np.arange(len(groups)) + (i - (len(shown) - 1) / 2) * width
             axes.bar(at, np.nan_to_num(mean), width * 0.9, color=look.colour)
+            axes.plot(at, mean, linestyle="none", marker=look.marker, color=look.colour, mec=PAGE.light, zorder=4)
             known = np.isfinite(low)
             if known.any():
                 ends = np.stack([mean - low, high - mean])[:, known]

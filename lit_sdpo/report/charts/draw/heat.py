@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lit_sdpo.report.charts.numbers import Array
-from lit_sdpo.report.charts.style import FONT_SIZE, GRID, INK, QUIET, luminance, new_figure, styled
+from lit_sdpo.report.charts.style import FONT_SIZE, GRID, INK, QUIET, WIDEST, luminance, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,6 @@ def heat_maps(
     reverse: bool = False,
     framed: Sequence[tuple[int, int]] = (),
     divide_at: int | None = None,
-    per_row: int = 2,
     ylabel: str = "",
 ) -> Figure:
     """Cells coloured by their number, with a text in each.
@@ -40,21 +39,20 @@ def heat_maps(
         reverse: Whether low numbers are light.
         framed: Cells with a frame, as (row, column).
         divide_at: Column before which a line stands.
-        per_row: Panels side by side.
         ylabel: What the rows are.
     """
-    across = min(per_row, max(1, len(panels)))
-    down = -(-len(panels) // across)
     names = max(map(len, columns), default=0)
     lines = max((t.count("\n") + 1 for _, _, texts in panels for row in texts for t in row), default=1)
     cell = max(
         0.8,
         0.105 * max((len(s) for _, _, texts in panels for r in texts for t in r for s in t.split("\n")), default=4),
     )
-    width = across * (0.5 + 0.105 * max(map(len, rows), default=0) + cell * len(columns))
+    one = 0.5 + 0.105 * max(map(len, rows), default=0) + cell * len(columns)
+    across = 2 if len(panels) > 1 and 2 * one <= WIDEST else 1
+    down = -(-len(panels) // across)
     height = down * (0.75 + 0.055 * names * (names > 9) + (0.32 + 0.2 * lines) * len(rows))
     with styled():
-        figure, axes = new_figure(down, across, width=width, height=height + 0.2)
+        figure, axes = new_figure(down, across, width=across * one, height=height + 0.2)
         for spare in axes[len(panels) :]:
             spare.set_visible(False)
         for i, (panel, (title, numbers, texts)) in enumerate(zip(axes, panels, strict=False)):

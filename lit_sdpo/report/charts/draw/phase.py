@@ -17,6 +17,7 @@ from lit_sdpo.report.charts.style import (
     OPEN,
     PAGE,
     QUIET,
+    WIDEST,
     new_figure,
     short,
     styled,
@@ -86,14 +87,14 @@ def phase_diagram(panels: Sequence[Panel], *, xlabel: str, ylabel: str) -> Figur
 
     widest, tallest = max(len(p.x) for p in panels), max(len(p.y) for p in panels)
     names = max(len(line) for p in panels for b in p.y for line in b.split("\n"))
-    across = 2 if len(panels) > 1 and widest <= 5 else 1
+    one = 0.7 + 0.085 * names + 1.32 * widest
+    across = 2 if len(panels) > 1 and 2 * one <= WIDEST else 1
     down = -(-len(panels) // across)
-    width = across * (0.7 + 0.085 * names + 1.32 * widest)
     letters = int(13 * 1.32 * widest)
     lines = max(len(textwrap.wrap(p.title, letters)) for p in panels)
     with styled():
         height = down * (0.75 + 0.2 * lines + 0.82 * tallest) + 0.5
-        figure, axes = new_figure(down, across, width=max(6.4, width), height=height)
+        figure, axes = new_figure(down, across, width=max(6.4, across * one), height=height)
         for spare in axes[len(panels) :]:
             spare.set_visible(False)
         for place, (axis, panel) in enumerate(zip(axes, panels, strict=False)):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lit_sdpo.report.charts.style import INK, Look, legend, new_figure, styled
+from lit_sdpo.report.charts.style import INK, WIDEST, Look, legend, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def violins(
     shown = {method: look for method, look in looks.items() if method in values}
     width = 0.84 / max(1, len(shown))
     with styled():
-        size = min(13.0, max(6.4, 1.8 + 0.42 * len(shown) * len(groups)))
+        size = min(WIDEST, max(6.4, 1.8 + 0.42 * len(shown) * len(groups)))
         figure, (axes,) = new_figure(width=size, height=4.4)
         for i, (method, look) in enumerate(shown.items()):
             for j, some in enumerate(values[method]):
