@@ -155,7 +155,7 @@ def _newest(target: Path) -> Path:
         raise UserError(
             "the checkpoint is divided among processes",
             where=str(target),
-            fix="save whole ones (ModelParallelStrategy: save_distributed_checkpoint: false), or consolidate it",
+            fix="make one file of it with lit-sdpo consolidate, and export that",
         )
     version = latest_version(target)
     below = [] if version is None else [target / f"version_{version}" / FOLDER]
