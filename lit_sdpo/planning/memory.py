@@ -162,7 +162,7 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
     if str(settings.get("trainer.precision")) in ("bf16-mixed", "16-mixed") and policy.dtype == torch.float32:
         counted, added["half-precision weights (autocast)"] = _mixed(counted, policy)
     layers, outside = _pieces(policy) if share > 1 else ([], 0)
-    slices, slice_tokens = _slices(counted, settings, window)
+    slices, slice_tokens = _slices(counted, settings, window, share)
     tokens, rows = window.generated(samples)
     return DeviceMemory(
         resident=_there(resident),
@@ -191,12 +191,14 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
     )
 
 
-def window_of(data: ContinualDataModule, rollout: Any, devices: Devices, *, samples: bool) -> Window:
+def window_of(
+    data: ContinualDataModule, rollout: Any, devices: Devices, *, samples: bool, evaluates: bool = True
+) -> Window:
     """The longest step and evaluation batch of one device."""
     prompts = -(-max(stage.prompts_per_step for stage in data.stages) // devices.count)
     prompts += math.ceil(data.replay_share * prompts)
     largest = max((len(data.evaluation_rows(task)) for task in data.evaluated), default=0)
-    evaluated = min(data.eval_batch_size, -(-largest // devices.count))
+    evaluated = min(data.eval_batch_size, -(-largest // devices.count)) if evaluates else 0
     return Window(
         prompts=prompts,
         rows=prompts * (rollout.num_generations if samples else 1),
@@ -229,10 +231,14 @@ def _mixed(counted: StepMemory, policy: Any) -> tuple[StepMemory, int]:
     return mixed, counted.weights // 2
 
 
-def _slices(counted: StepMemory, settings: Settings, window: Window) -> tuple[int, int]:
+def _slices(counted: StepMemory, settings: Settings, window: Window, shares: int) -> tuple[int, int]:
     """Slices of a step and most tokens of one, as the trainer or a budget cuts it."""
     longest = window.prompt + window.completion
     gib, slices = settings.get("memory.gib"), int(settings.get("trainer.accumulate_grad_batches", 1))
+    if gib is not None and shares > 1:
+        raise UserError(
+            "a budget is not for divided weights", where="memory.gib", fix="set trainer.accumulate_grad_batches instead"
+        )
     if gib is not None:
         room = counted.tokens_within(int(gib * 2**30))
         if room <= longest:

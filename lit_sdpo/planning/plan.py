@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lit_sdpo.planning.memory import DeviceMemory, Window, architecture_of, memory_of, module_of, window_of
@@ -99,6 +100,23 @@ class RunPlan:
         return self.tokens(rows, rows * self.window.completion)
 
     @property
+    def expected_peak(self) -> int | None:
+        """Bytes of a device at the most, where all completions have the expected length."""
+        if self.tokens_per_completion is None:
+            return None
+        most, samples = self.window, any(stage.sampled for stage in self.stages)
+        length = math.ceil(self.tokens_per_completion)
+        usual = replace(
+            most,
+            completion=min(most.completion, length),
+            evaluation_completion=min(most.evaluation_completion, length),
+        )
+        parts, name = self.memory.rollouts, "keys and values"
+        less = parts.get(name, 0) * (1 - usual.generated(samples)[0] / max(most.generated(samples)[0], 1))
+        rollouts = sum(parts.values()) - math.floor(less)
+        return sum(self.memory.resident.values()) + max(rollouts, sum(self.memory.update.values()))
+
+    @property
     def seconds(self) -> dict[str, float]:
         """Of each part whose speed is given."""
         parts = {
@@ -117,6 +135,7 @@ class RunPlan:
             "evaluation_share": self.evaluation_share,
             "updated_tokens": self.updated_tokens,
             "memory_peak": self.memory.peak,
+            "expected_peak": self.expected_peak,
             "checkpoints_total": self.checkpoints.total,
             "seconds": self.seconds,
         }
@@ -148,14 +167,15 @@ def plan(
     rollout = settings.build("rollout", _without(settings, "rollout", "engine"))
     module = module_of(settings, architecture_of(settings, architecture))
     samples = module.learns_from == "policy"
-    window = window_of(data, rollout, devices, samples=samples)
+    evaluation = evaluation_of(data, rollout, settings)
+    window = window_of(data, rollout, devices, samples=samples, evaluates=evaluation.count > 0)
     memory = memory_of(module, settings, devices, window)
     return RunPlan(
         method=type(module).__name__,
         model=str(settings.get("model.init_args.model_name")),
         devices=devices,
         stages=stages_of(data, rollout, samples=samples),
-        evaluation=evaluation_of(data, rollout, settings),
+        evaluation=evaluation,
         window=window,
         memory=memory,
         checkpoints=_checkpoints(settings, [stage.steps for stage in data.stages], memory.checkpoint),

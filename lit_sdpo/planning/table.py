@@ -110,6 +110,7 @@ def _memory(plan: RunPlan) -> str:
         table(rows),
         f"peak: {size(memory.peak)}; {window.prompts} prompts and {window.rows} completions a step, in"
         f" {memory.slices} {'slice' if memory.slices == 1 else 'slices'} of at most {memory.slice_tokens:,} tokens",
+        *([f"  {size(plan.expected_peak)} where rollouts have the expected length"] if plan.expected_peak else []),
         "  counted, not measured; the process, communication buffers and what the allocator keeps come on top",
     ]
     return "\n".join(lines)

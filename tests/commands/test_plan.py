@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 
 from lit_sdpo.cli import main
+from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.planning.plan import Speed, plan
+from lit_sdpo.policies.memory import CHUNK_COPIES
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -108,8 +111,8 @@ def test_replicated_memory(replicated):
     }
     assert (replicated.window.prompts, replicated.window.rows) == (1, 8)
     assert (replicated.memory.slices, replicated.memory.slice_tokens) == (1, 2048 + 8 * 14_336)
-    chunk = 2**28 // (4 * VOCABULARY)
-    assert replicated.memory.update["logits in chunks"] == 4 * 4 * VOCABULARY * chunk
+    chunk = default_chunk_size(VOCABULARY, torch.device("cuda"))
+    assert replicated.memory.update["logits in chunks"] == CHUNK_COPIES * 4 * VOCABULARY * chunk
     assert replicated.memory.update["gradient of the head"] == 4 * VOCABULARY * WIDTH
     kept = replicated.memory.update["activations"] // replicated.memory.slice_tokens
     assert kept > 2 * LAYERS * WIDTH  # bfloat16 inputs of the layers, and one layer in the making
@@ -134,6 +137,13 @@ def test_sharded_memory(sharded):
     assert sharded.memory.slice_tokens == LONGEST
 
 
+def test_peak_at_the_expected_length(sharded):
+    memory = sharded.memory
+    less = 32 * (14_336 - 5000) * LAYERS * KEYS * HEAD * (4 + 2)
+    both = sum(memory.rollouts.values()) - less, sum(memory.update.values())
+    assert sharded.expected_peak == pytest.approx(sum(memory.resident.values()) + max(both), abs=2)
+
+
 def test_adapters(adapted):
     shapes = [
         (WIDTH, 4096),
@@ -152,7 +162,9 @@ def test_adapters(adapted):
         "optimizer": 8 * trained,
     }
     assert "gradient of the head" not in adapted.memory.update
-    assert adapted.memory.update["logits in chunks"] == 4 * 4 * VOCABULARY * 128  # 16 MiB a chunk on a CPU, 128 tokens
+    assert adapted.memory.update["logits in chunks"] == CHUNK_COPIES * 4 * VOCABULARY * default_chunk_size(
+        VOCABULARY, torch.device("cpu")
+    )
 
 
 def test_seventeen_checkpoints_as_in_the_paper(sharded, replicated):

@@ -1,0 +1,177 @@
+"""Memory of real steps on a CPU against what ``lit-sdpo plan`` says of the same configuration.
+
+Each case is a fresh process that trains a random Qwen3 for two steps in the micro world, completions of full length,
+half of them rewarded. Resident memory is read where the plan has its columns: ``throughout`` after a step, ``rollouts``
+and ``update`` as the most of each, less what is there throughout. What the process has before the model is loaded does
+not count. Freed memory goes back to the system at once (``MALLOC_MMAP_THRESHOLD_``), as it would on an accelerator.
+
+    python -m benchmarks.plan
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from benchmarks.common import in_fresh_process, parser, report, status_mb, use_threads
+
+ROOT = Path(__file__).parents[1]
+CASES = {
+    "grpo": ["grpo"],
+    "sdpo": ["sdpo"],
+    "grpo, checkpointing": ["grpo", "--model.init_args.gradient_checkpointing=true"],
+    "sdpo, LoRA": ["sdpo", "--model.init_args.lora={rank: 16}"],
+}
+SHAPES = {
+    "tiny": (32, 2, 2, 1, 16, 64, 512, 4),
+    "s": (512, 8, 8, 4, 64, 1536, 32_768, 64),
+    "0.6b": (1024, 28, 16, 8, 128, 3072, 151_936, 64),
+}
+MIB = 2**20
+
+
+def settings(case: str, size: str) -> list[str]:
+    """Arguments of ``fit``."""
+    method, *more = CASES[case]
+    hidden, layers, heads, kv_heads, head, inner, vocabulary, tokens = SHAPES[size]
+    shape: dict[str, Any] = {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head,
+        "intermediate_size": inner,
+        "vocab_size": vocabulary,
+        "eos_token_id": None,
+    }
+    shape["layer_types"] = ["full_attention"] * layers
+    return [
+        f"--config={ROOT / 'configs' / 'micro' / method}.yaml",
+        "--model.init_args.random_weights=true",
+        f"--model.init_args.config_overrides={json.dumps(shape)}",
+        "--data.init_args.order=[math]",
+        "--data.init_args.steps=2",
+        "--data.init_args.prompts_per_step=2",
+        f"--rollout.sampling.max_new_tokens={tokens}",
+        "--rollout.max_prompt_tokens=32",
+        "--trainer.limit_val_batches=0",
+        "--trainer.logger=false",
+        "--trainer.enable_checkpointing=false",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+        *more,
+    ]
+
+
+def coin(prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: Any) -> list[float]:
+    """Every other completion is right."""
+    return [float(number % 2) for number in range(len(completions))]
+
+
+class Reader(pl.Callback):
+    """Most resident memory of each phase, in MiB above where the count began."""
+
+    def __init__(self) -> None:
+        self.begin = 0.0
+        self.most: dict[str, float] = {}
+
+    def start(self) -> None:
+        """The most so far becomes that of now."""
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")
+
+    def stop(self, phase: str) -> None:
+        """Note the most since the start of this phase."""
+        self.most[phase] = max(self.most.get(phase, 0.0), status_mb("VmHWM") - self.begin)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """A step is over."""
+        self.stop("update")
+        gc.collect()
+        self.most["throughout"] = status_mb("VmRSS") - self.begin
+
+
+def measure(case: str, size: str) -> dict[str, float]:
+    """Two steps in this process."""
+    from lit_sdpo.callbacks.rollout import RolloutCallback
+    from lit_sdpo.cli import LitSDPOCLI, run
+    from lit_sdpo.rewards.combine import WeightedRewards
+
+    reader = Reader()
+
+    class Measured(LitSDPOCLI):
+        def before_fit(self) -> None:
+            callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+            callbacks.append(reader)
+            rollout = next(callback for callback in callbacks if isinstance(callback, RolloutCallback))
+            rollout.rewards = WeightedRewards({"coin": coin}, {"verifier": 0.0})
+            self.model.reprompt = _lenient(self.model)
+            generate = rollout._generate
+
+            def watched(*args: Any, **options: Any) -> Any:
+                reader.start()
+                made = generate(*args, **options)
+                reader.stop("rollouts")
+                reader.start()
+                return made
+
+            rollout._generate = watched  # type: ignore[method-assign]
+            gc.collect()
+            reader.begin = status_mb("VmRSS")
+
+    run(["fit", *settings(case, size)], Measured)
+    most = reader.most
+    return {name: most[name] - (0 if name == "throughout" else most["throughout"]) for name in most}
+
+
+def _lenient(module: Any) -> Any:
+    """Demonstrations may have been cut off: nothing ends here."""
+    from dataclasses import replace
+
+    return replace(module.reprompt, allow_truncated=True) if hasattr(module, "reprompt") else None
+
+
+def predict(case: str, size: str) -> dict[str, float]:
+    """The same from the plan."""
+    from lit_sdpo.planning.plan import plan
+
+    memory = plan(settings(case, size)).memory
+    columns = {"throughout": memory.resident, "rollouts": memory.rollouts, "update": memory.update}
+    return {name: sum(parts.values()) / MIB for name, parts in columns.items()}
+
+
+def main() -> None:
+    options = parser(__doc__, repeats=1)
+    options.add_argument("--case", choices=CASES, help="one case, as the fresh process gets it")
+    options.add_argument("--size", default="s", choices=SHAPES)
+    options.add_argument("--only", choices=CASES, help="this case alone")
+    given = options.parse_args()
+    use_threads(given.threads)
+    size = "tiny" if given.tiny else given.size
+    if given.case:
+        print(json.dumps(measure(given.case, size)))
+        return
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**17)
+    rows = []
+    for case in [given.only] if given.only else CASES:
+        arguments = ("--case", case, "--size", size, "--threads", str(given.threads))
+        found = in_fresh_process("benchmarks.plan", *arguments, threads=given.threads)
+        said = predict(case, size)
+        row: dict[str, Any] = {"case": case}
+        for name, value in said.items():
+            row |= {f"{name} MiB": round(found[name]), "plan": round(value)}
+            row = {(f"{name}: plan MiB" if key == "plan" else key): x for key, x in row.items()}
+        peak = found["throughout"] + max(found["rollouts"], found["update"])
+        row["peak MiB"] = round(peak)
+        row["plan ÷ measured"] = round((said["throughout"] + max(said["rollouts"], said["update"])) / peak, 2)
+        rows.append(row)
+    report("plan", rows, size=size, threads=given.threads)
+
+
+if __name__ == "__main__":
+    main()
