@@ -23,8 +23,11 @@ COMMON = {name: SHAPE[name] for name in SHAPE if name.endswith("_id") or name in
 MODELS = {
     "qwen3": ("Qwen3", "ForCausalLM", SHAPE),
     "llama-tied": ("Llama", "ForCausalLM", SHAPE | {"tie_word_embeddings": True}),
+    "mistral": ("Mistral", "ForCausalLM", SHAPE | {"sliding_window": None}),
     "mistral-sliding": ("Mistral", "ForCausalLM", SHAPE | {"sliding_window": 6}),
     "gemma2": ("Gemma2", "ForCausalLM", SHAPE | {"sliding_window": 6, "query_pre_attn_scalar": 8}),
+    "olmo2": ("Olmo2", "ForCausalLM", SHAPE),
+    "olmo3": ("Olmo3", "ForCausalLM", SHAPE | {"sliding_window": 64}),
     "granite": ("Granite", "ForCausalLM", SHAPE | {"logits_scaling": 0.5, "attention_multiplier": 0.2}),
     "cohere": ("Cohere", "ForCausalLM", {k: v for k, v in SHAPE.items() if k != "head_dim"} | {"logit_scale": 0.3}),
     "gpt2": ("GPT2", "LMHeadModel", COMMON | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
