@@ -42,7 +42,7 @@ from lit_sdpo.commands import COMMANDS, run_command
 from lit_sdpo.configs import expand, origin
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.errors import UserError
-from lit_sdpo.messages import explain_building, explain_lost_process, explain_parsing
+from lit_sdpo.messages import explain_building, explain_failure, explain_parsing
 from lit_sdpo.modules.base import OnPolicyModule
 
 PACKAGES = ("lit-sdpo", "torch", "lightning", "transformers", "torchmetrics", "peft", "jsonargparse", "tensorboard")
@@ -150,6 +150,9 @@ class LitSDPOCLI(LightningCLI):
                 mistake = UserError(mistake.what, where=f"{file}: {mistake.where}", fix=mistake.fix)
             raise mistake from error
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing in a checkpoint changes the configuration; it is read once, when the run goes on."""
+
     def instantiate_classes(self) -> None:
         """Build everything.
 
@@ -158,7 +161,7 @@ class LitSDPOCLI(LightningCLI):
         """
         config = self.config[self.subcommand]
         path = config.get("ckpt_path")
-        if path and path not in ("last", "best", "hpc", "registry") and "://" not in path and not Path(path).exists():
+        if path and path not in ("last", "hpc", "registry") and "://" not in path and not Path(path).exists():
             raise UserError(f"no checkpoint {path!r}", where="--ckpt_path", fix="give the path of a .ckpt file")
         try:
             # Lightning 2.6 calls a method of the parser that jsonargparse has deprecated.
@@ -278,7 +281,7 @@ def main(args: list[str] | None = None) -> int:
         if (hidden := interruption(error)) is not None:
             return int(hidden.code or 0) if isinstance(hidden, SystemExit) else 130
         mistake = error if isinstance(error, UserError) else explain_loading(error)
-        message = mistake or explain_lost_process(error)
+        message = mistake or explain_failure(error)
         if message is None or debug:
             traceback.print_exc()
         if message is not None:

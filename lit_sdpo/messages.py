@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_sdpo.errors import UserError
@@ -101,9 +102,10 @@ def explain_building(
         error = error.__cause__
     if isinstance(error, UserError):
         return UserError(error.what, where=error.where, fix=error.fix)
-    if not isinstance(error, ValueError | MisconfigurationException):
-        return None
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    refused = bool(frames) and frames[-1].f_globals["__name__"].startswith("lightning.")  # not a defect of ours
+    if not isinstance(error, ValueError | MisconfigurationException) and not (isinstance(error, TypeError) and refused):
+        return None
     owners = [type(f.f_locals["self"]) for f in frames if f.f_code.co_name in ("__init__", "__post_init__")]
     if not owners:
         return None
@@ -115,16 +117,24 @@ def explain_building(
     return UserError(str(error), where=places[0] if len(places) == 1 else owner.__name__)
 
 
-def explain_lost_process(error: BaseException) -> str | None:
-    """What it means when the connection to another process of the run breaks; ``None`` for other errors.
+def explain_failure(error: BaseException) -> str | None:
+    """What a user can make of a machine's failure inside a run: memory, or another process; ``None`` for other errors.
 
     Example:
-        >>> print(explain_lost_process(RuntimeError("Read error [127.0.0.1]:29067: Connection reset by peer")))
+        >>> print(explain_failure(RuntimeError("Read error [127.0.0.1]:29067: Connection reset by peer")))
         another process of this run has ended or hangs: see what it has said; the latest checkpoint is whole
     """
-    if not isinstance(error, RuntimeError) or not _LOST.search(str(error)):
+    if not isinstance(error, RuntimeError):
         return None
-    return "another process of this run has ended or hangs: see what it has said; the latest checkpoint is whole"
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        reason = str(error).strip().splitlines()[0]
+        return (
+            f"out of memory ({reason}): lower rollout.sampling.max_new_tokens or data.prompts_per_step, raise"
+            " trainer.accumulate_grad_batches, or set model.gradient_checkpointing; the latest checkpoint is whole"
+        )
+    if _LOST.search(str(error)):
+        return "another process of this run has ended or hangs: see what it has said; the latest checkpoint is whole"
+    return None
 
 
 def _unknown_key(key: str, keys: Iterable[str]) -> UserError:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lit_sdpo.cli import main
@@ -52,6 +53,9 @@ def refused(capsys):
     [
         ("--model.alpah=0.5", "model.alpah", "SDPO has no option 'alpah'", "mean alpha"),
         ("--model.init_args.alpah=0.5", "model.alpah", "SDPO has no option 'alpah'", "mean alpha"),
+        ("--model.alpha=2", "model.alpha", "a number from 0 to 1", "got 2"),
+        ("--model.alpha=nan", "model.alpha", "a number from 0 to 1", "got nan"),
+        ("--model.top_k=0", "model.top_k", "at least 1", "got 0"),
         ("--model.alpha=high", "model.alpha", "'high' is not allowed", "Give a number"),
         ("--model.class_path=SDPOO", "model", "there is no class 'SDPOO'", "mean SDPO"),
         ("--model=SDPOO", "model", "there is no class 'SDPOO'", "mean SDPO"),
@@ -72,6 +76,9 @@ def refused(capsys):
         ("--trainer.max_steps=5", "trainer.max_steps", "would cut a stage", "steps of the stages"),
         ("--trainer.max_stepz=5", "trainer.max_stepz", "no such key", "max_steps"),
         ("--trainer.precision=fp7", "trainer.precision", "'fp7' is not allowed", "bf16-mixed"),
+        ("--trainer.devices=-3", "trainer.devices", "should be an int > 0", ""),
+        ("--trainer.devices=many", "trainer.devices", "should be an int > 0", ""),
+        ("--trainer.strategy=nope", "trainer.strategy", "invalid strategy name", "ddp"),
         ("--trainer.accelerator=abacus", "trainer.accelerator", "invalid accelerator", "cpu"),
         ("--trainer.callbacks+=ExportPolcy", "trainer.callbacks", "no class 'ExportPolcy'", "mean ExportPolicy"),
         ("--ckpt_path=gone.ckpt", "--ckpt_path", "no checkpoint 'gone.ckpt'", ".ckpt file"),
@@ -192,6 +199,7 @@ def test_programs_without_bubblewrap(refused, monkeypatch):
         ("no end token", "has no end token"),
         ("no template", "has no chat template"),
         ("no config", "has no config.json"),
+        ("cut weights", "cannot load"),
     ],
 )
 def test_model_folder(refused, model, tmp_path, damage, what):
@@ -205,11 +213,50 @@ def test_model_folder(refused, model, tmp_path, damage, what):
         (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": None}))
     elif damage == "no template":
         (folder / "chat_template.jinja").unlink()
+    elif damage == "cut weights":
+        (weights,) = folder.glob("*.safetensors")
+        weights.write_bytes(weights.read_bytes()[:500])
     else:
         (folder / "config.json").unlink()
     message = refused(*MICRO, f"--model.model_name={folder}")
     assert message.startswith("model.model_name")
     assert what in message
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (None, "cannot be read"),
+        (b"", "damaged, and there is no good one"),
+        (bytes(range(256)) * 20, "damaged, and there is no good one"),
+        ({"epoch": 1}, "not the checkpoint of a run"),
+        ("best", "no checkpoint 'best'"),
+        ("hpc", "no checkpoint of a preempted job"),
+    ],
+    ids=["folder", "empty", "other bytes", "other content", "best", "hpc"],
+)
+@pytest.mark.filterwarnings("ignore:.*is damaged or no checkpoint|.*has no manifest")
+def test_checkpoint(refused, content, what):
+    path = Path("some.ckpt")
+    if content is None:
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, dict):
+        torch.save(content, path)
+    assert what in refused(*MICRO, f"--ckpt_path={content if isinstance(content, str) else path}")
+    assert isinstance(content, str) or path.exists()  # it may be anybody's file
+
+
+@pytest.mark.parametrize(
+    ("argument", "where"),
+    [
+        ("--model.teacher.update_rate=0.1", "model.teacher.update_rate"),
+        ("--model.config_overrides={hidden_size: 32}", "model"),
+    ],
+)
+def test_f21_what_would_have_no_effect_is_refused(refused, argument, where):
+    assert refused(*MICRO, argument).startswith(where)
 
 
 def test_no_configuration_at_all(refused):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
@@ -49,6 +50,7 @@ class StageCheckpoint(Checkpoint):
 
     Raises:
         UserError: The folder cannot be written to, or the checkpoint does not fit this run.
+        FloatingPointError: The weights are no longer finite when a checkpoint is due.
     """
 
     def __init__(
@@ -181,6 +183,11 @@ class StageCheckpoint(Checkpoint):
         self._due = False
         if self._folder is None:
             return
+        if not _finite(trainer):
+            raise FloatingPointError(
+                f"the weights are no longer finite at step {trainer.global_step}: they are not saved, the checkpoint"
+                " before stays the newest"
+            )
         try:
             trainer.save_checkpoint(self._folder / name, weights_only=False)
         except UserError as error:
@@ -268,3 +275,10 @@ class StageCheckpoint(Checkpoint):
             if self._base is not None:
                 self._description["base weights"] = self._base
         return self._description
+
+
+def _finite(trainer: pl.Trainer) -> bool:
+    """Whether all weights are numbers, on every process."""
+    parts = [getattr(weight, "to_local", lambda w=weight: w)() for weight in trainer.lightning_module.parameters()]
+    finite = bool(torch.stack([part.detach().isfinite().all() for part in parts]).all()) if parts else True
+    return trainer.strategy.reduce_boolean_decision(finite) if trainer.world_size > 1 else finite

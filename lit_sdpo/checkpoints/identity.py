@@ -122,8 +122,14 @@ def compare(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def explain_loading(error: BaseException) -> UserError | None:
-    """What a user can make of torch's complaint that a checkpoint does not fit the model, if it is one."""
+    """What a user can make of an error: the file is no checkpoint, or does not fit the model; ``None`` of others."""
     text = str(error)
+    if isinstance(error, KeyError) and "pytorch-lightning_version" in text:
+        return UserError(
+            "the file is not the checkpoint of a run", where="ckpt_path", fix="give one that a run has saved"
+        )
+    if isinstance(error, ValueError) and 'ckpt_path="hpc"' in text:
+        return UserError("there is no checkpoint of a preempted job", where="ckpt_path", fix="give a path, or last")
     if not isinstance(error, RuntimeError) or "Error(s) in loading state_dict" not in text:
         return None
     sizes = re.findall(r"size mismatch for (\S+): .*?torch.Size\((\[.*?\])\).*?torch.Size\((\[.*?\])\)", text)

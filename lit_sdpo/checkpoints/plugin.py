@@ -32,9 +32,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
     place in one move; ``<name>.ckpt.json`` with its size and SHA-256 is written last. The file that was there before
     stays until then.
 
-    A load compares size and SHA-256 first. A damaged file is renamed to ``<name>.ckpt.corrupt`` and the newest good
-    one in its folder that was written before is taken, with a message. Files are read as tensors and plain values
-    only: nothing in them is run.
+    A load compares size and SHA-256 first. A damaged file is renamed to ``<name>.ckpt.corrupt``, if it has a manifest,
+    and the newest good one in its folder that was written before is taken, with a message. Files are read as tensors
+    and plain values only: nothing in them is run.
 
     Remote paths (``s3://...``) are left to Lightning.
 
@@ -108,7 +108,13 @@ def _read(path: Path, map_location: Any) -> dict[str, Any]:
         if path.with_name(path.name + DAMAGED).exists():  # set aside by this or another rank
             raise _DamagedError("it was damaged") from error
         raise UserError("there is no such checkpoint", where=str(path), fix="give the path of a .ckpt file") from error
+    except OSError as error:
+        raise UserError(
+            f"the checkpoint cannot be read ({error.strerror})", where=str(path), fix="give the path of a .ckpt file"
+        ) from error
     except pickle.UnpicklingError as error:
+        if "GLOBAL" not in str(error):  # bytes that are no pickle at all
+            raise _DamagedError("it is no checkpoint") from error
         raise UserError(
             "the checkpoint holds objects other than tensors and plain values, which could run code; it was not loaded",
             where=str(path),
@@ -133,6 +139,8 @@ def _compare(found: Contents, manifest: Manifest) -> None:
 @rank_zero_only
 def _set_aside(path: Path, reason: str) -> None:
     aside = path.with_name(path.name + DAMAGED)
-    if path.exists():
+    if Manifest.of(path) is None:  # nobody knows whose file it is
+        rank_zero_warn(f"{path} is damaged or no checkpoint: {reason}.")
+    elif path.exists():
         os.replace(path, aside)
         rank_zero_warn(f"The checkpoint {path} is damaged: {reason}. It is now {aside.name}.")

@@ -93,6 +93,8 @@ class ContinualDataModule(pl.LightningDataModule):
         for key in ("eval_prompts", "eval_generations", "eval_batch_size", "updates_per_rollout"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise UserError(f"{key} is {getattr(self, key)}", where=f"data.{key}", fix="at least 1")
+        if not all(self.task_names) or not all(self.probe_names):
+            raise UserError("a task has no name", where="data", fix="give every task and probe a name")
         if clash := set(self.task_names) & set(self.probe_names):
             raise UserError(
                 f"{sorted(clash)} are both trained and probes", where="data.probes", fix="name them differently"

@@ -51,6 +51,10 @@ class Distillation(Term):
         coefficient: float = 1.0,
     ) -> None:
         super().__init__(coefficient)
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha is a number from 0 to 1, got {alpha}")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
         if not 0 <= token_mask < 1:
             raise ValueError(f"token_mask is a share from 0 to below 1, got {token_mask}")
         self.alpha, self.top_k, self.tail = alpha, top_k, tail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_sdpo.errors import UserError
@@ -60,7 +62,7 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
     """
     source = resolve(model_name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{model_name!r} has no tokenizer that can be loaded ({_first_line(error)})",
@@ -124,11 +126,17 @@ def load_policy(
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     try:
         if random_weights:
-            config = AutoConfig.from_pretrained(source, **(config_overrides or {}))
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **(config_overrides or {}))
             policy: Any = AutoModelForCausalLM.from_config(config, dtype=None if dtype == "auto" else chosen, **options)
         else:
-            policy = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, **options)
-    except (OSError, ValueError, KeyError) as error:
+            policy = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, trust_remote_code=False, **options)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"the weights of {model_name!r} hold other objects than tensors, which could run code: not loaded",
+            where=WHERE,
+            fix="use weights in safetensors files",
+        ) from error
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"cannot load {model_name!r} ({_first_line(error)})", where=WHERE, fix="check the name"
         ) from error

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,13 +85,20 @@ class WeightedRewards:
         """Score N completions; ``columns`` go to the rewards by name, one value per completion.
 
         So do the verifier's ``scores`` and ``flags``.
+
+        Raises:
+            UserError: A reward asks for a column that there is not.
         """
         results: dict[str, Any] = {"verifier": [verdict.score for verdict in verdicts]}
         columns = {"scores": results["verifier"], "flags": [verdict.flags for verdict in verdicts], **columns}
+        self._require(columns)
         waiting: dict[str, Awaitable[Any]] = {}
         for name, reward in self.components.items():
             try:
-                result = reward(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
+                # Its own copies: what it does to them must not reach other rewards or the training data.
+                given = copy.deepcopy({"prompts": prompts, "completions": completions, **columns})
+                ids = None if completion_ids is None else [list(row) for row in completion_ids]
+                result = reward(completion_ids=ids, **given)
             except UserError:
                 raise
             except Exception as error:
@@ -114,6 +122,22 @@ class WeightedRewards:
         rewards = total.nansum(0).masked_fill(total.isnan().all(0), torch.nan)
         abstained = {name: int(values.isnan().sum()) for name, values in scores.items()}
         return Scores(rewards, scores, abstained, failures)
+
+    def _require(self, columns: Iterable[str]) -> None:
+        """Find out whether every reward gets the columns that it cannot do without."""
+        known = {"prompts", "completions", "completion_ids", *columns}
+        for name, reward in self.components.items():
+            for parameter in inspect.signature(reward).parameters.values():
+                needed = parameter.default is parameter.empty and parameter.kind not in (
+                    parameter.VAR_KEYWORD,
+                    parameter.VAR_POSITIONAL,
+                )
+                if needed and parameter.name not in known:
+                    raise UserError(
+                        f"the reward asks for {parameter.name!r}, which there is not",
+                        where=f"rollout.rewards.components.{name}",
+                        fix=f"use some of: {', '.join(sorted(known))}",
+                    )
 
 
 def _tensor(result: Any, count: int) -> Tensor:

@@ -69,7 +69,7 @@ def test_a_broken_parquet_file(tmp_path):
     ("source", "package", "install"),
     [({"path": "a.parquet"}, "pyarrow", "[parquet]"), ({"hub": "openai/gsm8k"}, "datasets", "[hub]")],
 )
-def test_a_missing_extra_is_named_with_its_install_line(tmp_path, monkeypatch, source, package, install):
+def test_c12_a_missing_extra_is_named_with_its_install_line(tmp_path, monkeypatch, source, package, install):
     for name in list(sys.modules):
         if name.partition(".")[0] == package:
             monkeypatch.delitem(sys.modules, name)

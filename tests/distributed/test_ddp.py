@@ -1,4 +1,4 @@
-"""Two processes take the same steps as one. SGD: adaptive optimizers amplify rounding."""
+"""C11: two processes take the same steps as one. SGD: adaptive optimizers amplify rounding."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import pytest
 import torch
 
 from lit_sdpo.callbacks import InitialEvaluation
+from lit_sdpo.checkpoints.identity import KEY
+from lit_sdpo.checkpoints.manifest import in_order
+from lit_sdpo.rewards.base import Verdict
+from tests.faults.runs import assert_same, model, stream, train
 from tests.training import Toy, assert_close_gradients, fit, method, rollout_callback, toy_data, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -30,11 +34,11 @@ def moved(tmp_path, tiny, kind, data, **options):
 
 
 @pytest.mark.parametrize("kind", ["grpo", "sdpo", "sft"])
-def test_two_processes_take_the_steps_of_one(tmp_path, tiny, kind):
-    """3 prompts are no even number, and neither are the rows of 2 slots."""
+def test_c11_two_processes_take_the_steps_of_one(tmp_path, tiny, kind):
+    """3 prompts are no even number, in training and evaluation, and neither are the rows of 2 slots."""
 
     def data():
-        return toy_data([Toy("a"), Uneven("b")], steps=2)
+        return toy_data([Toy("a"), Uneven("b")], steps=2, eval_prompts=3)
 
     alone, expected = moved(tmp_path, tiny, kind, data(), accumulate_grad_batches=2)
     shared, logged = moved(tmp_path, tiny, kind, data(), accumulate_grad_batches=2, strategy="ddp_fork", devices=2)
@@ -45,8 +49,42 @@ def test_two_processes_take_the_steps_of_one(tmp_path, tiny, kind):
     assert {n: logged[n] for n in exact} == pytest.approx({n: expected[n] for n in exact}, rel=1e-3, abs=1e-5)
 
 
-def test_an_idle_window_is_idle_on_all_ranks(tmp_path, tiny):
+def test_c11_an_idle_window_is_idle_on_all_ranks(tmp_path, tiny):
     data = toy_data([Toy(score=lambda text: 1.0)], steps=2)
     shared, logged = moved(tmp_path, tiny, "grpo", data, strategy="ddp_fork", devices=2)
     assert all(torch.equal(value, torch.zeros_like(value)) for value in shared.values())
     assert logged["rollout/flat_groups"] == 1
+
+
+class HalfFlat(Toy):
+    """Two prompts, one for each process; the rewards of the second are all equal."""
+
+    def rows(self, split):
+        return super().rows(split)[:2]
+
+    def verify(self, completion, row):
+        return super().verify(completion, row) if row.id.endswith("0") else Verdict(1.0)
+
+
+def test_c11_one_rank_without_anything_active(tmp_path, tiny):
+    def data():
+        return toy_data([HalfFlat()], steps=2, prompts=2)
+
+    alone, _ = moved(tmp_path, tiny, "grpo", data())
+    shared, logged = moved(tmp_path, tiny, "grpo", data(), strategy="ddp_fork", devices=2)
+    assert_close_gradients(shared, alone, rtol=1e-3)
+    assert logged["rollout/flat_groups"] == 0.5
+
+
+def test_c11_a_resumed_pair_ends_as_one_that_was_not_interrupted(tmp_path, tiny):
+    """Weights, optimizer, random states of both, matrix and samples, bit for bit."""
+
+    def run(folder, **options):
+        train(folder, model(tiny), stream(eval_every=None), strategy="ddp_fork", devices=2, **options)
+        last = torch.load(in_order(folder / "checkpoints")[0], weights_only=True)
+        files = [(folder / name).read_text() for name in ("matrix.json", "samples.jsonl")]
+        return {key: last[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", KEY)} | {"files": files}
+
+    whole = run(tmp_path)
+    assert len(whole[KEY]["random"]) == 2
+    assert_same(run(tmp_path, ckpt_path=tmp_path / "checkpoints" / "step=5.ckpt"), whole)

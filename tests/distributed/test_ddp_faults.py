@@ -95,12 +95,12 @@ def test_c11_one_hangs_and_the_other_ends_at_the_time_limit(launcher, tmp_path):
     both[1].send(signal.SIGKILL)
 
 
-def test_c11_the_program_starts_its_own_second_process(tmp_path):
+def test_c10_c11_the_program_starts_its_own_second_process_and_needs_no_home(tmp_path):
     settings = OPTIONS | DDP | {"trainer.logger.init_args.save_dir": tmp_path, "data.steps": 2000}
     command = [sys.executable, "-m", "lit_sdpo", "fit", f"--config={CONFIG}"]
     command += [f"--{name}={value}" for name, value in settings.items()]
     with (tmp_path / "log.txt").open("w") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOME": "/proc/nowhere"}
         with subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process:
             samples = tmp_path / "micro-sdpo" / "version_0" / "samples.jsonl"
             end = time.monotonic() + 200

@@ -59,10 +59,12 @@ for child in running:  # of tests that failed
 class Program:
     """One run of the program in a process of its own."""
 
-    def __init__(self, launcher, folder, environment=None, **options):
+    def __init__(self, launcher, folder, environment=None, config=None, **options):
         self.launcher, self.runs, self.log = launcher, folder / "runs", folder / f"log_{time.monotonic_ns()}.txt"
-        settings = {**OPTIONS, "trainer.logger.init_args.save_dir": self.runs, "data.steps": 2000, **options}
-        arguments = ["fit", f"--config={CONFIG}", *(f"--{name}={value}" for name, value in settings.items())]
+        settings = {"trainer.logger.init_args.save_dir": self.runs, **options}
+        if config is None:
+            settings = OPTIONS | {"data.steps": 2000} | settings
+        arguments = ["fit", f"--config={config or CONFIG}", *(f"--{name}={value}" for name, value in settings.items())]
         self.pid = self._ask({"arguments": arguments, "log": str(self.log), "environment": environment or {}})
 
     def _ask(self, request):

@@ -4,10 +4,12 @@ import json
 import signal
 
 import pytest
+import torch
 
 from lit_sdpo.checkpoints import SafeCheckpointIO
 from tests.faults import programs
 from tests.faults.programs import Program
+from tests.faults.runs import assert_same
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +47,9 @@ def test_f15_before_the_first_step_it_leaves_with_whole_files(launcher, tmp_path
     samples = program.folder / "samples.jsonl"
     program.until(lambda: samples.exists() and samples.stat().st_size).send(signal.SIGTERM)
     assert program.wait() == 143, program.output
-    assert [path.name for path in program.checkpoints()] in ([], ["step=1.ckpt"])  # the first step may have begun
+    names = [path.name for path in program.checkpoints()]
+    assert names in ([], ["step=1.ckpt"])  # the first step may have begun
+    assert ("Ended before a step was taken: there is nothing to save" in program.output) == (not names)
     assert not list(program.folder.rglob("*.tmp-*"))
 
 
@@ -80,6 +84,17 @@ def test_f19_a_second_process_is_refused_and_a_dead_one_is_not_in_the_way(launch
     third = Program(launcher, tmp_path).training().send(signal.SIGTERM)
     assert third.wait() == 143, third.output
     assert f"Process {first.pid} on" in third.output
+
+
+def test_f22_the_saved_configuration_gives_the_same_run(launcher, tmp_path):
+    first = Program(launcher, tmp_path / "first", **{"data.steps": 2})
+    assert first.wait() == 0, first.output
+    again = Program(launcher, tmp_path / "again", config=first.folder / "config.yaml")
+    assert again.wait() == 0, again.output
+    states = [torch.load(program.checkpoints()[0], weights_only=True) for program in (first, again)]
+    for part in ("state_dict", "optimizer_states", "lit_sdpo"):
+        assert_same(states[0][part], states[1][part])
+    assert (first.folder / "samples.jsonl").read_bytes() == (again.folder / "samples.jsonl").read_bytes()
 
 
 def test_f14_a_finished_run_exits_with_0(launcher, tmp_path):
