@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 
 T = TypeVar("T")
@@ -30,16 +30,17 @@ def base_model(policy: Any) -> Any:
 
 
 def shard(policy: Any, mesh: DeviceMesh) -> None:
-    """Divide a causal language model's weights among the processes of a mesh, in place.
+    """Divide a causal language model's weights among the processes of a mesh, in place; gradients add up in float32.
 
     Args:
         policy: A Transformers model, bare or wrapped by PEFT; its parameters keep their names.
         mesh: Of one dimension.
     """
     root = base_model(policy)
+    options: dict[str, Any] = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32)}
     for layer in _layers(root):
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
-    fully_shard(root, mesh=mesh, reshard_after_forward=False)
+        fully_shard(layer, reshard_after_forward=True, **options)
+    fully_shard(root, reshard_after_forward=False, **options)
     root.run = _run  # registered as a forward pass, it gathers what lies outside the layers
     register_fsdp_forward_method(root, "run")
 
