@@ -47,6 +47,7 @@ from lit_sdpo.functional import chunked_loss, group_advantages, ppo_loss, sdpo_l
 from lit_sdpo.policies.fused import fuse
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import completion_hidden, scorer, weighted_loss
+from lit_sdpo.rollouts.allocation import keep_freed_memory
 from lit_sdpo.rollouts.sampling import sample, uniforms
 from lit_sdpo.rollouts.types import Sampling
 
@@ -220,6 +221,7 @@ def head_case(loss: str, side: str, vocabulary: int, tokens: int, hidden: int) -
         return sdpo_loss(logits, target, top_k=100 if loss == "top-100" else None)
 
     def ours() -> Tensor:
+        keep_freed_memory()  # as training does
         return chunked_loss(states, weight, torch.full((tokens,), 1 / tokens), token_losses)[0]
 
     def naive() -> Tensor:

@@ -15,25 +15,28 @@ from lit_sdpo.functional.support import top_k_with_tail
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """``log softmax(logits)[ids]``; the softmax itself is made in the backward pass only."""
+    """``log softmax(logits)[ids]``; the softmax is made once and becomes the gradient where it stands."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
-        total = logits.logsumexp(-1)
-        ctx.save_for_backward(logits, ids, total)
-        return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - total
+        probabilities = torch.softmax(logits, -1)
+        ctx.save_for_backward(probabilities, ids)
+        # The likeliest token's probability is at least 1 / V: its log has all digits.
+        chosen = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+        return (chosen - logits.amax(-1)).add_(probabilities.amax(-1).log_())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        logits, ids, total = ctx.saved_tensors
+        probabilities, ids = ctx.saved_tensors
         grad = grad.unsqueeze(-1)
-        made = (logits - total.unsqueeze(-1)).exp_().mul_(-grad)
-        return made.scatter_add_(-1, ids.unsqueeze(-1), grad), None
+        return probabilities.mul_(-grad).scatter_add_(-1, ids.unsqueeze(-1), grad), None
 
 
 def token_logprobs_from_logits(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probability of each token.
+
+    Its gradient overwrites what the forward pass kept, so a graph it is in serves one backward pass.
 
     Args:
         logits: [..., V].

@@ -23,7 +23,7 @@ from lit_sdpo.functional.support import log_tail_mass
 
 _CPU_CHUNK_BYTES = 2**24  # small enough to stay near the cache
 _ACCELERATOR_CHUNK_BYTES = 2**28
-_CHUNK_TOKENS = 128  # at least, for the matrix products
+_CHUNK_TOKENS = 240  # at least, for the matrix products
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -42,7 +42,7 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def default_chunk_size(vocabulary: int, device: torch.device) -> int:
-    """Tokens per chunk: a chunk of float32 logits takes 16 MiB on a CPU and 256 MiB on an accelerator, or 128 tokens.
+    """Tokens per chunk: a chunk of float32 logits takes 16 MiB on a CPU and 256 MiB on an accelerator, or 240 tokens.
 
     Args:
         vocabulary: V.
@@ -56,7 +56,8 @@ def _spans(tokens: int, weight: Tensor, chunk_size: int | None) -> Iterator[slic
     size = default_chunk_size(weight.shape[0], weight.device) if chunk_size is None else chunk_size
     if size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {size}")
-    return (slice(start, min(start + size, tokens)) for start in range(0, tokens, size))
+    even = -(-tokens // max(1, -(-tokens // size)))  # a short last chunk would make slow products
+    return (slice(start, min(start + even, tokens)) for start in range(0, tokens, max(1, even)))
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:
@@ -65,9 +66,16 @@ def _product_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
-def _head(hidden: Tensor, weight: Tensor, dtype: torch.dtype, temperature: float) -> Tensor:
+def _head(
+    hidden: Tensor, weight: Tensor, dtype: torch.dtype, temperature: float, buffer: Tensor | None = None
+) -> Tensor:
+    """Logits of a chunk, in the memory of ``buffer`` where that has their dtype."""
     with torch.autocast(hidden.device.type, enabled=False):
-        return tempered(hidden.to(dtype) @ weight.to(dtype).T, temperature)
+        a, b = hidden.to(dtype), weight.to(dtype).T
+        if buffer is None or buffer.dtype != dtype:
+            return tempered(a @ b, temperature)
+        logits = torch.mm(a, b, out=buffer[: len(a)])
+        return logits if temperature == 1 else logits.div_(temperature)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -222,28 +230,37 @@ class _ChunkedLoss(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=kind) if needs_weight else None
         per_token = torch.zeros(len(hidden), dtype=kind, device=hidden.device)
+        buffer: Tensor | None = None
         for span in _spans(len(hidden), weight, chunk_size):
-            logits = _head(hidden[span], weight, dtype, temperature).requires_grad_(needs_hidden or needs_weight)
+            products = _head(hidden[span], weight, dtype, temperature, buffer)
+            if buffer is None and products.dtype == dtype:
+                buffer = products
+            logits = products.detach().requires_grad_(needs_hidden or needs_weight)
             with torch.enable_grad(), torch.autocast(hidden.device.type, enabled=False):
                 losses = per_token_loss(logits, span)
             per_token[span] = losses.detach()
             if not losses.requires_grad:
                 continue
             (grad,) = torch.autograd.grad(losses, logits, loss_weights[span].to(losses.dtype))
-            del logits, losses
+            del products, logits, losses
             grad = (grad if temperature == 1.0 else grad / temperature).to(dtype)
             if grad_hidden is not None:
                 grad_hidden[span] = (grad @ weight.to(dtype)).to(hidden.dtype)
             if grad_weight is not None:
                 _add_product(grad_weight, grad.T, hidden[span].to(dtype))
-        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
+            del grad  # the next chunk takes its memory
+        # Not saved but handed over: the backward gives them away without a copy.
+        ctx.made = grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype)
         ctx.mark_non_differentiable(per_token)
         return (loss_weights * per_token).sum(), per_token
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        hidden, weight = (None if g is None else g * grad_output.to(g.dtype) for g in ctx.saved_tensors)
+        if ctx.made is None:
+            raise RuntimeError("chunked_loss was asked for its gradient twice: it serves one backward pass")
+        made, ctx.made = ctx.made, None
+        hidden, weight = (None if g is None else g.mul_(grad_output.to(g.dtype)) for g in made)
         return hidden, weight, None, None, None, None
 
 
@@ -259,14 +276,15 @@ def chunked_loss(
     """``sum(loss_weights * per_token_loss(logits))`` with ``logits = hidden @ weight.T / temperature``, in chunks.
 
     The gradients of ``hidden`` and ``weight`` are built in the forward pass, so no logits outlive their chunk. Nothing
-    else receives a gradient.
+    else receives a gradient. They serve one backward pass.
 
     Args:
         hidden: Hidden states of the M tokens, [M, D].
         weight: LM-head weight, [V, D].
         loss_weights: Weight of each token in the loss, [M]; see :func:`lit_sdpo.functional.reduce.token_weights`.
         per_token_loss: From a chunk's logits [m, V], float32 or better, and its place among the M tokens to its losses
-            [m]. It may make a teacher's logits for the same place and read any per-token tensor there.
+            [m]. It may make a teacher's logits for the same place and read any per-token tensor there. The next
+            chunk's logits take the place of these: what it keeps has to be a copy.
         chunk_size: Tokens at a time; ``None`` chooses by :func:`default_chunk_size`.
         temperature: Divides the logits.
 

@@ -71,7 +71,7 @@ class _OnSupport(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         mass, total, ids, logprobs = ctx.saved_tensors
         grad = grad - logprobs.exp() * grad.sum(-1, keepdim=True)
-        return (mass * (grad[..., -1] / total).unsqueeze(-1)).scatter_(-1, ids, grad[..., :-1]), None
+        return mass.mul_((grad[..., -1] / total).unsqueeze(-1)).scatter_(-1, ids, grad[..., :-1]), None
 
 
 def on_support(logits: Tensor, ids: Tensor, *, tail: bool, temperature: float = 1.0) -> Tensor:

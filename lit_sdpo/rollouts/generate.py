@@ -16,6 +16,7 @@ from lit_sdpo.policies.load import end_token_ids, render_all
 from lit_sdpo.policies.scoring import eval_mode
 from lit_sdpo.rewards.combine import Scores, WeightedRewards
 from lit_sdpo.rewards.pool import verify_all
+from lit_sdpo.rollouts.allocation import keep_freed_memory
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.types import Completions, RolloutEngine, Rollouts, Sampling
 
@@ -74,6 +75,7 @@ def generate(
         autocast: Context of the policy's forward passes.
     """
     started = time.perf_counter()
+    keep_freed_memory()
     prompt_ids = render_all(tokenizer, [row.messages for row in rows], template_options)
     ids = [row.id for row in rows] if names is None else names
     seeds = sample_seeds(seed, *stream, item_ids=ids, num_generations=num_generations).to(policy.device)

@@ -250,3 +250,19 @@ def test_from_logits_it_is_the_same_in_value_and_gradient(alpha, temperature, mo
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
     with pytest.raises(ValueError, match="alpha"):
         logit_divergence(student, teacher, 1.5)
+
+
+@pytest.mark.parametrize("distance", [1e-4, 1e-2, 1.0, 30.0])
+def test_jensen_shannon_of_logits_keeps_its_digits(distance):
+    generator = torch.Generator().manual_seed(0)
+    student = 3 * torch.randn(8, 500, generator=generator)
+    teacher = student + distance * torch.randn(8, 500, generator=generator)
+    found = []
+    for kind, how in ((torch.float32, logit_divergence), (torch.float64, None)):
+        x, y = student.to(kind, copy=True).requires_grad_(), teacher.to(kind)
+        made = how(x, y, 0.5) if how else divergence(x.log_softmax(-1), y.log_softmax(-1), 0.5)
+        made.sum().backward()
+        found.append((made.detach().double(), x.grad.double()))
+    (value, gradient), (exact, exact_gradient) = found
+    assert (gradient - exact_gradient).norm() <= 5e-5 * exact_gradient.norm()
+    torch.testing.assert_close(value, exact, rtol=1e-2 if distance < 1e-3 else 1e-4, atol=0.0)

@@ -176,10 +176,22 @@ def test_memory_grows_with_the_chunk_and_never_holds_all_logits(chunk_size):
     assert largest.numel <= max(chunk_size * vocabulary, vocabulary * 4)
 
 
+def test_a_chunked_loss_serves_one_backward_pass():
+    hidden, weight, ids = case()
+    loss, _ = chunked_loss(
+        hidden, weight, torch.ones(M, dtype=hidden.dtype), lambda x, s: -log_softmax(x).gather(-1, ids[s, None])[:, 0]
+    )
+    first = gradients(loss, hidden)
+    with pytest.raises(RuntimeError, match="one backward pass"):
+        gradients(loss, hidden)
+    plain = torch.nn.functional.cross_entropy(hidden @ weight.T, ids, reduction="sum")
+    same(first, gradients(plain, hidden))
+
+
 def test_default_chunk_size():
-    assert default_chunk_size(32_768, torch.device("cpu")) == 128
+    assert default_chunk_size(32_768, torch.device("cpu")) == 240
     assert default_chunk_size(512, torch.device("cpu")) == 8192
-    assert default_chunk_size(150_000, torch.device("cpu")) == 128
+    assert default_chunk_size(150_000, torch.device("cpu")) == 240
     assert default_chunk_size(150_000, torch.device("cuda")) == 447
     with pytest.raises(ValueError, match="chunk_size"):
         token_logprobs(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, dtype=torch.long), chunk_size=0)
