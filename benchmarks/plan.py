@@ -14,7 +14,8 @@ import gc
 import json
 import os
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import lightning.pytorch as pl
 
@@ -109,7 +110,7 @@ def measure(case: str, size: str) -> dict[str, float]:
             callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
             callbacks.append(reader)
             rollout = next(callback for callback in callbacks if isinstance(callback, RolloutCallback))
-            rollout.rewards = WeightedRewards({"coin": coin}, {"verifier": 0.0})
+            rollout.rewards = WeightedRewards({"coin": cast(Any, coin)}, {"verifier": 0.0})
             self.model.reprompt = _lenient(self.model)
             generate = rollout._generate
 
@@ -124,7 +125,8 @@ def measure(case: str, size: str) -> dict[str, float]:
             gc.collect()
             reader.begin = status_mb("VmRSS")
 
-    run(["fit", *settings(case, size)], Measured)
+    with TemporaryDirectory() as folder:
+        run(["fit", *settings(case, size), f"--trainer.default_root_dir={folder}"], Measured)
     most = reader.most
     return {name: most[name] - (0 if name == "throughout" else most["throughout"]) for name in most}
 
