@@ -166,7 +166,7 @@ class RolloutCallback(Callback):
                 fix="resume from a checkpoint that was written before new rollouts",
             )
         batch.loss = self._slices[batch.slot]
-        batch.loss.fresh = batch.update == 0
+        batch.loss.fresh = batch.update == 0 and not getattr(self.engine, "mismatched", False)
         batch.contributing_rows = self._contributing
 
     def _roll(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:

@@ -232,7 +232,8 @@ class LossBatch:
         teacher_prompt_ids: The teacher's prompt of each row, or ``None`` for a row without context; absent for methods
             without a teacher.
         temperature: The completions were drawn at this temperature, and losses score them at it.
-        fresh: This is the first update on these rollouts: the policy is the one that drew them.
+        fresh: The policy is the very one that drew the rollouts: this is their first update, and no other program
+            than the policy's own drew them.
     """
 
     prompt_ids: list[list[int]]

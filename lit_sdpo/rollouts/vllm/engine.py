@@ -1,0 +1,219 @@
+"""The vLLM rollout engine: completions from a server that follows the policy's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lit_sdpo.errors import UserError
+from lit_sdpo.rollouts.types import Completions, Sampling
+from lit_sdpo.rollouts.vllm.client import RESUME, WHERE, Client, RefusedError
+from lit_sdpo.rollouts.vllm.sync import Synchroniser
+
+
+class VLLMEngine:
+    """Samples from a ``vllm serve`` that somebody has started; ``docs/vllm.md`` has the command.
+
+    Before the rollouts of a step, and before an evaluation, the server gets the policy's weights if it has others, and
+    is checked to predict with them. All processes of a run ask the same server, each for its own prompts. Token ids go
+    in and come out, so nothing is encoded twice.
+
+    The native engine's law that a row's tokens depend on its seed and distribution alone cannot be kept: a server
+    batches as requests arrive, which moves probabilities in their last digits. Each prompt's request carries the seed
+    of its first row, and the server derives those of the others, so a run is repeatable as far as the server's
+    arithmetic is. Log-probabilities are the server's own; losses weigh tokens by the ratio of the policy to them.
+
+    Args:
+        url: Of the server.
+        weights_folder: For the weights, on a disk that server and trainer see under the same name; ``None`` takes a
+            temporary folder, which is enough on one machine. One run at a time uses it.
+        timeout: Seconds that one prompt's completions may take.
+        patience: Seconds that the server may be unreachable before the run ends.
+        concurrency: Prompts that each process asks for at once.
+        seeded: Send seeds. ``False`` is faster on GPUs and not repeatable.
+        tolerance: Largest mean absolute difference between the server's and the policy's log-probabilities after an
+            update; ``None`` goes by the server's dtype.
+
+    Raises:
+        UserError: The server is gone or silent, was started without a flag that is needed, or predicts with other
+            weights than it was given.
+    """
+
+    #: Completions come from another program's arithmetic, so they carry importance weights from the first update on.
+    mismatched = True
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        weights_folder: str | None = None,
+        timeout: float = 1800.0,
+        patience: float = 60.0,
+        concurrency: int = 64,
+        seeded: bool = True,
+        tolerance: float | None = None,
+    ) -> None:
+        if timeout <= 0 or patience < 0 or concurrency < 1:
+            raise ValueError(
+                f"timeout must be above 0, patience not below 0 and concurrency at least 1, got {timeout}, {patience}"
+                f" and {concurrency}"
+            )
+        self.client = Client(url, timeout=timeout, patience=patience)
+        self.synchroniser = Synchroniser(self.client, weights_folder, tolerance)
+        self.concurrency, self.seeded = concurrency, seeded
+        self._server: dict[str, Any] | None = None
+
+    @contextmanager
+    def holding(self, policy: Any) -> Iterator[None]:
+        """Inside, the server has the policy's weights; all processes enter at the same time."""
+        if self._server is not None:
+            yield
+            return
+        self._server = self.synchroniser.follow(policy)
+        try:
+            yield
+        finally:
+            self._server = None
+
+    def generate(
+        self,
+        policy: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        *,
+        num_generations: int,
+        sampling: Sampling,
+        seeds: Tensor,
+        end_ids: Sequence[int],
+        pad_id: int,
+    ) -> Completions:
+        """Sample ``num_generations`` completions for each of P prompts.
+
+        Args:
+            policy: The policy whose weights the server is to have.
+            prompts: Token ids of the P prompts.
+            num_generations: Completions per prompt, G.
+            sampling: How tokens are drawn. Where both are set, the server applies ``min_p`` before ``top_p``.
+            seeds: One int64 seed per row, [P·G]; the first of each prompt counts.
+            end_ids: Tokens that end a completion.
+            pad_id: Fills ``ids`` beyond a row's length.
+
+        Raises:
+            UserError: See the class.
+        """
+        if tuple(seeds.shape) != (len(prompts) * num_generations,):
+            raise ValueError(f"seeds must have shape ({len(prompts) * num_generations},), got {tuple(seeds.shape)}")
+        with self.holding(policy):
+            self._check(prompts, sampling)
+            first = seeds.view(len(prompts), num_generations)[:, 0].tolist() if len(prompts) else []
+            bodies = [
+                self._body(prompt, num_generations, sampling, seed, end_ids)
+                for prompt, seed in zip(prompts, first, strict=True)
+            ]
+            rows = [row for rows in self._ask_all(bodies) for row in rows]
+            if rows:
+                self.synchroniser.check()
+        if sampling.temperature == 0:  # a server draws the one most likely completion once
+            rows = [row for row in rows for _ in range(num_generations)]
+        return _completions(rows, end_ids, pad_id, seeds.device)
+
+    @property
+    def version(self) -> str | None:
+        """Name of the weights that the server has; it is made of their content."""
+        return None if self._server is None else self._server["weights"]
+
+    def _check(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+        """Whether the server was started for what is asked of it."""
+        server: dict[str, Any] = self._server  # type: ignore[assignment]
+        longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
+        if longest > server["max_model_len"]:
+            raise UserError(
+                f"prompt and completion can have {longest} tokens, the server reads {server['max_model_len']}",
+                where=WHERE,
+                fix=f"start vLLM with --max-model-len {longest} or more, or lower rollout.sampling.max_new_tokens",
+            )
+        if server["logprobs_mode"] != "processed_logprobs":
+            raise UserError(
+                f"the server's log-probabilities are of another distribution ({server['logprobs_mode']})",
+                where=WHERE,
+                fix="start vLLM with --logprobs-mode processed_logprobs",
+            )
+        if self.seeded and server["device"] == "cpu" and server["chunked_prefill"]:
+            raise UserError(
+                "a server on a CPU that reads prompts in chunks ends with the first request that has a seed",
+                where=WHERE,
+                fix="start vLLM with --no-enable-chunked-prefill, or set the engine's seeded to false",
+            )
+
+    def _body(
+        self, prompt: Sequence[int], count: int, sampling: Sampling, seed: int, end_ids: Sequence[int]
+    ) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "prompt": list(prompt),
+            "n": count if sampling.temperature else 1,
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
+            # All that a model's own generation configuration could add.
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "ignore_eos": True,
+            "stop_token_ids": list(end_ids),
+            "logprobs": 0,
+            "return_token_ids": True,
+            "return_tokens_as_token_ids": True,
+        }
+        # The server adds the number of the completion, so the sum has to stay within 63 bits.
+        return body | {"seed": seed & (2**62 - 1)} if self.seeded else body
+
+    def _ask_all(self, bodies: Sequence[dict[str, Any]]) -> list[list[_Row]]:
+        """One request for each prompt, some at a time; a failure ends them all."""
+        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="vllm")
+        try:
+            return [answer.result() for answer in [pool.submit(self._ask, body) for body in bodies]]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            self.client.interrupt()
+            raise
+        finally:
+            pool.shutdown()
+            self.client.ready()
+
+    def _ask(self, body: dict[str, Any]) -> list[_Row]:
+        try:
+            choices = self.client.post("/v1/completions", body)["choices"]
+        except RefusedError as error:
+            text = f"the server has not answered a prompt ({error})"
+            raise UserError(text, where=WHERE, fix=RESUME) from error
+        rows = []
+        for choice in sorted(choices, key=lambda choice: choice["index"]):
+            if choice.get("token_ids") is None or choice["finish_reason"] not in ("stop", "length"):
+                text = f"a completion came back without its tokens (finish reason {choice['finish_reason']!r})"
+                raise UserError(text, where=WHERE, fix=RESUME)
+            rows.append((choice["token_ids"], choice["logprobs"]["token_logprobs"]))
+        if len(rows) != body["n"]:
+            raise UserError(f"the server gave {len(rows)} completions instead of {body['n']}", where=WHERE, fix=RESUME)
+        return rows
+
+
+#: Tokens of a completion and their log-probabilities.
+_Row = tuple[list[int], list[float]]
+
+
+def _completions(rows: Sequence[_Row], end_ids: Sequence[int], pad_id: int, device: torch.device) -> Completions:
+    width = max((len(ids) for ids, _ in rows), default=0)
+    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row, _ in rows], dtype=torch.long)
+    logprobs = torch.tensor([[*row, *[0.0] * (width - len(row))] for _, row in rows], dtype=torch.float32)
+    lengths = torch.tensor([len(row) for row, _ in rows], dtype=torch.long)
+    finished = torch.tensor([bool(row) and row[-1] in end_ids for row, _ in rows], dtype=torch.bool)
+    shape = (len(rows), width)
+    return Completions(
+        ids.view(shape).to(device), lengths.to(device), logprobs.view(shape).to(device), finished.to(device)
+    )

@@ -1,0 +1,1 @@
+"""The folder that a vLLM server needs on ``PYTHONPATH``."""
