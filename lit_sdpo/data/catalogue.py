@@ -19,6 +19,7 @@ class Known:
         train: Hub data sets of the training split.
         evaluation: Hub data sets of validation and test.
         parts: Names of the tasks whose files are its training and evaluation files in a folder of prepared files.
+        mixed: The data set has rows of other contracts too, which are left out; elsewhere such a row is a mistake.
     """
 
     family: str
@@ -27,6 +28,7 @@ class Known:
     train: tuple[Source, ...] = ()
     evaluation: tuple[Source, ...] = ()
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mixed: bool = False
 
 
 def _aime24() -> Source:
@@ -74,6 +76,7 @@ TASKS: dict[str, Known] = {
         about="the paper's fourth stage: the programs of Dolci-Think-RL; the evaluation is yours to hold out",
         train=(_DOLCI,),
         parts={"train": ("dolci",), "test": ("dolci",)},
+        mixed=True,
     ),
     "dapo_math_17k": Known(
         family="math", verifier="math_boxed", about="competition problems with whole numbers", train=(_DAPO,)

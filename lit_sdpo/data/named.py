@@ -99,6 +99,8 @@ class NamedTask(SourceTask):
 
     def _read(self, split: Split) -> tuple[Row, ...]:
         rows = super()._read(split)
+        if self.known.mixed and (own := tuple(row for row in rows if row.verifier == self.known.verifier)):
+            return own
         if wrong := next((row for row in rows if row.verifier != self.known.verifier), None):
             raise UserError(
                 f"row {wrong.id!r} is scored by {wrong.verifier}, but the task has the contract {self.known.verifier}",

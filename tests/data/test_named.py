@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 
 import pytest
 
@@ -84,6 +85,19 @@ def test_evaluated_prompts_are_not_trained_on(tmp_path):
     task = NamedTask("gsm8k", name="sums", train=RAW / "gsm8k.jsonl", validation=evaluated)
     assert [row.id for row in task.rows("train")] == ["math/gsm8k/train/0", "math/gsm8k/train/2"]
     assert (task.name, task.overlap) == ("sums", 1)
+
+
+def test_rows_of_other_contracts_in_a_mixed_data_set_are_left_out(tmp_path):
+    lines = [
+        {"prompt": "user: 1+1?", "ground_truth": ["2"], "dataset": ["math"], "custom_id": "a"},
+        {"prompt": "user: Add.", "ground_truth": ['["assert f(1) == 2"]'], "dataset": ["code"], "custom_id": "b"},
+    ]
+    path = tmp_path / "dolci.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [row.id for row in NamedTask("coding", train=str(path)).rows("train")] == ["coding/dolci/train/b"]
+    path.write_text(json.dumps(lines[0]) + "\n")
+    with pytest.raises(UserError, match="scored by math_boxed, but the task has the contract code_tests"):
+        NamedTask("coding", train=str(path)).rows("train")
 
 
 def test_files_of_another_contract():
