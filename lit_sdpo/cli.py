@@ -150,6 +150,17 @@ class LitSDPOCLI(LightningCLI):
                 mistake = UserError(mistake.what, where=f"{file}: {mistake.where}", fix=mistake.fix)
             raise mistake from error
 
+    def _set_seed(self) -> None:
+        """Seed the run.
+
+        Raises:
+            UserError: A seed that is out of bounds.
+        """
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(str(error), where="seed_everything") from error
+
     def _parse_ckpt_path(self) -> None:
         """Nothing in a checkpoint changes the configuration; it is read once, when the run goes on."""
 
