@@ -199,10 +199,12 @@ def test_left_out_runs_have_their_reason(text):
     assert "nothing was evaluated yet" in text
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_page(text, folder):
     assert page(investigate(Study.read([folder]))) == text
 
 
+@pytest.mark.slow
 def test_all_files_are_written_and_linked(findings, text, tmp_path):
     path = write(findings, tmp_path)
     assert path.read_text() == text

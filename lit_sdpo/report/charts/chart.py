@@ -103,9 +103,12 @@ class Missing:
 
 def _settle(figure: Figure) -> None:
     """Lay out once and for all: another pass would move things by a hair, and so change the bytes."""
-    if figure.get_layout_engine() is not None:
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
         with styled():
-            figure.draw_without_rendering()
+            engine.execute(figure)
         figure.set_layout_engine("none")
 
 
