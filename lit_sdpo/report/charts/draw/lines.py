@@ -106,6 +106,7 @@ def over_steps(
                 _curve(panel, np.asarray(x, dtype=float), values, shown[method], place, stages if smoothed else None)
             panel.set_ylabel(LABELS.get(name, name))
             panel.margins(x=0.02)
+            panel.xaxis.get_major_locator().set_params(integer=True)
             if name in SHARES:
                 panel.set_ylim(-0.03, 1.03)
             _mark(panel, stages, named=i < columns, columns=columns)
