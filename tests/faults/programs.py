@@ -60,6 +60,7 @@ class Program:
     """One run of the program in a process of its own."""
 
     def __init__(self, launcher, folder, environment=None, config=None, **options):
+        folder.mkdir(exist_ok=True)
         self.launcher, self.runs, self.log = launcher, folder / "runs", folder / f"log_{time.monotonic_ns()}.txt"
         settings = {"trainer.logger.init_args.save_dir": self.runs, **options}
         if config is None:
