@@ -94,6 +94,8 @@ def over_steps(
             otherwise points are joined as they are.
         columns: Panels in a row.
     """
+    from matplotlib.ticker import MaxNLocator
+
     shown = _shown(looks, panels.values())
     rows = math.ceil(len(panels) / columns)
     with styled():
@@ -106,7 +108,7 @@ def over_steps(
                 _curve(panel, np.asarray(x, dtype=float), values, shown[method], place, stages if smoothed else None)
             panel.set_ylabel(LABELS.get(name, name))
             panel.margins(x=0.02)
-            panel.xaxis.get_major_locator().set_params(integer=True)
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             if name in SHARES:
                 panel.set_ylim(-0.03, 1.03)
             _mark(panel, stages, named=i < columns, columns=columns)
