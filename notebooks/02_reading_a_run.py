@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Reading a run
 #
-# What a run leaves behind, and how to look at it: the matrix of scores with intervals, what single prompts lost and won, how far
-# the weights and the responses drifted, and which artifacts grew. The run here is too short to conclude anything from; it has every
-# file that a long one has.
+# What a run leaves behind, and how to look at it: the matrix of scores with intervals, what single prompts lost and
+# won, how far the weights and the responses drifted, and which artifacts grew. The run here is too short to conclude
+# anything from; it has every file that a long one has.
 
 # %%
 import csv
@@ -90,15 +90,15 @@ def table(name, **wanted):
 # %% [markdown]
 # ## The matrix
 #
-# Row i: after stage i. A task's own stage is framed. Read along a column: what comes after the frame is kept or forgotten, what comes
-# before it is transfer.
+# Row i: after stage i. A task's own stage is framed. Read along a column: what comes after the frame is kept or
+# forgotten, what comes before it is transfer.
 
 # %%
 heat_map(forgetting.matrix, title="accuracy after each stage")
 
 # %% [markdown]
-# The same numbers with 95 % intervals over prompts, and the change from the base model in percent: at a task's own stage the paper's
-# *Current*, at the last stage its *Last*.
+# The same numbers with 95 % intervals over prompts, and the change from the base model in percent: at a task's own
+# stage the paper's *Current*, at the last stage its *Last*.
 
 # %%
 for line in table("tasks.csv", task="math"):
@@ -107,8 +107,8 @@ for line in table("tasks.csv", task="math"):
 # %% [markdown]
 # ## What single prompts lost and won
 #
-# An unchanged average can hide that some prompts were lost while others were won. `by_sampling` is what one would lose between two
-# single samples of a model that did not change at all; only what goes beyond it is forgetting.
+# An unchanged average can hide that some prompts were lost while others were won. `by_sampling` is what one would
+# lose between two single samples of a model that did not change at all; only what goes beyond it is forgetting.
 
 # %%
 for line in table("changes.csv", task="math"):
@@ -117,7 +117,8 @@ for line in table("changes.csv", task="math"):
 # %% [markdown]
 # ## Drift of the weights
 #
-# One line per matrix and stage. Angles and overlaps of subspaces mean little where the gap between the singular values is near 0.
+# One line per matrix and stage. Angles and overlaps of subspaces mean little where the gap between the singular
+# values is near 0.
 
 # %%
 last = table("drift.csv")[-1]["stage"]
@@ -127,8 +128,8 @@ for line in table("drift.csv", stage=last)[:7]:
 # %% [markdown]
 # ## Drift of the responses
 #
-# `forward_kl` is KL(base‖policy) on the base model's own responses, `reverse_kl` KL(policy‖base) on the policy's. On the task that is
-# being trained they say what learning cost; on earlier tasks what it broke.
+# `forward_kl` is KL(base‖policy) on the base model's own responses, `reverse_kl` KL(policy‖base) on the policy's. On
+# the task that is being trained they say what learning cost; on earlier tasks what it broke.
 
 # %%
 for line in table("response_drift.csv"):

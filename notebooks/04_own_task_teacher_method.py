@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Your own task, teacher and method
 #
-# Each is one small class. Here they are written in the page; in a project they are a file, named in YAML by its dotted path
-# (`class_path: my_project.tasks.Doubling`).
+# Each is one small class. Here they are written in the page; in a project they are a file, named in YAML by its
+# dotted path (`class_path: my_project.tasks.Doubling`).
 
 # %%
 import logging
@@ -50,8 +50,8 @@ pl.seed_everything(0)
 # %% [markdown]
 # ## A task
 #
-# Rows for three splits, and a verifier that never raises, whatever the text. Feedback may say what is wrong with an answer, never what
-# would be right: it is shown to SDPO's teacher.
+# Rows for three splits, and a verifier that never raises, whatever the text. Feedback may say what is wrong with an
+# answer, never what would be right: it is shown to SDPO's teacher.
 
 
 # %%
@@ -92,8 +92,8 @@ print(row.messages[0]["content"], "->", task.verify(row.reference, row), task.ve
 # %% [markdown]
 # ## A teacher
 #
-# A teacher owns a copy of the weights and says when it moves. Its buffers are part of the module, so a checkpoint has them and a
-# resumed run goes on exactly.
+# A teacher owns a copy of the weights and says when it moves. Its buffers are part of the module, so a checkpoint has
+# them and a resumed run goes on exactly.
 
 
 # %%
@@ -111,8 +111,9 @@ class SlowingTeacher(Teacher):
 # %% [markdown]
 # ## A method
 #
-# A method is a sum of terms. This one is SDPO with another divergence; `row_weights` and `target` can be replaced the same way, and a
-# term of your own (`lit_sdpo.modules.objective.Term`) is added with `add_term`. The loss of a token never sees padding, slices or ranks.
+# A method is a sum of terms. This one is SDPO with another divergence; `row_weights` and `target` can be replaced the
+# same way, and a term of your own (`lit_sdpo.modules.objective.Term`) is added with `add_term`. The loss of a token
+# never sees padding, slices or ranks.
 
 
 # %%
@@ -131,7 +132,8 @@ class HellingerSDPO(SDPO):
 # %% [markdown]
 # ## Together
 #
-# The new task comes second in the stream, after one that the micro model knows; `ForgettingMatrix` needs to be told nothing.
+# The new task comes second in the stream, after one that the micro model knows; `ForgettingMatrix` needs to be told
+# nothing.
 
 # %%
 data = ContinualDataModule(

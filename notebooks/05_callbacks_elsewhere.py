@@ -13,8 +13,8 @@
 # %% [markdown]
 # # The callbacks in another Lightning project
 #
-# The measurements know nothing of language models or of this package's modules. Here a plain LightningModule, a classifier, learns two
-# tasks one after the other, and two callbacks watch it.
+# The measurements know nothing of language models or of this package's modules. Here a plain LightningModule, a
+# classifier, learns two tasks one after the other, and two callbacks watch it.
 
 # %%
 import logging
@@ -34,7 +34,8 @@ logging.getLogger("lightning").setLevel(logging.WARNING)
 # %% [markdown]
 # ## A project of its own
 #
-# Two tasks over the same points. `near` asks almost the same question as the first task, `far` another one: which is forgotten more?
+# Two tasks over the same points. `near` asks almost the same question as the first task, `far` another one: which is
+# forgotten more?
 
 # %%
 ANGLES = {"first": 0.0, "near": 0.5, "far": 1.5}  # direction of the line that parts the classes, in radians
@@ -75,8 +76,8 @@ class Classifier(pl.LightningModule):
 # %% [markdown]
 # ## Measuring it
 #
-# `metric` says how the module names what it logs, `tasks` which names there are, `stages` which task each epoch trained on.
-# `InitialEvaluation` gives row 0, the model before training.
+# `metric` says how the module names what it logs, `tasks` which names there are, `stages` which task each epoch
+# trained on. `InitialEvaluation` gives row 0, the model before training.
 
 # %%
 
@@ -127,6 +128,6 @@ for name, folder in (("near", near_folder), ("far", far_folder)):
     print(name, (folder / "drift.csv").read_text(encoding="utf-8"), sep="\n")
 
 # %% [markdown]
-# `ResponseDrift(prompts={...})` does the same for what a Hugging Face model says, in any module that holds a `model` and a `tokenizer`;
-# `ArtifactMonitor(markers={...}).observe(task, responses)` for texts, wherever they come from; `CollapseMonitor(metrics={...})` watches
-# any logged reward, entropy and divergence.
+# `ResponseDrift(prompts={...})` does the same for what a Hugging Face model says, in any module that holds a `model`
+# and a `tokenizer`; `ArtifactMonitor(markers={...}).observe(task, responses)` for texts, wherever they come from;
+# `CollapseMonitor(metrics={...})` watches any logged reward, entropy and divergence.

@@ -33,4 +33,10 @@ def test_notebook_runs(source, tmp_path, monkeypatch):
 
 
 def test_notebooks_are_there():
-    assert [path.name for path in NOTEBOOKS] == ["01_first_run.py"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_first_run",
+        "02_reading_a_run",
+        "03_the_papers_claims",
+        "04_own_task_teacher_method",
+        "05_callbacks_elsewhere",
+    ]
