@@ -102,16 +102,16 @@ print(f"estimated {float(estimate):.4f}, exact {float(excess):.4f}")
 
 # %%
 COMMON = {
-    "data": {"class_path": "MicroDataModule", "init_args": {"order": ["math", "tool"], "steps": 2, "eval_prompts": 8}},
+    "data": {
+        "class_path": "MicroDataModule",
+        "init_args": {"order": ["math", "tool"], "steps": 2, "eval_prompts": 8, "eval_generations": 2},
+    },
     "rollout": {"num_generations": 4, "sampling": {"max_new_tokens": 48}},
     "trainer": {
         "accelerator": "cpu",
         "enable_progress_bar": False,
         "enable_model_summary": False,
-        "callbacks": [
-            {"class_path": "ParameterDrift"},
-            {"class_path": "ResponseDrift", "init_args": {"num_prompts": 2}},
-        ],
+        "callbacks": [{"class_path": "ParameterDrift"}],
     },
 }
 METHODS = {"grpo": ("GRPO", 1e-4), "sdpo": ("SDPO", 1e-3)}

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lit_sdpo.errors import UserError
+
+if TYPE_CHECKING:
+    from lit_sdpo.report.claims import ClaimResult
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,11 +40,33 @@ def main(arguments: Sequence[str]) -> int:
     roles = _roles(options.role, study.methods)
     findings = investigate(study, roles)
     path = write(findings, target)
+    print_verdicts(findings.claims)
     drawn, wanted = len(findings.charts), len(findings.figures) + len(findings.matrices)
     print(f"{len(study.all_runs)} runs of {len(study.methods)} methods, {len(study.left_out)} left out")
     print(f"{drawn} of {wanted} figures; the page says what the others need")
     print(path)
     return 0
+
+
+def print_verdicts(results: Sequence[ClaimResult]) -> None:
+    """Print the claims that the runs can test, with what was measured and the verdict."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from lit_sdpo.report.claims.table import NOT_TESTED
+    from lit_sdpo.report.table_files import measured
+
+    tested = [result for result in results if result.verdict != NOT_TESTED]
+    table = Table("claim", "setting", "here (95 % interval)", "verdict", show_lines=True)
+    for result in tested:
+        claim = f"{result.claim.id}. {result.claim.sentence}"
+        table.add_row(*map(Text, (claim, result.setting, "\n".join(measured(result)), result.verdict)))
+    if tested:
+        Console().print(table)
+    names = dict.fromkeys(result.claim.id for result in results)
+    if left := [name for name in names if name not in {result.claim.id for result in tested}]:
+        print(f"not tested by these runs: {', '.join(left)}")
 
 
 def _roles(given: Sequence[str], methods: Sequence[str]) -> Mapping[str, str]:

@@ -85,12 +85,17 @@ def claims_markdown(results: Sequence[ClaimResult]) -> str:
     rows = []
     for result in results:
         parts = [part for part in result.parts if not part.effect.missing]
-        ours = "; ".join(f"{part.part.measure.title}: {_part(part)}" for part in parts)
+        ours = "; ".join(measured(result))
         seeds = sorted({part.effect.seeds for part in parts})
         number = NONE if not seeds else f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         head = [f"{result.claim.id}. {result.claim.sentence}", result.setting or NONE, result.claim.paper]
         rows.append([*head, ours or NONE, number, f"**{result.verdict}**", result.reason])
     return markdown(["claim", "setting", "paper", "here (95 % interval)", "seeds", "verdict", "why"], rows)
+
+
+def measured(result: ClaimResult) -> list[str]:
+    """What was measured of each part of a claim: the measure, its effect with the interval, between which roles."""
+    return [f"{part.part.measure.title}: {_part(part)}" for part in result.parts if not part.effect.missing]
 
 
 def _part(part: PartResult) -> str:

@@ -6,10 +6,11 @@ restart-and-freeze, ``sdpo_ema_mask`` with a moving average and random token mas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from lit_sdpo.errors import UserError
-from lit_sdpo.report.claims.table import Claim, ClaimResult, Contrast, Crossing, cast_of, check
+from lit_sdpo.report.claims.table import Cast, Claim, ClaimResult, Contrast, Crossing, cast_of, check
 from lit_sdpo.report.comparisons import Draws
 from lit_sdpo.report.measures import MEASURES, own_score
 from lit_sdpo.report.study import Study
@@ -174,6 +175,8 @@ def check_claims(
 ) -> list[ClaimResult]:
     """The claims table: every claim at the paper's ratio of learning rates and at one rate for all.
 
+    Where the runs' learning rates are not what a setting is named for, the rates stand in its place.
+
     Args:
         study: The runs.
         names: Role to the method that plays it, such as ``{"sdpo": "my_sdpo"}``; ``grpo_matched`` names the one at the
@@ -198,5 +201,18 @@ def check_claims(
         for setting, suffix in SETTINGS.items():
             methods = {role: role if role in ONE_SETTING else role + suffix for role in claim.roles}
             found = cast_of(study, methods.values(), names)
-            results.append(check(claim, {role: found[name] for role, name in methods.items()}, setting, draws))
+            cast = {role: found[name] for role, name in methods.items()}
+            results.append(check(claim, cast, _at(setting, cast, study), draws))
     return results
+
+
+def _at(setting: str, cast: Cast, study: Study) -> str:
+    """The setting's name, or the learning rates themselves where they are not what the name promises."""
+    rates = {role: study.settings(runs[0])["lr"] for role, runs in cast.items() if runs}
+    if not rates or None in rates.values():
+        return setting
+    factor = 10 if setting == "paper's ratio" else 1
+    own = [rate / (1 if role == "grpo" else factor) for role, rate in rates.items() if role not in ONE_SETTING]
+    if all(math.isclose(rate, own[0], rel_tol=1e-6) for rate in own):
+        return setting
+    return ", ".join(f"{role} at {rate:g}" for role, rate in rates.items())
