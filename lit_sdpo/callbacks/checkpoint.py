@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from lit_sdpo.callbacks.folder import run_folder
-from lit_sdpo.checkpoints.identity import KEY, compare, describe, stamp, weights_fingerprint
+from lit_sdpo.checkpoints.identity import BASE_WEIGHTS, KEY, compare, describe, stamp, weights_fingerprint
 from lit_sdpo.checkpoints.last import FOLDER
 from lit_sdpo.checkpoints.manifest import in_order
 from lit_sdpo.checkpoints.random_state import of_all_ranks, set_random_state
@@ -273,7 +273,7 @@ class StageCheckpoint(Checkpoint):
         if self._description is None:
             self._description = describe(trainer, pl_module)
             if self._base is not None:
-                self._description["base weights"] = self._base
+                self._description[BASE_WEIGHTS] = self._base
         return self._description
 
 

@@ -59,6 +59,10 @@ def fingerprint(rows: Sequence[Any]) -> str:
     return f"{len(rows)} rows {digest.hexdigest()[:12]}"
 
 
+#: The entry of a description that holds :func:`weights_fingerprint`.
+BASE_WEIGHTS = "base weights"
+
+
 def weights_fingerprint(model: nn.Module) -> str:
     """Number of weights and the first digits of a SHA-256 over their names, shapes and some numbers of each.
 
@@ -108,11 +112,16 @@ def check_schema(checkpoint: Mapping[str, Any], path: Path) -> None:
 def compare(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """One line for each difference, both sides named; empty if there is none.
 
+    Base weights are compared where both sides know theirs: weights that are divided among processes have no
+    fingerprint.
+
     Example:
         >>> print(compare({"stage 0": "math", "seed": 1}, {"stage 0": "code", "seed": 1}))
           stage 0: checkpoint has math, this run has code
     """
     names = [*saved, *(name for name in now if name not in saved)]
+    if BASE_WEIGHTS not in saved or BASE_WEIGHTS not in now:
+        names = [name for name in names if name != BASE_WEIGHTS]
     lines = [
         f"  {name}: checkpoint has {saved.get(name, 'nothing')}, this run has {now.get(name, 'nothing')}"
         for name in names

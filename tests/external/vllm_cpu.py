@@ -191,7 +191,7 @@ def check_logprobs(engine, policy, tokenizer) -> None:
 def check_distribution(engine, policy, tokenizer) -> None:
     """First tokens of both engines follow the exact distribution."""
     prompts, _ = draw(NativeEngine(), policy, tokenizer, QUESTIONS[:1], 1, Sampling(max_new_tokens=1))
-    for options in ({}, {"temperature": 1.3, "top_k": 40}, {"top_p": 0.9}):
+    for options in ({}, {"temperature": 2.0}, {"temperature": 2.0, "top_k": 40}, {"temperature": 1.5, "top_p": 0.9}):
         sampling = Sampling(max_new_tokens=1, **options)
         logits = policy(torch.tensor(prompts)).logits[0, -1].double() / sampling.temperature
         if sampling.top_k:
@@ -257,8 +257,8 @@ def check_weights(engine, policy, tokenizer) -> None:
 def run(work: Path, url: str, model: Path, name: str, *options: str) -> subprocess.Popen[bytes]:
     """Four stages of two steps with the example's configuration."""
     small = ["--data.steps=2", "--data.prompts_per_step=2", "--data.eval_prompts=2", "--data.eval_generations=1"]
-    small += ["--data.ood=false", "--data.prior=false", "--rollout.num_generations=4"]
-    small += ["--rollout.sampling.max_new_tokens=16", "--checkpoint.every_n_steps=1", "--trainer.logger.version=0"]
+    small += ["--data.ood=false", "--data.prior=false", "--rollout.num_generations=8"]
+    small += ["--rollout.sampling.max_new_tokens=48", "--checkpoint.every_n_steps=1", "--trainer.logger.version=0"]
     small += [f"--trainer.logger.save_dir={work}", f"--trainer.logger.name={name}", f"--rollout.engine.url={url}"]
     small += [f"--model.model_name={model}"]
     small += ["--rollout.engine.patience=5", "--trainer.enable_progress_bar=false"]

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lit_sdpo.callbacks import StageCheckpoint
-from lit_sdpo.checkpoints.identity import explain_loading, fingerprint
+from lit_sdpo.checkpoints.identity import compare, explain_loading, fingerprint
 from lit_sdpo.errors import UserError
 from tests.faults.runs import model, stream, train
 from tests.training import Toy
@@ -90,6 +90,12 @@ def test_f12_can_be_overridden(tiny, tmp_path, saved):
     with pytest.warns(UserWarning, match="this run has c"):
         trainer = train(tmp_path, model(tiny), stream(tasks=["a", "c"], steps=2), ckpt_path=saved, checkpoint=saving)
     assert trainer.global_step == 4
+
+
+def test_base_weights_are_compared_where_both_sides_know_them():
+    one, other, divided = {"seed": 1, "base weights": "a"}, {"seed": 1, "base weights": "b"}, {"seed": 1}
+    assert compare(one, other) == "  base weights: checkpoint has a, this run has b"
+    assert compare(one, divided) == compare(divided, one) == ""
 
 
 def test_a_fingerprint_covers_every_row_and_its_order():
