@@ -94,8 +94,9 @@ class Synchroniser:
         described = _first_process(lambda: self._look(policy))
         if described["weights"] == version and self.version == version:
             return described
-        ids, expected = self._probe(policy)
         state = acting_state(policy, keep=_is_first())
+        ids, expected = self._probe(policy)
+        release(policy)  # the forward pass has gathered what the process does not own
         self.difference = _first_process(lambda: self._update(policy, state, version, described, ids, expected))
         self.version = version
         return {**described, "weights": version}
@@ -252,15 +253,17 @@ def _is_first() -> bool:
 
 
 def _first_process(action: Any) -> Any:
-    """What ``action`` gives on the first process, or its mistake, on all of them."""
+    """What ``action`` gives on the first process, or its failure, on all of them."""
     outcome: list[Any] = [None, None]
+    own: Exception | None = None
     if _is_first():
         try:
             outcome[0] = action()
-        except UserError as error:
-            outcome[1] = error
+        except Exception as error:
+            own = error
+            outcome[1] = error if isinstance(error, UserError) else RuntimeError(f"the first process failed: {error!r}")
     if torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
+    if own is not None or outcome[1] is not None:
+        raise own or outcome[1]
     return outcome[0]
