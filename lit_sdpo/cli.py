@@ -57,6 +57,10 @@ CALLBACKS: dict[str, type[pl.Callback]] = {
 }
 
 
+#: Whose options the keys below a first part of a key are.
+OWNERS: dict[str, type] = {**CALLBACKS, "model": pl.LightningModule, "data": pl.LightningDataModule}
+
+
 class RunRecord(SaveConfigCallback):
     """Writes what a run was made of into its folder: the resolved configuration, versions, seed and command.
 
@@ -184,7 +188,7 @@ class LitSDPOCLI(LightningCLI):
                     self.trainer, go_on=self.subcommand == "fit"
                 )
         except Exception as error:
-            mistake = explain_building(error, (key.replace(".init_args", "") for key in config.keys()), CALLBACKS)  # noqa: SIM118
+            mistake = explain_building(error, (key.replace(".init_args", "") for key in config.keys()), OWNERS)  # noqa: SIM118
             if mistake is None:
                 raise
             raise mistake from error

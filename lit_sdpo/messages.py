@@ -96,7 +96,8 @@ def explain_building(
     Args:
         error: What building the objects has raised.
         keys: The dotted keys of the configuration.
-        owners_of: The class that a first part of a key belongs to, where several have an option of the same name.
+        owners_of: The class, or a base of it, that a first part of a key belongs to, where several have an option of
+            the same name.
     """
     while error.__cause__ is not None and not isinstance(error, UserError):
         error = error.__cause__
@@ -112,9 +113,13 @@ def explain_building(
     owner = owners[-1]
     named = [name for name in _parameters(owner) if re.search(rf"\b{name}\b", str(error))]
     places = [key for key in keys if named and key.rpartition(".")[2] == named[0]]
-    own = [place for place in places if (owners_of or {}).get(place.partition(".")[0]) is owner]
+    own = [place for place in places if _is_of(owners, (owners_of or {}).get(place.partition(".")[0]))]
     places = own or places
     return UserError(str(error), where=places[0] if len(places) == 1 else owner.__name__)
+
+
+def _is_of(owners: Sequence[type], kind: type | None) -> bool:
+    return kind is not None and any(issubclass(owner, kind) for owner in owners)
 
 
 def explain_failure(error: BaseException) -> str | None:

@@ -13,7 +13,11 @@ from tests.policies.conftest import MODELS
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 #: Norms and gated layers per model: those of its two layers, and the last norm.
-FUSED = {"qwen3": 2 * 5 + 1, "llama-tied": 2 * 3 + 1, "mistral-sliding": 2 * 3 + 1, "granite": 2 * 3 + 1, "cohere": 2}
+FUSED = {
+    **{"qwen3": 2 * 5 + 1, "olmo2": 2 * 5 + 1, "olmo3": 2 * 5 + 1},
+    **{"llama-tied": 2 * 3 + 1, "mistral": 2 * 3 + 1, "mistral-sliding": 2 * 3 + 1, "granite": 2 * 3 + 1},
+    "cohere": 2,
+}
 
 
 def gradients(model, ids):

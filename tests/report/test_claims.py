@@ -163,8 +163,13 @@ def stream_runs(method: str, first: float, last: float, spread: float = 0.01, se
             {column: flat(first + noise[0] if column == "a" else 0.3) for column in columns},
             {column: flat(last + noise[1]) for column in columns},
         ]
-        made.append(in_memory(method, seed, rows, probes=("a_ood", "prior")))
+        rate = 1e-4 if method.endswith("grpo") else 1e-3
+        made.append(in_memory(method, seed, rows, probes=("a_ood", "prior"), settings=at_rate(rate)))
     return made
+
+
+def at_rate(lr: float):
+    return config(model__init_args__optimizer__init_args__lr=lr)
 
 
 def verdict_of(results, claim: str, setting: str, nth: int = 0):
@@ -185,6 +190,12 @@ def test_the_papers_world_gives_the_papers_verdict_and_the_opposite_its_opposite
     assert verdict_of(results, "C5", "paper's ratio") == REPLICATES
     assert verdict_of(results, "C8", "paper's ratio") == NOT_TESTED
     assert verdict_of(results, "C4", "") == NOT_TESTED
+
+
+def test_other_rates_than_a_setting_is_named_for_are_told():
+    study = study_of(*stream_runs("one", 0.5, 0.8), *stream_runs("other", 0.7, 0.4))  # both at 0.001
+    found = [r.setting for r in check_claims(study, {"grpo": "one", "sdpo": "other"}) if r.claim.id == "C7"]
+    assert found == ["grpo at 0.001, sdpo at 0.001", "matched rate"] * 2
 
 
 def test_two_seeds_or_much_noise_leave_it_undecided():

@@ -53,7 +53,7 @@ def test_every_run_has_its_numbers(files):
     rows = read(files["runs.csv"])
     assert [(x["method"], x["seed"]) for x in rows] == [(m, str(s)) for m in ("grpo", "sdpo") for s in range(3)]
     assert all(0.7 < float(x["average_accuracy"]) < 0.9 for x in rows[:3])
-    assert rows[0]["lr"] == "0.001"
+    assert rows[0]["lr"] == "0.0001"
     assert rows[0]["relative_norm"] == ""
 
 

@@ -6,7 +6,6 @@ restart-and-freeze, ``sdpo_ema_mask`` with a moving average and random token mas
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from lit_sdpo.errors import UserError
@@ -213,6 +212,6 @@ def _at(setting: str, cast: Cast, study: Study) -> str:
         return setting
     factor = 10 if setting == "paper's ratio" else 1
     own = [rate / (1 if role == "grpo" else factor) for role, rate in rates.items() if role not in ONE_SETTING]
-    if all(math.isclose(rate, own[0], rel_tol=1e-6) for rate in own):
+    if not own or max(own) <= min(own) * 1.001:
         return setting
-    return ", ".join(f"{role} at {rate:g}" for role, rate in rates.items())
+    return ", ".join(f"{role} at {rate:g}" for role, rate in sorted(rates.items()))
