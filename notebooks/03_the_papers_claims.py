@@ -104,7 +104,13 @@ print(f"estimated {float(estimate):.4f}, exact {float(excess):.4f}")
 COMMON = {
     "data": {
         "class_path": "MicroDataModule",
-        "init_args": {"order": ["math", "tool"], "steps": 2, "eval_prompts": 8, "eval_generations": 2},
+        "init_args": {
+            "order": ["math", "tool"],
+            "steps": 2,
+            "prompts_per_step": 2,
+            "eval_prompts": 6,
+            "eval_generations": 2,
+        },
     },
     "rollout": {"num_generations": 4, "sampling": {"max_new_tokens": 48}},
     "trainer": {
