@@ -88,7 +88,7 @@ def refused(capsys):
         ("--model.model_name=nobody/nothing", "model.model_name", "'nobody/nothing'", "model_name"),
     ],
 )
-def test_argument(refused, argument, where, what, fix):
+def test_f20_c09_argument(refused, argument, where, what, fix):
     message = refused(*MICRO, argument)
     assert message.startswith(where)
     assert what in message

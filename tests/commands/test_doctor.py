@@ -158,7 +158,7 @@ def templated(change):
     return [f for f in template_findings(tokenizer, CHAT, "2", [tokenizer.eos_token_id], {}) if f.state != "ok"]
 
 
-def test_a_template_is_checked():
+def test_g09_a_template_is_checked():
     assert templated(lambda template: template) == []
     (open_end,) = templated(lambda template: template.replace("<|end|>", ""))
     assert "no end token" in open_end.text
@@ -191,7 +191,7 @@ class Draws:
         (lambda text: float(bool(text)), {"draws": Draws()}, "draws scores the same answer differently"),
     ],
 )
-def test_rewards_are_scored_twice(score, further, said):
+def test_r11_rewards_are_scored_twice(score, further, said):
     task = Toy(score=score)
     found = list(reward_findings("toy", task, task.rows("train")[:8], WeightedRewards(further)))
     if said is None:
