@@ -95,6 +95,17 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
     return [] if a == b or (a != a and b != b) else [where]
 
 
+def compare(undisturbed: Path, folder: Path, kills: int) -> bool:
+    """Whether both ended alike; looked at in a child, as torch's threads here would not survive forks."""
+    child = os.fork()
+    if child == 0:
+        found = differences(outcome(undisturbed), outcome(folder))
+        if found:
+            print(f"differs after {kills} kills: {', '.join(found[:20])}", flush=True)
+        os._exit(1 if found else 0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def main() -> int:
     """Returns 0 if everything is the same, 1 otherwise."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -115,8 +126,8 @@ def soak(base: Path, kills: int, moments: random.Random) -> int:
         print((base / "undisturbed" / "output.txt").read_text())
         print(f"the undisturbed run failed with {code}")
         return 1
-    expected = outcome(base / "undisturbed")
-    print(f"undisturbed: {duration:.1f} s, {len(expected['files'])} files", flush=True)
+    written = [name for name in FILES if (base / "undisturbed" / "run" / "version_0" / name).exists()]
+    print(f"undisturbed: {duration:.1f} s, {len(written)} files", flush=True)
     done = runs = 0
     while done < kills or not runs:
         runs += 1
@@ -136,8 +147,7 @@ def soak(base: Path, kills: int, moments: random.Random) -> int:
             print(
                 f"kill {done} after {passed:.2f} s of run {runs}; checkpoints: {', '.join(saved) or 'none'}", flush=True
             )
-        if found := differences(expected, outcome(folder)):
-            print(f"differs after {done} kills: {', '.join(found[:20])}")
+        if not compare(base / "undisturbed", folder, done):
             return 1
     print(f"identical after {done} kills")
     return 0
