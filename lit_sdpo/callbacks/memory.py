@@ -11,8 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.memory import StepMemory, step_memory
-
-GIB = 2**30
+from lit_sdpo.units import GIB, size
 
 
 class MemoryBudget(Callback):
@@ -87,15 +86,5 @@ def _said(memory: StepMemory, share: int, slices: int, cache: int) -> str:
         f"activations of {share:,} tokens (1 of {slices})": update,
         "rollouts": cache,
     }
-    told = ", ".join(f"{name} {_size(size)}" for name, size in parts.items() if size)
-    return f"memory of a step, at most about {_size(memory.resident + max(update, cache))}: {told}"
-
-
-def _size(size: int) -> str:
-    """Bytes in a unit that fits.
-
-    Example:
-        >>> _size(3 * 2**20), _size(5 * 2**30)
-        ('3.0 MiB', '5.0 GiB')
-    """
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.1f} MiB"
+    told = ", ".join(f"{name} {size(count)}" for name, count in parts.items() if count)
+    return f"memory of a step, at most about {size(memory.resident + max(update, cache))}: {told}"

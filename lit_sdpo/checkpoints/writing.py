@@ -65,9 +65,9 @@ def save(value: Any, path: Path) -> None:
                 known = Manifest.of(path)
                 Manifest(number, (*(known.accepted if known else [Contents.of(path)]), contents)).write(path)
             os.replace(temporary, path)
-            sync_folder(path.parent)
+            sync(path.parent)
             Manifest(number, (contents,)).write(path)
-            sync_folder(path.parent)
+            sync(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -167,9 +167,9 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

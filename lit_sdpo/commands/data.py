@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser
 
 import lit_sdpo
+from lit_sdpo.commands.arguments import positive
 from lit_sdpo.configs import expand
 from lit_sdpo.data.check.checker import Checker, Part
 from lit_sdpo.data.check.deduplicated import check_target, write
 from lit_sdpo.data.check.overlap import OverlapFinder
 from lit_sdpo.data.datamodule import ContinualDataModule
+from lit_sdpo.data.jsonl import planned
 from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
@@ -95,11 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--max_prompt_tokens",
         "--max-prompt-tokens",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="longest prompt (2048, or the configuration's)",
     )
-    check.add_argument("--ngram", type=_positive, default=8, metavar="N", help="words in an n-gram (8)")
+    check.add_argument("--ngram", type=positive, default=8, metavar="N", help="words in an n-gram (8)")
     check.add_argument(
         "--share",
         type=_share,
@@ -125,12 +127,6 @@ def _mapping(text: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(part, str) for pair in value.items() for part in pair):
         raise argparse.ArgumentTypeError("a mapping of names is needed, such as '{prompt: question, answer: label}'")
     return value
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("a whole number from 1 on is needed")
-    return int(text)
 
 
 def _share(text: str) -> float:
@@ -206,16 +202,8 @@ def _of_config(configs: Sequence[str]) -> tuple[list[Part], list[tuple[str, str,
         ]
     parts: dict[Part | str, Part] = {}
     for spec in specs:
-        given = {key: _plain(value) for key, value in dict(spec.get("init_args") or {}).items()}
-        plan = import_object(spec["class_path"]).plan(**given)
+        plan = planned(spec)
         for split, sources in plan.sources.items():
             for source in sources:
                 parts.setdefault(f"{plan.name}/{split}/{source}", Part(source, plan.name, split))
     return list(parts.values()), []
-
-
-def _plain(value: Any) -> Any:
-    """A parsed argument as plain values."""
-    if isinstance(value, Namespace):
-        return value.as_dict()
-    return [_plain(entry) for entry in value] if isinstance(value, list) else value

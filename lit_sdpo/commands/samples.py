@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_sdpo.commands.arguments import positive
 from lit_sdpo.errors import UserError
 
 FILE = "samples.jsonl"
@@ -147,13 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--step", type=int, metavar="N", help="after this many optimizer steps")
     parser.add_argument("--id", help="of this prompt, all of them in the order of the run")
     order = parser.add_mutually_exclusive_group()
-    order.add_argument("--worst", type=_positive, metavar="N", help="the N with the lowest reward")
-    order.add_argument("--best", type=_positive, metavar="N", help="the N with the highest reward")
+    order.add_argument("--worst", type=positive, metavar="N", help="the N with the lowest reward")
+    order.add_argument("--best", type=positive, metavar="N", help="the N with the highest reward")
     parser.add_argument("--json", action="store_true", help="print the lines of the file")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("a whole number from 1 on is needed")
-    return int(text)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from lit_sdpo.commands.arguments import positive
 from lit_sdpo.errors import UserError
 from lit_sdpo.sweep.execution import Execution, Outcome, duration, label, last_lines
 from lit_sdpo.sweep.plan import Sweep, read_seeds, read_sweep
@@ -147,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("sweep", metavar="SWEEP.yaml", help="names the runs and their configuration files")
     parser.add_argument("--seeds", default="0", help="such as 0-4 or 0,3,7 (default: 0)")
-    parser.add_argument("--jobs", type=_positive, metavar="N", default=_cores(), help="processes at once (all cores)")
+    parser.add_argument("--jobs", type=positive, metavar="N", default=_cores(), help="processes at once (all cores)")
     parser.add_argument("--out", metavar="DIR", help="folder of the sweep (default: the file's, or runs/<name>)")
     parser.add_argument("--redo", action="store_true", help="repeat runs whose configuration has changed")
     what = parser.add_mutually_exclusive_group()
@@ -158,9 +159,3 @@ def _parser() -> argparse.ArgumentParser:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("a whole number from 1 on is needed")
-    return int(text)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_sdpo.data.layouts.layout import Layout
@@ -16,6 +17,7 @@ from lit_sdpo.data.source import Source, as_sources
 from lit_sdpo.data.task import Row, Split, Task
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.registry import import_object
 from lit_sdpo.rewards.registry import verifier as find_verifier
 
 _log = logging.getLogger(__name__)
@@ -41,6 +43,24 @@ class Plan:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit is {self.limit}", where=f"task {self.name}", fix="give at least 1, or leave it out")
+
+
+def planned(spec: Any) -> Plan:
+    """What a task of a configuration will read; nothing is read yet.
+
+    Args:
+        spec: Its ``class_path`` and parsed ``init_args``; the class has a ``plan`` of the same arguments.
+    """
+    options = {key: _plain(value) for key, value in (spec.get("init_args") or {}).items()}
+    plan: Plan = import_object(spec["class_path"]).plan(**options)
+    return plan
+
+
+def _plain(value: Any) -> Any:
+    """A parsed argument as plain values."""
+    if isinstance(value, Namespace):
+        return value.as_dict()
+    return [_plain(entry) for entry in value] if isinstance(value, list) else value
 
 
 class SourceTask(Task):

@@ -16,24 +16,18 @@ import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from lit_sdpo.callbacks.rollout import RolloutCallback
-from lit_sdpo.cli import LitSDPOCLI, run
+from lit_sdpo.cli import run
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.task import Row
 from lit_sdpo.diagnosis.devices import speeds
 from lit_sdpo.diagnosis.findings import Check, Finding
+from lit_sdpo.dry_run import BuildOnly
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.policies.exporting import stored_generation_config
 from lit_sdpo.policies.load import WHERE, Lora, load_policy, resolve
 
 WEIGHTS = ("*.safetensors", "*.bin")
-
-
-class _BuildOnly(LitSDPOCLI):
-    """Builds module, data and trainer, and stops there."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
 
 
 @dataclass
@@ -156,7 +150,7 @@ def build(settings: Sequence[str]) -> Run:
     """
     logging.disable(logging.INFO)  # Lightning tells which devices it found; so do the findings
     try:
-        made = run(["fit", *settings], _BuildOnly)
+        made = run(["fit", *settings], BuildOnly)
     finally:
         logging.disable(logging.NOTSET)
     given = made.config["fit"].model.init_args.as_dict()

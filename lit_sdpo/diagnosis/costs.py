@@ -13,10 +13,12 @@ import torch
 from lit_sdpo.callbacks.checkpoint import StageCheckpoint
 from lit_sdpo.callbacks.folder import run_folder
 from lit_sdpo.callbacks.memory import MemoryBudget
-from lit_sdpo.diagnosis.findings import Finding, size
+from lit_sdpo.diagnosis.findings import Finding
 from lit_sdpo.diagnosis.machine import free_memory
 from lit_sdpo.functional.logprobs import default_chunk_size
-from lit_sdpo.policies.memory import step_memory
+from lit_sdpo.planning.stream import evaluation_of
+from lit_sdpo.policies.memory import nbytes, step_memory
+from lit_sdpo.units import size
 
 if TYPE_CHECKING:
     from lit_sdpo.diagnosis.configuration import Run
@@ -25,18 +27,15 @@ if TYPE_CHECKING:
 def evaluation(run: Run) -> Iterator[Finding]:
     """Completions of evaluations against those of training."""
     data = run.data
-    prompts = {task.name: len(data.evaluation_rows(task)) for task in data.evaluated}
-    each = sum(prompts.values()) * data.eval_generations
-    inside = sum(stage.steps // data.eval_every - 1 for stage in data.stages) if data.eval_every else 0
-    count = 1 + len(data.stages) + inside
+    found = evaluation_of(data, run.rollout)
     sampled = run.module.learns_from == "policy"
     trained = sum(stage.steps * stage.prompts_per_step for stage in data.stages) // data.updates_per_rollout
     trained *= run.rollout.num_generations if sampled else 0
-    share = count * each / (count * each + trained)
+    share = found.completions / (found.completions + trained)
     text = (
-        f"{count} evaluations of {len(prompts)} tasks and probes, {sum(prompts.values()):,} prompts x"
+        f"{found.count} evaluations of {len(found.prompts)} tasks and probes, {sum(found.prompts.values()):,} prompts x"
         f" {data.eval_generations}, up to {run.rollout.evaluation_sampling.max_new_tokens:,} tokens each:"
-        f" {count * each:,} completions, {share:.0%} of all that the run samples"
+        f" {found.completions:,} completions, {share:.0%} of all that the run samples"
     )
     much = sampled and share > 0.5
     fix = "lower data.eval_prompts or data.eval_generations, or raise data.eval_every" if much else ""
@@ -90,8 +89,7 @@ def checkpoints(run: Run) -> Iterator[Finding]:
         yield Finding("checkpoints", "note", "this run saves none")
         return
     trained = [p for p in run.policy.parameters() if p.requires_grad]
-    tensors = {id(tensor): tensor for tensor in run.module.state_dict(keep_vars=True).values()}
-    each = _nbytes(tensors.values()) + 2 * _nbytes(trained)
+    each = nbytes(run.module.state_dict(keep_vars=True).values()) + 2 * nbytes(trained)
     kept = len(run.data.stages) if saving.keep == -1 else min(saving.keep, len(run.data.stages))
     kept += saving.keep_steps if saving.every_n_steps else 0
     place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
@@ -106,7 +104,3 @@ def checkpoints(run: Run) -> Iterator[Finding]:
         yield Finding("checkpoints", "problem", text, "free some space, or set checkpoint.keep")
     else:
         yield Finding("checkpoints", "ok", text)
-
-
-def _nbytes(tensors: Any) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

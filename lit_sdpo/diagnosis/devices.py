@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from lit_sdpo.diagnosis.findings import Finding, size
+from lit_sdpo.diagnosis.findings import Finding
 from lit_sdpo.diagnosis.machine import usable_cores
+from lit_sdpo.units import size
 
 DTYPES = ("float32", "bfloat16", "float16")
 #: Rows of the product that stands for generation, which multiplies few rows by large matrices.

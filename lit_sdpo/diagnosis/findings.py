@@ -10,7 +10,6 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.messages import explain_building
 
 State = Literal["ok", "note", "problem"]
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -84,13 +83,3 @@ def exit_code(findings: Iterable[Finding]) -> int:
     if not problems:
         return 0
     return 2 if all(problem.fix for problem in problems) else 1
-
-
-def size(count: float) -> str:
-    """Bytes in a unit that fits.
-
-    Example:
-        >>> size(3 * 2**20), size(1.5 * 2**30)
-        ('3.0 MiB', '1.5 GiB')
-    """
-    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / 2**20:.1f} MiB"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from lit_sdpo.diagnosis.findings import GIB, Finding, size
+from lit_sdpo.diagnosis.findings import Finding
+from lit_sdpo.units import GIB, size
 
 #: Instructions that make half precision fast, by their name in /proc/cpuinfo.
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "bf16", "fphp", "sve")

@@ -22,7 +22,7 @@ from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.planning.settings import Devices, Settings
 from lit_sdpo.policies.load import WHERE, resolve
-from lit_sdpo.policies.memory import StepMemory, activation_bytes, step_memory
+from lit_sdpo.policies.memory import StepMemory, activation_bytes, nbytes, step_memory
 
 GATHERED_LAYERS = 2
 """Layers that FSDP2 has whole at a time: the one that computes and the next."""
@@ -255,19 +255,14 @@ def _slices(counted: StepMemory, settings: Settings, window: Window, shares: int
 def _pieces(policy: nn.Module) -> tuple[list[int], int]:
     """Bytes of each layer, and of what lies outside the layers."""
     lists = [module for module in policy.modules() if isinstance(module, nn.ModuleList)]
-    layers = [_nbytes(layer) for layer in max(lists, key=len, default=())]
-    return layers, _nbytes(policy) - sum(layers)
-
-
-def _nbytes(module: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in module.parameters())
+    layers = [nbytes(layer.parameters()) for layer in max(lists, key=len, default=())]
+    return layers, nbytes(policy.parameters()) - sum(layers)
 
 
 def _checkpoint_bytes(module: OnPolicyModule) -> int:
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict(keep_vars=True)}
     module.on_save_checkpoint(checkpoint)
-    tensors = {id(tensor): tensor for tensor in checkpoint["state_dict"].values()}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return nbytes(checkpoint["state_dict"].values())
 
 
 def _there(parts: dict[str, int]) -> dict[str, int]:

@@ -167,7 +167,7 @@ def plan(
     rollout = settings.build("rollout", _without(settings, "rollout", "engine"))
     module = module_of(settings, architecture_of(settings, architecture))
     samples = module.learns_from == "policy"
-    evaluation = evaluation_of(data, rollout, settings)
+    evaluation = evaluation_of(data, rollout, evaluates=settings.get("trainer.limit_val_batches", 1.0) != 0)
     window = window_of(data, rollout, devices, samples=samples, evaluates=evaluation.count > 0)
     memory = memory_of(module, settings, devices, window)
     return RunPlan(

@@ -9,24 +9,12 @@ from typing import Any
 import jsonargparse
 from jsonargparse import Namespace
 
-from lit_sdpo.cli import LitSDPOCLI, run
+from lit_sdpo.cli import run
+from lit_sdpo.dry_run import ParseOnly
 from lit_sdpo.errors import UserError
 from lit_sdpo.messages import explain_building
 
 ONE_DEVICE = ("auto", "single_device")
-
-
-class _ParseOnly(LitSDPOCLI):
-    """Stops where building would begin."""
-
-    def _set_seed(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -88,7 +76,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     Raises:
         UserError: A mistake in them.
     """
-    made = run(["fit", *arguments], _ParseOnly)
+    made = run(["fit", *arguments], ParseOnly)
     return Settings(made.config["fit"], made._parser("fit"))
 
 

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
-
 from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.data.datamodule import ContinualDataModule
-from lit_sdpo.data.jsonl import Plan, SourceTask
+from lit_sdpo.data.jsonl import Plan, SourceTask, planned
 from lit_sdpo.data.readers import read_rows
 from lit_sdpo.data.task import Row, Split, Stage, Task
 from lit_sdpo.errors import UserError
@@ -95,8 +93,7 @@ def data_of(settings: Settings, known_rows: Mapping[str, int]) -> ContinualDataM
     made: dict[str, _Numbered] = {}
 
     def stand_in(spec: Any) -> _Numbered:
-        options = {key: _plain(value) for key, value in (spec.get("init_args") or {}).items()}
-        plan: Plan = import_object(spec.class_path).plan(**options)
+        plan = planned(spec)
         identity = repr(plan)
         if identity not in made:
             made[identity] = _Numbered(plan.name, *_count(plan, arguments.get("eval_prompts"), known_rows))
@@ -133,21 +130,19 @@ def stages_of(data: ContinualDataModule, rollout: RolloutCallback, *, samples: b
     return plans
 
 
-def evaluation_of(data: ContinualDataModule, rollout: RolloutCallback, settings: Settings) -> EvaluationPlan:
-    """What all evaluations generate: one before training, one at each stage's end, those that ``eval_every`` adds."""
-    count = 1 + sum(stage.steps // (data.eval_every or stage.steps) for stage in data.stages)
-    if settings.get("trainer.limit_val_batches", 1.0) == 0:
-        count = 0
+def evaluation_of(data: ContinualDataModule, rollout: RolloutCallback, *, evaluates: bool = True) -> EvaluationPlan:
+    """What all evaluations generate: one before training, one at each stage's end, those that ``eval_every`` adds.
+
+    Args:
+        data: The stream.
+        rollout: How completions are drawn.
+        evaluates: Whether the trainer evaluates at all.
+    """
+    count = 1 + sum(stage.steps // (data.eval_every or stage.steps) for stage in data.stages) if evaluates else 0
     prompts = {task.name: len(data.evaluation_rows(task)) for task in data.evaluated}
     unread = [task.name for task in data.evaluated if not getattr(task, "exact", True)]
     rows = count * sum(prompts.values()) * data.eval_generations
     return EvaluationPlan(count, prompts, unread, rows, rows * rollout.evaluation_sampling.max_new_tokens)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Namespace):
-        return value.as_dict()
-    return [_plain(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _count(plan: Plan, most: int | None, known_rows: Mapping[str, int]) -> tuple[int, bool]:

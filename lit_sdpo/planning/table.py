@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lit_sdpo.planning.plan import RunPlan
+from lit_sdpo.units import size
 
-GIB = 2**30
 NO_SPEED = """time: not known without speeds of one device.
   --decode-tokens-per-second   completion tokens generated: python -m benchmarks.rollout, on a GPU benchmarks.gpu
   --update-tokens-per-second   completion tokens trained on, with the teacher: python -m benchmarks.step"""
@@ -32,16 +32,6 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         cells = [first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(others, widths[1:], strict=True))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def size(count: float) -> str:
-    """Bytes in a unit that fits.
-
-    Example:
-        >>> size(3 * 2**20), size(5.25 * 2**30)
-        ('3.0 MiB', '5.2 GiB')
-    """
-    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / 2**20:,.1f} MiB"
 
 
 def duration(seconds: float) -> str:

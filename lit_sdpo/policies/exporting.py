@@ -240,15 +240,13 @@ def reload(folder: Path, base: str | None = None) -> tuple[Any, PreTrainedTokeni
 
 def _finish(path: Path, mode: int | None = 0o666) -> None:
     """Bring a file or folder to the disk, readable for whom new files are: safetensors' are for the user alone."""
+    from lit_sdpo.checkpoints.writing import sync
+
     if mode is not None:
         mask = os.umask(0)
         os.umask(mask)
         path.chmod((0o777 if path.is_dir() else mode) & ~mask)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)
 
 
 def _remove_leftovers(target: Path) -> None:

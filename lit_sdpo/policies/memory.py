@@ -83,12 +83,12 @@ def step_memory(module: nn.Module, policy: PreTrainedModel) -> StepMemory:
     if is_sharded(policy):
         raise NotImplementedError("its weights are divided among processes")
     own = {id(p) for p in policy.parameters()}
-    gradients = _nbytes(p for p in policy.parameters() if p.requires_grad)
+    gradients = nbytes(p for p in policy.parameters() if p.requires_grad)
     matrix: Any = head(policy).weight
     per_token, recomputed = activation_bytes(policy)
     return StepMemory(
-        weights=_nbytes(policy.parameters()),
-        copies=_nbytes(p for p in module.parameters() if id(p) not in own),
+        weights=nbytes(policy.parameters()),
+        copies=nbytes(p for p in module.parameters() if id(p) not in own),
         gradients=gradients,
         optimizer=2 * gradients,
         logits=CHUNK_COPIES * 4 * len(matrix),
@@ -157,8 +157,9 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _nbytes(parameters: Iterable[Tensor]) -> int:
-    return sum(p.numel() * p.element_size() for p in {id(p): p for p in parameters}.values())
+def nbytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors, each of which counts once."""
+    return sum(x.numel() * x.element_size() for x in {id(x): x for x in tensors}.values())
 
 
 class _CountedAttention:

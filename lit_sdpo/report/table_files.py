@@ -197,11 +197,7 @@ def comparison_records(comparisons: Sequence[Comparison]) -> list[Record]:
     """One record per measure and pair; ``p_holm`` is corrected over the pairs of the measure."""
     return [
         {
-            "measure": each.measure.name,
-            "unit": each.measure.unit,
-            "more": each.more,
-            "less": each.less,
-            "kind": "ratio" if each.measure.ratio else "difference",
+            **_pair_record(each),
             **_effect_record(each.effect),
             "p_holm": each.p_holm,
             "verdict": each.verdict,
@@ -214,17 +210,24 @@ def equal_success_records(found: Sequence[EqualSuccess]) -> list[Record]:
     """One record per measure and pair; ``steps`` are those of both methods, by seed."""
     return [
         {
-            "measure": each.measure.name,
-            "unit": each.measure.unit,
-            "more": each.more,
-            "less": each.less,
-            "kind": "ratio" if each.measure.ratio else "difference",
+            **_pair_record(each),
             "reward": each.reward,
             "steps": " ".join(f"{seed}:{one}/{other}" for seed, (one, other) in each.steps.items()),
             **_effect_record(each.effect),
         }
         for each in found
     ]
+
+
+def _pair_record(each: Comparison | EqualSuccess) -> Record:
+    """What is compared, of which two methods."""
+    return {
+        "measure": each.measure.name,
+        "unit": each.measure.unit,
+        "more": each.more,
+        "less": each.less,
+        "kind": "ratio" if each.measure.ratio else "difference",
+    }
 
 
 def run_records(study: Study) -> list[Record]:

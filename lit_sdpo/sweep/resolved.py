@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from lit_sdpo.cli import CALLBACKS, LitSDPOCLI, run
+from lit_sdpo.dry_run import ParseOnly
 from lit_sdpo.errors import UserError
 from lit_sdpo.sweep.plan import Run
 
@@ -36,19 +37,6 @@ def folder_arguments(output: Path, name: str, seed: int) -> list[str]:
     ]
 
 
-class _Reader(LitSDPOCLI):
-    """Parses and builds nothing."""
-
-    def _set_seed(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
-        """Build nothing."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
 def resolve(runs: Sequence[Run], output: Path) -> dict[str, dict[str, Any]]:
     """The whole configuration of each run, by its name.
 
@@ -61,7 +49,7 @@ def resolve(runs: Sequence[Run], output: Path) -> dict[str, dict[str, Any]]:
         arguments = ["fit", *each.arguments(), *folder_arguments(output, each.name, 0)]
         try:
             if reader is None:
-                reader = run(arguments, _Reader)
+                reader = run(arguments, ParseOnly)
             else:
                 reader.parse_arguments(reader.parser, arguments)
         except UserError as error:

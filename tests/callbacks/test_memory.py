@@ -6,10 +6,11 @@ import re
 import pytest
 import torch
 
-from lit_sdpo.callbacks.memory import GIB, MemoryBudget
+from lit_sdpo.callbacks.memory import MemoryBudget
 from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.memory import step_memory
+from lit_sdpo.units import GIB
 from tests.training import fit, method, rollout_callback, toy_data
 
 

@@ -80,7 +80,7 @@ def test_removal_takes_the_manifest_along(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("done", ["replace", "sync_folder", "manifest"])
+@pytest.mark.parametrize("done", ["replace", "sync", "manifest"])
 def test_a_replacement_that_is_cut_off_anywhere_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch, done):
     (path,) = save(tmp_path, 1)
 
@@ -102,7 +102,7 @@ def test_a_replacement_that_is_cut_off_anywhere_leaves_the_old_file_or_the_new_o
     if done == "manifest":
         monkeypatch.setattr(Manifest, "write", only_the_first)
     else:
-        target = "os.replace" if done == "replace" else "lit_sdpo.checkpoints.writing.sync_folder"
+        target = "os.replace" if done == "replace" else "lit_sdpo.checkpoints.writing.sync"
         if done == "replace":  # the manifest moves into its place too
             monkeypatch.setattr(Manifest, "write", lambda manifest, checkpoint: None)
         monkeypatch.setattr(target, kill)
