@@ -51,7 +51,8 @@ def planned(spec: Any) -> Plan:
     Args:
         spec: Its ``class_path`` and parsed ``init_args``; the class has a ``plan`` of the same arguments.
     """
-    options = {key: _plain(value) for key, value in (spec.get("init_args") or {}).items()}
+    # A namespace's own items() would take a nested one apart.
+    options = {key: _plain(value) for key, value in vars(spec.get("init_args") or Namespace()).items()}
     plan: Plan = import_object(spec["class_path"]).plan(**options)
     return plan
 

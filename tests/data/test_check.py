@@ -281,6 +281,12 @@ def test_named_tasks_in_a_configuration(tmp_path, check):
     assert {g["layouts"][str(raw / "sciknoweval.json")] for g in report["groups"]} == {"paper (recognised)"}
 
 
+def test_a_source_may_be_a_mapping(tmp_path, check):
+    train = write(tmp_path, row(1), name="train.jsonl")
+    code, report = check(config(tmp_path, task("sums", train={"path": str(train)})))
+    assert (code, [(g["task"], g["split"], g["rows"]) for g in report["groups"]]) == (0, [("sums", "train", 1)])
+
+
 def test_generated_tasks_are_checked_too(check, tmp_path):
     path = tmp_path / "micro.yaml"
     content = {"class_path": "MicroDataModule", "init_args": {"order": ["math"], "steps": 1}}
