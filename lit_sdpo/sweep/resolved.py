@@ -15,12 +15,13 @@ from lit_sdpo.dry_run import ParseOnly
 from lit_sdpo.errors import UserError
 from lit_sdpo.sweep.plan import Run
 
-#: What the sweep itself gives to each process.
-_OWN = (
+#: What the sweep itself gives to each process, and what only the terminal shows: neither makes a run another one.
+_APART = (
     ("config",),
     ("seed_everything",),
     ("ckpt_path",),
     *(("trainer", "logger", "init_args", key) for key in ("save_dir", "name", "version")),
+    *(("trainer", key) for key in ("enable_progress_bar", "enable_model_summary")),
 )
 _LOGGERS = ("TensorBoardLogger", "CSVLogger")
 
@@ -73,18 +74,18 @@ def _check_logger(config: Mapping[str, Any], name: str) -> None:
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """The first digits of a SHA-256 over a configuration, seed and folder left out.
+    """The first digits of a SHA-256 over a configuration; seed, folder and what the terminal shows left out.
 
     Example:
         >>> fingerprint({"seed_everything": 1, "data": {}}) == fingerprint({"seed_everything": 2, "data": {}})
         True
     """
-    leaves = {".".join(key): value for key, value in _leaves(config) if key not in _OWN}
+    leaves = {".".join(key): value for key, value in _leaves(config) if key not in _APART}
     return hashlib.sha256(json.dumps(leaves, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def differences(recorded: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
-    """One line for each value that differs, both sides named; seed and folder do not count.
+    """One line for each value that differs, both sides named; seed, folder and what the terminal shows do not count.
 
     An option that the recorded configuration does not know has come with a later release and does not count either,
     nor does the number of epochs, which the stream fills in.
@@ -100,7 +101,7 @@ def differences(recorded: Mapping[str, Any], planned: Mapping[str, Any]) -> list
     known = {key[:length] for key in old for length in range(1, len(key) + 1)}
     lines = []
     for key in [*old, *(key for key in new if key not in old)]:
-        if key in _OWN or old.get(key, _ABSENT) == new.get(key, _ABSENT):
+        if key in _APART or old.get(key, _ABSENT) == new.get(key, _ABSENT):
             continue
         if key not in old and _later_option(key, known):
             continue

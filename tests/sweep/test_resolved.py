@@ -35,6 +35,7 @@ LOGGER = "trainer__logger__init_args__"
 SAME = [
     {"seed_everything": 5, "ckpt_path": "last"},
     {LOGGER + "save_dir": "y", LOGGER + "name": "m", LOGGER + "version": "w"},
+    {"trainer__enable_progress_bar": False, "trainer__enable_model_summary": False},
 ]
 LATER = [
     {"model__init_args__new": 3},
