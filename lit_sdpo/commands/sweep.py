@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         UserError: A mistake in the arguments, the sweep or one of its configurations.
     """
     options = _parser().parse_args(arguments)
-    sweep = read_sweep(Path(options.sweep))
+    sweep = read_sweep(Path(options.sweep)).only(options.only)
     jobs = make_jobs(sweep, read_seeds(options.seeds), Path(options.out) if options.out else sweep.output)
     found = [look(job) for job in jobs]
     if options.dry_run:
@@ -148,6 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("sweep", metavar="SWEEP.yaml", help="names the runs and their configuration files")
     parser.add_argument("--seeds", default="0", help="such as 0-4 or 0,3,7 (default: 0)")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="RUN", help="names or patterns such as 'sdpo*' (default: every run)"
+    )
     parser.add_argument("--jobs", type=positive, metavar="N", default=_cores(), help="processes at once (all cores)")
     parser.add_argument("--out", metavar="DIR", help="folder of the sweep (default: the file's, or runs/<name>)")
     parser.add_argument("--redo", action="store_true", help="repeat runs whose configuration has changed")

@@ -6,7 +6,8 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,22 @@ class Sweep:
     name: str
     output: Path
     runs: tuple[Run, ...]
+
+    def only(self, patterns: Sequence[str]) -> Sweep:
+        """The same with the runs whose name matches a shell pattern.
+
+        Args:
+            patterns: Such as ``grpo*`` or ``*/unnamed/*``; none keeps every run.
+
+        Raises:
+            UserError: A pattern matches no run.
+        """
+        for pattern in patterns:
+            if not any(fnmatchcase(run.name, pattern) for run in self.runs):
+                names = ", ".join(run.name for run in self.runs)
+                raise UserError(f"no run matches {pattern!r}", where="--only", fix=f"the runs are: {names}")
+        matching = (run for run in self.runs if any(fnmatchcase(run.name, pattern) for pattern in patterns))
+        return replace(self, runs=tuple(matching)) if patterns else self
 
 
 def read_sweep(path: Path) -> Sweep:

@@ -67,6 +67,20 @@ grid:
     assert arguments(runs[1], tmp_path) == ["--config=a.yaml", "--config=c.yaml", "--lr=1e-4"]
 
 
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [([], ["one", "two", "m/x=1", "m/x=2"]), (["m/*"], ["m/x=1", "m/x=2"]), (["*=2", "one"], ["one", "m/x=2"])],
+)
+def test_some_of_the_runs(sweep, patterns, names):
+    text = "{runs: {one: a.yaml, two: b.yaml}, grid: {method: {m: a.yaml}, x: {set: x, values: [1, 2]}}}"
+    assert [run.name for run in sweep(text).only(patterns).runs] == names
+
+
+def test_a_pattern_without_runs_is_explained(sweep):
+    with pytest.raises(UserError, match=r"no run matches 'three'.*one, two"):
+        sweep("{runs: {one: a.yaml, two: b.yaml}}").only(["one", "three"])
+
+
 def test_name_and_output(sweep):
     assert sweep("runs: {one: a.yaml}").name == "mine"
     assert sweep("{name: other, runs: {one: a.yaml}}").output == Path("runs/other")
