@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from lit_sdpo.cli import LitSDPOCLI, main, run
 from lit_sdpo.configs import expand
@@ -46,7 +48,10 @@ def models(tmp_path_factory):
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": None,
     }
-    more = {"qwen3_4b": {"head_dim": 8}, "olmo3_7b": {"layer_types": ["sliding_attention", "full_attention"]}}
+    more = {
+        "qwen3_4b": {"head_dim": 8, "layer_types": ["full_attention"] * 2},
+        "olmo3_7b": {"layer_types": ["sliding_attention", "full_attention"]},
+    }
     found = {}
     for architecture, options in more.items():
         folder = tmp_path_factory.mktemp(architecture)
@@ -265,14 +270,35 @@ def small(folder):
     return file
 
 
-CASES = {"full-qwen3": (SDPO, "qwen3_4b", False), "lora-olmo3": (GRPO, "olmo3_7b", True)}
+def finished(folder):
+    """Weights of the last checkpoint of the run in a folder."""
+    (path,) = folder.rglob("stage=1-step=4.ckpt")
+    return path, torch.load(path, weights_only=True)["state_dict"]
+
+
+def train_resume_export(files, architecture, lora, models, folder):
+    """Two stages of two steps; the same again from the first stage's end; the policy written and read again."""
+    overlay = [PAPER / "overlays" / "lora.yaml"] if lora else []
+    arguments = ["fit", *configs(*files, *overlay, small(folder)), *models[architecture]]
+    assert main(arguments) == 0
+    (matrix,) = folder.rglob("matrix.json")
+    assert [row["step"] for row in yaml.safe_load(matrix.read_text())["rows"]] == [0, 2, 4]
+    path, weights = finished(folder)
+    (first,) = folder.rglob("stage=0-step=2.ckpt")
+    again = folder / "again"
+    assert main([*arguments, f"--trainer.logger.init_args.save_dir={again}", f"--ckpt_path={first}"]) == 0
+    resumed = finished(again)[1]
+    assert resumed.keys() == weights.keys()
+    assert [key for key, value in weights.items() if not torch.equal(value, resumed[key])] == []
+    assert main(["export", str(path), str(folder / "model")]) == 0
+    policy = AutoModelForCausalLM.from_pretrained(folder / "model")
+    assert (policy.config.model_type, policy.config.num_hidden_layers) == (architecture.partition("_")[0], 2)
+
+
+CASES = {"full-qwen3": ([SDPO], "qwen3_4b", False), "lora-olmo3": ([GRPO], "olmo3_7b", True)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_two_steps_of_two_stages(case, models, tmp_path):
-    file, architecture, lora = CASES[case]
-    overlay = [PAPER / "overlays" / "lora.yaml"] if lora else []
-    assert main(["fit", *configs(file, *overlay, small(tmp_path)), *models[architecture]]) == 0
-    (matrix,) = tmp_path.rglob("matrix.json")
-    assert [row["step"] for row in yaml.safe_load(matrix.read_text())["rows"]] == [0, 2, 4]
+def test_training_resume_and_export(case, models, tmp_path):
+    train_resume_export(*CASES[case], models, tmp_path)

@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.attention import recomputation_contexts
@@ -126,7 +134,7 @@ def load_policy(
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     try:
         if random_weights:
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **(config_overrides or {}))
+            config = _architecture(source, config_overrides or {})
             policy: Any = AutoModelForCausalLM.from_config(config, dtype=None if dtype == "auto" else chosen, **options)
         else:
             policy = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, trust_remote_code=False, **options)
@@ -161,6 +169,17 @@ def load_policy(
             policy.enable_input_require_grads()
     policy.train()
     return policy
+
+
+def _architecture(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:
+    """A model's configuration with values replaced; Transformers would not look at it again before it is saved."""
+    config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False, **overrides)
+    try:
+        config.validate()
+    except StrictDataclassError as error:
+        what = str(error.__cause__ or error)
+        raise UserError(what, where="model.config_overrides", fix="change the other value along with it") from error
+    return config
 
 
 def end_token_ids(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

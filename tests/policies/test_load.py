@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen3Config
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import Lora, end_token_ids, load_policy, load_tokenizer, render, render_all, resolve
@@ -60,6 +61,13 @@ def test_random_weights_come_from_the_global_generator(tiny):
     assert weights[0].shape[1] == 16
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_overrides_that_contradict_the_rest_are_explained(tmp_path):
+    Qwen3Config(num_hidden_layers=4, layer_types=["full_attention"] * 4).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"num_hidden_layers.*layer_types") as caught:
+        load_policy(str(tmp_path), random_weights=True, config_overrides={"num_hidden_layers": 2})
+    assert caught.value.where == "model.config_overrides"
 
 
 def test_overrides_need_random_weights(tiny):
