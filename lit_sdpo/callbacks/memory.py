@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.memory import StepMemory, step_memory
+from lit_sdpo.rollouts.blocks import at_once
 from lit_sdpo.units import GIB, size
 
 
@@ -56,7 +57,9 @@ class MemoryBudget(Callback):
         if self.gib is not None:
             trainer.accumulate_grad_batches = self._slices(trainer, memory, tokens, longest)
         share = max(longest, -(-tokens // trainer.accumulate_grad_batches))
-        rank_zero_info(_said(memory, share, trainer.accumulate_grad_batches, tokens * memory.cache))
+        held, decoded = at_once(prompts, rows // prompts, getattr(rollout.engine, "max_rows", None))
+        cache = (held * prompt + decoded * completion) * memory.cache
+        rank_zero_info(_said(memory, share, trainer.accumulate_grad_batches, cache))
 
     def _slices(self, trainer: pl.Trainer, memory: StepMemory, tokens: int, longest: int) -> int:
         assert self.gib is not None

@@ -23,6 +23,7 @@ from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.planning.settings import Devices, Settings
 from lit_sdpo.policies.load import WHERE, resolve
 from lit_sdpo.policies.memory import StepMemory, activation_bytes, nbytes, step_memory
+from lit_sdpo.rollouts.blocks import at_once
 
 GATHERED_LAYERS = 2
 """Layers that FSDP2 has whole at a time: the one that computes and the next."""
@@ -72,6 +73,7 @@ class Window:
         completion: Tokens of a completion.
         evaluated: Prompts and completions of one batch of an evaluation.
         evaluation_completion: Tokens of a completion there.
+        max_rows: Most completions that the engine decodes at once; ``None`` for all.
     """
 
     prompts: int
@@ -80,6 +82,7 @@ class Window:
     completion: int
     evaluated: tuple[int, int]
     evaluation_completion: int
+    max_rows: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -87,10 +90,13 @@ class Window:
         return self.prompts * self.prompt + self.rows * self.completion
 
     def generated(self, samples: bool) -> tuple[int, int]:
-        """Tokens and rows of the larger of a step's rollouts and an evaluation's batch."""
-        prompts, rows = self.evaluated
-        evaluated = (prompts * self.prompt + rows * self.evaluation_completion, rows)
-        return max((self.tokens, self.rows) if samples else (0, 0), evaluated)
+        """Tokens and rows decoded at once: the larger of a step's rollouts and an evaluation's batch."""
+        trained = self._decoded(self.prompts, self.rows, self.completion) if samples else (0, 0)
+        return max(trained, self._decoded(*self.evaluated, self.evaluation_completion))
+
+    def _decoded(self, prompts: int, rows: int, completion: int) -> tuple[int, int]:
+        held, decoded = at_once(prompts, rows // max(prompts, 1), self.max_rows)
+        return held * self.prompt + decoded * completion, decoded
 
 
 def architecture_of(settings: Settings, folder: str | None) -> PretrainedConfig:
@@ -192,9 +198,15 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
 
 
 def window_of(
-    data: ContinualDataModule, rollout: Any, devices: Devices, *, samples: bool, evaluates: bool = True
+    data: ContinualDataModule,
+    rollout: Any,
+    devices: Devices,
+    *,
+    samples: bool,
+    evaluates: bool = True,
+    max_rows: int | None = None,
 ) -> Window:
-    """The longest step and evaluation batch of one device."""
+    """The longest step and evaluation batch of one device, and how many rows its engine decodes at once."""
     prompts = -(-max(stage.prompts_per_step for stage in data.stages) // devices.count)
     prompts += math.ceil(data.replay_share * prompts)
     largest = max((len(data.evaluation_rows(task)) for task in data.evaluated), default=0)
@@ -206,6 +218,7 @@ def window_of(
         completion=rollout.sampling.max_new_tokens,
         evaluated=(evaluated, evaluated * data.eval_generations),
         evaluation_completion=rollout.evaluation_sampling.max_new_tokens,
+        max_rows=max_rows,
     )
 
 

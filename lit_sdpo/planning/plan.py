@@ -168,7 +168,14 @@ def plan(
     module = module_of(settings, architecture_of(settings, architecture))
     samples = module.learns_from == "policy"
     evaluation = evaluation_of(data, rollout, evaluates=settings.get("trainer.limit_val_batches", 1.0) != 0)
-    window = window_of(data, rollout, devices, samples=samples, evaluates=evaluation.count > 0)
+    window = window_of(
+        data,
+        rollout,
+        devices,
+        samples=samples,
+        evaluates=evaluation.count > 0,
+        max_rows=settings.get("rollout.engine.init_args.max_rows"),
+    )
     memory = memory_of(module, settings, devices, window)
     return RunPlan(
         method=type(module).__name__,

@@ -91,6 +91,7 @@ def _evaluations(plan: RunPlan) -> str:
 
 def _memory(plan: RunPlan) -> str:
     memory, window = plan.memory, plan.window
+    decoded = f", at most {window.max_rows} decoded at once" if window.max_rows else ""
     rows: list[tuple[str, ...]] = [("memory of a device, at most", "throughout", "rollouts", "update")]
     columns = (memory.resident, memory.rollouts, memory.update)
     for name in dict.fromkeys(key for parts in columns for key in parts):
@@ -98,7 +99,7 @@ def _memory(plan: RunPlan) -> str:
     rows.append(("  sum", *(size(sum(parts.values())) for parts in columns)))
     lines = [
         table(rows),
-        f"peak: {size(memory.peak)}; {window.prompts} prompts and {window.rows} completions a step, in"
+        f"peak: {size(memory.peak)}; {window.prompts} prompts and {window.rows} completions a step{decoded}, in"
         f" {memory.slices} {'slice' if memory.slices == 1 else 'slices'} of at most {memory.slice_tokens:,} tokens",
         *([f"  {size(plan.expected_peak)} where rollouts have the expected length"] if plan.expected_peak else []),
         "  counted, not measured; the process, communication buffers and what the allocator keeps come on top",

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lit_sdpo.policies.attention import UnsupportedModelError, attending, obstacle, say_once
 from lit_sdpo.policies.sharding import base_model, gathered
+from lit_sdpo.rollouts.blocks import blocks, join, rows_of
 from lit_sdpo.rollouts.decoders import Decoder, RepeatedPrompts, SharedPrompts
 from lit_sdpo.rollouts.fused_decoder import FusedPrompts, fusible
 from lit_sdpo.rollouts.sampling import BLOCK, sample, uniforms
@@ -33,6 +34,8 @@ class NativeEngine:
         compact_below: Finished rows are dropped when fewer than this share of the rows would remain; 0 never drops any.
         share_prompts: Store each prompt once. ``False`` decodes every model with Transformers' own cache.
         prefill_tokens: Most prompt tokens in one forward.
+        max_rows: Most completions decoded at once, so that their keys and values fit the device; more are decoded in
+            blocks, one after the other, and draw the same tokens. ``None`` decodes all at once, which is fastest.
 
     Example:
         >>> from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -44,14 +47,23 @@ class NativeEngine:
         4
     """
 
-    def __init__(self, compact_below: float = 0.8, share_prompts: bool = True, prefill_tokens: int = 8192) -> None:
+    def __init__(
+        self,
+        compact_below: float = 0.8,
+        share_prompts: bool = True,
+        prefill_tokens: int = 8192,
+        max_rows: int | None = None,
+    ) -> None:
         if not 0 <= compact_below <= 1:
             raise ValueError(f"compact_below must be in [0, 1], got {compact_below}")
         if prefill_tokens < 1:
             raise ValueError(f"prefill_tokens must be at least 1, got {prefill_tokens}")
+        if max_rows is not None and max_rows < 1:
+            raise ValueError(f"max_rows must be at least 1, got {max_rows}")
         self.compact_below = compact_below
         self.share_prompts = share_prompts
         self.prefill_tokens = prefill_tokens
+        self.max_rows = max_rows
 
     def generate(
         self,
@@ -108,29 +120,43 @@ class NativeEngine:
             raise ValueError(f"seeds must have shape ({rows},), one per row, got {tuple(seeds.shape)}")
         if not all(len(prompt) for prompt in prompts):
             raise ValueError(f"prompt {[len(prompt) for prompt in prompts].index(0)} is empty")
-        drawing = _Drawing(sampling, seeds.to(model.device), end_ids, pad_id, self.compact_below)
-        if rows == 0:
-            return drawing.completions()
-        reason: str | None = "share_prompts is off"
-        if self.share_prompts:
-            reason = obstacle(model, max(map(len, prompts)) + sampling.max_new_tokens)
-        if reason is None:
-            shared = (FusedPrompts if fusible(model) else SharedPrompts)(
+        seeds = seeds.to(model.device)
+
+        def draw(some: Sequence[Sequence[int]], generations: int, of_rows: Tensor, shared: bool) -> Completions:
+            drawing = _Drawing(sampling, of_rows, end_ids, pad_id, self.compact_below)
+            if not shared:
+                return drawing.run(RepeatedPrompts(model, some, generations))
+            decoder = (FusedPrompts if fusible(model) else SharedPrompts)(
                 model,
-                prompts,
-                num_generations,
+                some,
+                generations,
                 max_new_tokens=sampling.max_new_tokens,
                 prefill_tokens=self.prefill_tokens,
                 fullness=self.compact_below,
             )
+            with attending(model, decoder.cache):
+                return drawing.run(decoder)
+
+        def draw_all(shared: bool) -> Completions:
+            order, found = [], []
+            for some, part in blocks(len(prompts), num_generations, self.max_rows):
+                order.append(rows_of(some, part, num_generations, seeds.device))
+                found.append(draw(prompts[some.start : some.stop], len(part), seeds[order[-1]], shared))
+            return found[0] if len(found) == 1 else join(order, found, pad_id)
+
+        if rows == 0:
+            return _Drawing(sampling, seeds, end_ids, pad_id, self.compact_below).completions()
+        reason: str | None = "share_prompts is off"
+        if self.share_prompts:
+            reason = obstacle(model, max(map(len, prompts)) + sampling.max_new_tokens)
+        if reason is None:
             try:
-                with attending(model, shared.cache):
-                    return drawing.run(shared)
+                return draw_all(shared=True)
             except UnsupportedModelError as error:
                 reason = str(error)
         if self.share_prompts:
             say_once(f"{type(model).__name__} is decoded without shared prompts, which is slower: {reason}")
-        return drawing.run(RepeatedPrompts(model, prompts, num_generations))
+        return draw_all(shared=False)
 
 
 class _Drawing:

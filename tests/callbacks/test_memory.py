@@ -10,7 +10,8 @@ from lit_sdpo.callbacks.memory import MemoryBudget
 from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.memory import step_memory
-from lit_sdpo.units import GIB
+from lit_sdpo.rollouts.engine import NativeEngine
+from lit_sdpo.units import GIB, size
 from tests.training import fit, method, rollout_callback, toy_data
 
 
@@ -31,6 +32,16 @@ def test_the_estimate_is_said_before_the_first_step(tmp_path, tiny, caplog):
     assert f"weights {weights:.1f} MiB, copies {weights:.1f} MiB, gradients {weights:.1f} MiB" in said(caplog)
 
 
+def test_keys_and_values_are_those_of_the_rows_that_are_decoded_at_once(tmp_path, tiny, caplog):
+    module, rollout = method("grpo", tiny), rollout_callback(engine=NativeEngine(max_rows=3))
+    trainer = run(tmp_path, module, caplog, rollout=rollout)
+    prompts, rows, prompt, completion = rollout.window(trainer, module)
+    assert rows > prompts * 2 > 3
+    group = min(3, rows // prompts)
+    tokens = prompt + group * completion
+    assert f"rollouts {size(tokens * step_memory(module, module.policy).cache)}" in said(caplog)
+
+
 def test_a_budget_cuts_the_window_into_as_many_slices_as_it_takes(tmp_path, tiny, caplog):
     plain = method("grpo", tiny)
     rollout = rollout_callback()
@@ -44,8 +55,8 @@ def test_a_budget_cuts_the_window_into_as_many_slices_as_it_takes(tmp_path, tiny
     trainer = run(tmp_path / "cut", cut, caplog, gib=budget / GIB)
     assert trainer.accumulate_grad_batches in (3, 4)
     assert f"(1 of {trainer.accumulate_grad_batches})" in said(caplog)
-    size = re.search(r"activations of ([\d,]+) tokens", said(caplog))
-    assert memory.resident + memory.update(int(size[1].replace(",", ""))) <= budget
+    found = re.search(r"activations of ([\d,]+) tokens", said(caplog))
+    assert memory.resident + memory.update(int(found[1].replace(",", ""))) <= budget
     for a, b in zip(plain.policy.parameters(), cut.policy.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 

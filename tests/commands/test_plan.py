@@ -49,7 +49,8 @@ def replicated():
 
 @pytest.fixture(scope="module")
 def adapted():
-    return planned("sdpo.yaml", "overlays/lora.yaml", overrides=["--trainer.accelerator=cpu"])
+    engine = ["--rollout.engine=lit_sdpo.NativeEngine", "--rollout.engine.max_rows=20"]
+    return planned("sdpo.yaml", "overlays/lora.yaml", overrides=["--trainer.accelerator=cpu", *engine])
 
 
 def test_nothing_is_loaded_or_asked_for(monkeypatch):
@@ -165,6 +166,13 @@ def test_adapters(adapted):
     assert adapted.memory.update["logits in chunks"] == CHUNK_COPIES * 4 * VOCABULARY * default_chunk_size(
         VOCABULARY, torch.device("cpu")
     )
+
+
+def test_rows_decoded_at_once_decide_the_keys_and_values(adapted):
+    assert adapted.window.rows == 256
+    tokens = 2 * 2048 + 16 * 14_336  # the largest number of whole groups
+    assert adapted.memory.rollouts["keys and values"] == tokens * 2 * LAYERS * KEYS * HEAD * 2
+    assert adapted.memory.rollouts["logits of a token"] == 3 * 4 * VOCABULARY * 16
 
 
 def test_seventeen_checkpoints_as_in_the_paper(sharded, replicated):

@@ -121,6 +121,7 @@ def test_g07_logprobs_match_a_teacher_forced_forward(model, share):
         NativeEngine(compact_below=1),
         NativeEngine(compact_below=1, share_prompts=False),
         NativeEngine(prefill_tokens=1),
+        NativeEngine(max_rows=7),
     ],
     ids=lambda engine: str({k: v for k, v in vars(engine).items() if not k.startswith("_")}),
 )
@@ -316,6 +317,8 @@ def test_mistakes_are_refused(qwen):
         generate(policy)
     with pytest.raises(ValueError, match="compact_below"):
         NativeEngine(compact_below=2)
+    with pytest.raises(ValueError, match="max_rows"):
+        NativeEngine(max_rows=0)
 
 
 def count_forwards(model, run):
@@ -327,6 +330,25 @@ def count_forwards(model, run):
     finally:
         hook.remove()
     return seen
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize(
+    ("max_rows", "generations", "rows"),
+    [
+        (1, 2, [1] * 8),
+        (3, 4, [2, 2] * 4),  # part of a group
+        (9, 3, [6, 6]),  # whole groups, two and two rather than three and one
+        (50, 3, [12]),
+    ],
+)
+def test_no_more_rows_are_decoded_at_once_than_asked_for(qwen, share, max_rows, generations, rows):
+    engine = NativeEngine(compact_below=0, share_prompts=share, max_rows=max_rows)
+    drawn = []
+    options = {"generations": generations, "end_ids": [], "max_new_tokens": 3}
+    seen = count_forwards(qwen, lambda: drawn.append(generate(qwen, engine=engine, **options)))
+    assert [batch for batch, tokens in seen[1::3] if tokens == 1] == rows
+    assert_same(drawn[0], generate(qwen, **options))
 
 
 @pytest.mark.parametrize("share", [True, False])
