@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import bounds, common, ddp, gpu, memory, plain, profile, rollout, scaling, step, update
+from benchmarks import bounds, common, ddp, gpu, memory, plain, plan, profile, rollout, scaling, step, update
 
 
 @pytest.fixture
@@ -97,6 +97,13 @@ def test_memory(method):
     for side in ("ours", "plain"):
         found = memory.measure(side, method, "tiny", 97, 1, 3)
         assert found["estimate"] > 0
+
+
+@pytest.mark.slow
+def test_plan(run):
+    measured, said = run(plan, "--tiny", "--case", "sdpo"), plan.predict("sdpo", "tiny")
+    assert measured.keys() == said.keys() == {"throughout", "rollouts", "update"}
+    assert min(said.values()) > 0
 
 
 @pytest.mark.slow
