@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from lit_sdpo.callbacks.overlap import Collected, Overlap
 from lit_sdpo.callbacks.prompt_budget import PromptBudget
 from lit_sdpo.callbacks.rollout_scores import EvaluationScores, log_rollouts
 from lit_sdpo.data.task import Row
@@ -20,7 +22,8 @@ from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.failures import FailureLimit, count_failures
 from lit_sdpo.rollouts.engine import NativeEngine
-from lit_sdpo.rollouts.generate import Generation, generate
+from lit_sdpo.rollouts.generate import Generation, generate, questions
+from lit_sdpo.rollouts.mismatch import Mismatch
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.reference import reference_ids, reference_rollouts
 from lit_sdpo.rollouts.selection import uneven_groups, with_uneven_groups
@@ -51,6 +54,8 @@ class RolloutCallback(Callback):
         rewards: How the verifier and further rewards are combined; ``None`` is the verifier alone.
         resample_rounds: Dynamic sampling (arXiv:2503.14476): up to this many times, groups whose rewards are all equal
             are replaced by groups of further prompts. Each rank decides for its own prompts.
+        overlap: Draw the next window's completions while this one's update runs; their weights are then one optimizer
+            step old. Needs an engine with a server; see ``docs/vllm.md``.
         max_prompt_tokens: Longest allowed prompt (the paper: 2,048). A longer one is an error before the first step.
         seed: Seed of everything that is sampled; ``None`` takes that of ``seed_everything``.
         max_verifier_failures: Highest share of completions on which the verifier may raise, hang or crash, over at
@@ -72,6 +77,7 @@ class RolloutCallback(Callback):
         max_prompt_tokens: int = 2048,
         seed: int | None = None,
         max_verifier_failures: float = 0.05,
+        overlap: bool = False,
     ) -> None:
         if num_generations < 1:
             raise ValueError(f"num_generations must be at least 1, got {num_generations}")
@@ -92,6 +98,8 @@ class RolloutCallback(Callback):
         self._evaluation = EvaluationScores(torch.device("cpu"))
         self._evaluated: list[Verdict] = []
         self._held = ExitStack()
+        self._overlap = Overlap(self.engine) if overlap else None
+        self._mismatch: Mismatch | None = None
 
     # ------------------------------------------------------------------------------------------------- before the run
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -103,6 +111,8 @@ class RolloutCallback(Callback):
                 )
         module: Any = pl_module
         self._check_replay(trainer, module)
+        if self._overlap is not None:
+            self._overlap.check(imitates=_imitates(module), resample_rounds=self.resample_rounds)
         self._slices, self._budget = [], PromptBudget(self.max_prompt_tokens)
         data: Any = getattr(trainer, "datamodule", None)
         for where, rows in data.all_rows(stage) if hasattr(data, "all_rows") else ():
@@ -157,8 +167,8 @@ class RolloutCallback(Callback):
         """Generate once per window, then hand slice k to slot k."""
         # ModelCheckpoint prefers a metric "step", which would be the last evaluation's, to the real one.
         trainer.callback_metrics.pop("step", None)
-        if batch.slot == 0 and batch.update == 0:
-            self._roll(trainer, pl_module, batch)
+        if batch.slot == 0:
+            self._begin(trainer, pl_module, batch)
         if not self._slices:
             raise UserError(
                 "the checkpoint was written between the rollouts of a window and their last use",
@@ -166,15 +176,57 @@ class RolloutCallback(Callback):
                 fix="resume from a checkpoint that was written before new rollouts",
             )
         batch.loss = self._slices[batch.slot]
-        batch.loss.fresh = batch.update == 0 and not getattr(self.engine, "mismatched", False)
+        batch.loss.fresh = batch.update == 0 and self._mismatch is None
+        batch.loss.mismatch = self._mismatch
         batch.contributing_rows = self._contributing
 
-    def _roll(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: PromptBatch, batch_idx: int
+    ) -> None:
+        """Log how far the engine that sampled is from the policy."""
+        if self._mismatch is not None and batch.slot == batch.slots - 1 and getattr(pl_module, "log_due", False):
+            self._mismatch.log(trainer, pl_module)
+
+    def _begin(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:
+        """Have this step's rollouts, and the next ones asked for where that is wanted, as early as possible."""
+        sampled_elsewhere = getattr(self.engine, "mismatched", False) and not _imitates(module)
+        self._mismatch = Mismatch(module.device) if sampled_elsewhere else None
+        collected = None if self._overlap is None else self._overlap.collect()
+        if collected is not None:
+            self._ask_ahead(trainer, module, batch)
+        if batch.update == 0:
+            self._roll(trainer, module, batch, collected)
+        if collected is None:
+            self._ask_ahead(trainer, module, batch)
+
+    def _ask_ahead(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:
+        if self._overlap is None or (following := batch.following()) is None:
+            return
+        calls = [
+            questions(module.policy, module.tokenizer, some.rows, **self._draw(module, following, some, *stream))
+            for some, stream in _draws(following)
+        ]
+        self._overlap.ask(module.policy, calls, trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave nothing on its way beyond a stage or a failure."""
+        if self._overlap is not None:
+            self._overlap.drop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The same."""
+        self.on_train_epoch_end(trainer, pl_module)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The same."""
+        self.on_train_epoch_end(trainer, pl_module)
+
+    def _roll(self, trainer: pl.Trainer, module: Any, batch: PromptBatch, collected: Collected | None) -> None:
         if _imitates(module):
             rollouts = reference_rollouts(batch.rows, module.tokenizer, module.device, _template_options(module))
         else:
-            with self._holding(module):
-                rollouts = self._train_rollouts(trainer, module, batch)
+            with self._holding(module) if collected is None else nullcontext():
+                rollouts = self._train_rollouts(trainer, module, batch, collected)
         prepare: Callable[[Rollouts], LossBatch] = getattr(module, "prepare_rollouts", LossBatch.of)
         window = prepare(rollouts)
         if window.teacher_prompt_ids is not None:
@@ -183,22 +235,23 @@ class RolloutCallback(Callback):
         self._slices = window.slices(batch.slots)
         _show(trainer, module, rollouts, task=batch.task.name, split="train", stage=batch.stage)
 
-    def _train_rollouts(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> Rollouts:
+    def _train_rollouts(
+        self, trainer: pl.Trainer, module: Any, batch: PromptBatch, collected: Collected | None
+    ) -> Rollouts:
         """The window's completions, flat groups replaced and earlier tasks' completions added where asked for."""
+        engines = iter(() if collected is None else collected.engines)
 
         def draw(some: PromptBatch, *stream: str | int) -> Generation:
-            return self._generate(
-                trainer,
-                module,
-                some,
-                num_generations=self.num_generations,
-                sampling=self.sampling,
-                stream=("train", batch.stage, batch.step, *stream),
-                names=[str(position) for position in some.positions],
-            )
+            options = self._draw(module, batch, some, *stream)
+            return self._generate(trainer, module, some, engine=next(engines, self.engine), **options)
 
+        (_, _), *replaying = _draws(batch)
         made = draw(batch)
+        if collected is not None:
+            made = replace(made, sampling_seconds=collected.seconds)
         log_rollouts(trainer, module, batch.task.name, made)
+        if self._overlap is not None:
+            self._overlap.log(trainer, module, collected)
         share = self._failure_share(trainer, module, made.rollouts.verdicts)
         module.log("rollout/failures/verifier", share, on_step=True, on_epoch=False, batch_size=1)
         rollouts = made.rollouts
@@ -207,10 +260,21 @@ class RolloutCallback(Callback):
                 break
             more = draw(batch.spare(number), "spare", number).rollouts  # type: ignore[misc]
             rollouts = with_uneven_groups(rollouts, more)
-        replays = [draw(replay, "replay", replay.task.name).rollouts for replay in batch.replays]
+        replays = [draw(some, *stream).rollouts for some, stream in replaying]
         for replay in replays:
             replay.replayed = torch.ones_like(replay.rewards, dtype=torch.bool)
         return Rollouts.cat([rollouts, *replays]) if replays else rollouts
+
+    def _draw(self, module: Any, window: PromptBatch, some: PromptBatch, *stream: str | int) -> dict[str, Any]:
+        """How completions to some prompts of a window are drawn."""
+        return {
+            "num_generations": self.num_generations,
+            "sampling": self.sampling,
+            "seed": self.seed,
+            "stream": ("train", window.stage, window.step, *stream),
+            "names": [str(position) for position in some.positions],
+            "template_options": _template_options(module),
+        }
 
     def _failure_share(self, trainer: pl.Trainer, module: Any, verdicts: list[Verdict]) -> float:
         """Share of verdicts over all ranks that are failures; the run stops on all of them where it is too high."""
@@ -253,9 +317,12 @@ class RolloutCallback(Callback):
             trainer,
             pl_module,
             batch,
+            engine=self.engine,
             num_generations=batch.num_generations or self.num_generations,
             sampling=self.evaluation_sampling,
+            seed=self.seed,
             stream=(split, batch.task.name),
+            template_options=_template_options(pl_module),
         )
         self._evaluation.add(batch, made.rollouts)
         self._evaluated += made.rollouts.verdicts
@@ -283,13 +350,15 @@ class RolloutCallback(Callback):
             module.tokenizer,
             batch.task,
             batch.rows,
-            engine=self.engine,
             rewards=self.rewards,
-            seed=self.seed,
-            template_options=_template_options(module),
             autocast=trainer.precision_plugin.forward_context(),
             **options,
         )
+
+
+def _draws(batch: PromptBatch) -> list[tuple[PromptBatch, tuple[str, ...]]]:
+    """All prompts that a window's completions are drawn for, with what sets each draw apart from the first."""
+    return [(batch, ()), *((replay, ("replay", replay.task.name)) for replay in batch.replays)]
 
 
 def _imitates(module: Any) -> bool:

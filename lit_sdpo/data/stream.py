@@ -102,7 +102,13 @@ class WindowLoader:
             update=update,
             replays=self._replays(window) if slot == 0 and update == 0 else (),
             spare=lambda number: self._more(window, step, number),
+            following=lambda: self._following(step),
         )
+
+    def _following(self, step: int) -> PromptBatch | None:
+        """The window after a step, if the step is the last on its own window and not the stage's."""
+        more = (step + 1) % self.updates_per_rollout == 0 and step + 1 < self.stage.steps
+        return self._batch(step + 1, 0) if more else None
 
     def _draw(self, stream: PromptStream, window: int) -> tuple[list[Row], range]:
         """This rank's prompts of a window, and their places among those of all ranks."""

@@ -6,6 +6,7 @@ A method is a module with one or more terms; a new method is a new combination, 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from lit_sdpo.functional.precision import tempered
 from lit_sdpo.policies.copies import FixedWeights
 from lit_sdpo.policies.scoring import Scorer, completion_hidden
 from lit_sdpo.policies.sharding import is_sharded
+from lit_sdpo.rollouts.mismatch import CAP
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
 
@@ -103,15 +105,27 @@ class Tokens:
 
     @cached_property
     def old_logprobs(self) -> Tensor:
-        """The same when it was sampled; on fresh rollouts that is now, to the last digit."""
+        """The same when it was sampled; on fresh rollouts that is now, to the last digit.
+
+        Another program's are raised where the policy's ratio to them would exceed the cap of mismatch weights.
+        """
         batch = self.slice.batch
-        return self.logprobs.detach() if batch.fresh else batch.old_logprobs[self.slice.mask][self.span]
+        if batch.fresh:
+            return self.logprobs.detach()
+        if batch.mismatch is None:
+            return self.sampled_logprobs
+        return torch.maximum(self.sampled_logprobs, self.logprobs.detach() - math.log(CAP))
+
+    @cached_property
+    def sampled_logprobs(self) -> Tensor:
+        """The same as whatever sampled reported it, [m]."""
+        return self.slice.batch.old_logprobs[self.slice.mask][self.span]
 
     def importance(self, clip: float) -> Tensor:
         """``min(π / π_old, clip)`` of each sampled token, [m], without gradient; 1 on fresh rollouts."""
         if self.slice.batch.fresh:
             return torch.ones(len(self.ids), device=self.ids.device)
-        return importance_clip(self.logprobs, self.old_logprobs, clip)
+        return importance_clip(self.logprobs, self.sampled_logprobs, clip)
 
     @cached_property
     def teacher_logits(self) -> Tensor:

@@ -38,6 +38,30 @@ class Generation:
     reward_seconds: float
 
 
+def questions(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    *,
+    num_generations: int,
+    sampling: Sampling,
+    seed: int,
+    stream: Sequence[str | int] = (),
+    names: Sequence[str] | None = None,
+    template_options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What an engine is asked for some rows: its arguments after the policy. The arguments are those of `generate`."""
+    ids = [row.id for row in rows] if names is None else names
+    return {
+        "prompts": render_all(tokenizer, [row.messages for row in rows], template_options),
+        "num_generations": num_generations,
+        "sampling": sampling,
+        "seeds": sample_seeds(seed, *stream, item_ids=ids, num_generations=num_generations).to(policy.device),
+        "end_ids": end_token_ids(policy, tokenizer),
+        "pad_id": tokenizer.pad_token_id,
+    }
+
+
 def generate(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -76,19 +100,19 @@ def generate(
     """
     started = time.perf_counter()
     keep_freed_memory()
-    prompt_ids = render_all(tokenizer, [row.messages for row in rows], template_options)
-    ids = [row.id for row in rows] if names is None else names
-    seeds = sample_seeds(seed, *stream, item_ids=ids, num_generations=num_generations).to(policy.device)
+    asked = questions(
+        policy,
+        tokenizer,
+        rows,
+        num_generations=num_generations,
+        sampling=sampling,
+        seed=seed,
+        stream=stream,
+        names=names,
+        template_options=template_options,
+    )
     with eval_mode(policy), torch.no_grad(), autocast or nullcontext():
-        completions = engine.generate(
-            policy,
-            prompt_ids,
-            num_generations=num_generations,
-            sampling=sampling,
-            seeds=seeds,
-            end_ids=end_token_ids(policy, tokenizer),
-            pad_id=tokenizer.pad_token_id,
-        )
+        completions = engine.generate(policy, **asked)
     tokens = token_lists(completions)
     texts: list[str] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     sampled = time.perf_counter()
@@ -106,13 +130,13 @@ def generate(
     )
     rollouts = Rollouts(
         rows=rows,
-        prompt_ids=prompt_ids,
+        prompt_ids=asked["prompts"],
         num_generations=num_generations,
         completions=completions,
         texts=texts,
         verdicts=verdicts,
         rewards=scores.rewards.to(policy.device),
-        seeds=seeds,
+        seeds=asked["seeds"],
         temperature=sampling.temperature,
     )
     return Generation(rollouts, scores, sampled - started, time.perf_counter() - sampled)

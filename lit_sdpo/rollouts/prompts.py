@@ -24,6 +24,8 @@ class PromptBatch:
         num_generations: Completions per prompt in evaluation; ``None`` leaves it to the rollout callback.
         replays: Prompts of earlier stages' tasks that are trained on along with these, a batch per task.
         spare: From a round to further prompts of the same task, as many as these; for dynamic sampling.
+        following: Gives the stage's next window on a window's last update, ``None`` before that and at the stage's end;
+            for completions that are asked for ahead.
         loss: Set by the rollout callback: the rows of this slot.
         contributing_rows: Set by the rollout callback: how many rows of the window can have a gradient, over all ranks.
     """
@@ -42,10 +44,12 @@ class PromptBatch:
         num_generations: int | None = None,
         replays: Sequence[PromptBatch] = (),
         spare: Callable[[int], PromptBatch] | None = None,
+        following: Callable[[], PromptBatch | None] = lambda: None,
     ) -> None:
         self.task, self.rows, self.positions = task, rows, positions
         self.stage, self.step, self.slot, self.slots, self.update = stage, step, slot, slots, update
         self.num_generations, self.replays, self.spare = num_generations, replays, spare
+        self.following = following
         self.loss: LossBatch | None = None
         self.contributing_rows: int | None = None
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from lit_sdpo.data.task import Row
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rollouts.mismatch import Mismatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +235,8 @@ class LossBatch:
         temperature: The completions were drawn at this temperature, and losses score them at it.
         fresh: The policy is the very one that drew the rollouts: this is their first update, and no other program
             than the policy's own drew them.
+        mismatch: Keeps how far the policy is from the engine that drew the rollouts; ``None`` where the policy's own
+            program did.
     """
 
     prompt_ids: list[list[int]]
@@ -244,6 +247,7 @@ class LossBatch:
     teacher_prompt_ids: list[list[int] | None] | None = None
     temperature: float = 1.0
     fresh: bool = True
+    mismatch: Mismatch | None = None
 
     @classmethod
     def of(cls, rollouts: Rollouts, teacher_prompt_ids: list[list[int] | None] | None = None) -> LossBatch:

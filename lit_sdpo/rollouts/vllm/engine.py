@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.rollouts.types import Completions, Sampling
 from lit_sdpo.rollouts.vllm.client import RESUME, WHERE, Client, RefusedError
+from lit_sdpo.rollouts.vllm.pending import Pending
 from lit_sdpo.rollouts.vllm.sync import Synchroniser
 
 
@@ -67,13 +69,18 @@ class VLLMEngine:
         self.synchroniser = Synchroniser(self.client, weights_folder, tolerance)
         self.concurrency, self.seeded = concurrency, seeded
         self._server: dict[str, Any] | None = None
+        self._pending: Pending[list[list[_Row]]] | None = None
 
     @contextmanager
     def holding(self, policy: Any) -> Iterator[None]:
-        """Inside, the server has the policy's weights; all processes enter at the same time."""
+        """Inside, the server has the policy's weights; all processes enter at the same time.
+
+        What was asked ahead is answered first, by all processes, so that weights never change within a completion.
+        """
         if self._server is not None:
             yield
             return
+        self._settle()
         self._server = self.synchroniser.follow(policy)
         try:
             yield
@@ -105,26 +112,58 @@ class VLLMEngine:
         Raises:
             UserError: See the class.
         """
-        if tuple(seeds.shape) != (len(prompts) * num_generations,):
-            raise ValueError(f"seeds must have shape ({len(prompts) * num_generations},), got {tuple(seeds.shape)}")
         with self.holding(policy):
-            self._check(prompts, sampling)
-            first = seeds.view(len(prompts), num_generations)[:, 0].tolist() if len(prompts) else []
-            bodies = [
-                self._body(prompt, num_generations, sampling, seed, end_ids)
-                for prompt, seed in zip(prompts, first, strict=True)
-            ]
-            rows = [row for rows in self._ask_all(bodies) for row in rows]
-            if rows:
-                self.synchroniser.check()
-        if sampling.temperature == 0:  # a server draws the one most likely completion once
-            rows = [row for row in rows for _ in range(num_generations)]
-        return _completions(rows, end_ids, pad_id, seeds.device)
+            rows = self._answer(self._bodies(prompts, num_generations, sampling, seeds, end_ids))
+        return _completions(_repeated(rows, num_generations, sampling), end_ids, pad_id, seeds.device)
+
+    def ahead(self, policy: PreTrainedModel, calls: Sequence[Mapping[str, Any]]) -> Ahead:
+        """Ask for the completions of some calls of :meth:`generate` with the weights of now, and do not wait.
+
+        A thread asks the server. The next :meth:`holding` waits for it before weights change.
+
+        Args:
+            policy: The policy whose weights the server is to have.
+            calls: The further arguments of each call.
+
+        Raises:
+            UserError: See the class; what the thread raises comes from the one who waits.
+        """
+        with self.holding(policy):
+            bodies = [self._bodies(**{name: call[name] for name in _ASKED}) for call in calls]
+            pending = Pending(self.client, lambda: self._answer([body for some in bodies for body in some]))
+        self._pending = pending
+        return Ahead(pending, calls, [len(some) for some in bodies])
+
+    def _settle(self) -> None:
+        """Wait for what was asked ahead, on all processes."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.wait()
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()
 
     @property
     def version(self) -> str | None:
         """Name of the weights that the server has; it is made of their content."""
         return None if self._server is None else self._server["weights"]
+
+    def _bodies(
+        self,
+        prompts: Sequence[Sequence[int]],
+        num_generations: int,
+        sampling: Sampling,
+        seeds: Tensor,
+        end_ids: Sequence[int],
+    ) -> list[dict[str, Any]]:
+        """The request of each prompt."""
+        if tuple(seeds.shape) != (len(prompts) * num_generations,):
+            raise ValueError(f"seeds must have shape ({len(prompts) * num_generations},), got {tuple(seeds.shape)}")
+        self._check(prompts, sampling)
+        first = seeds.view(len(prompts), num_generations)[:, 0].tolist() if len(prompts) else []
+        return [
+            self._body(prompt, num_generations, sampling, seed, end_ids)
+            for prompt, seed in zip(prompts, first, strict=True)
+        ]
 
     def _check(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
         """Whether the server was started for what is asked of it."""
@@ -173,6 +212,13 @@ class VLLMEngine:
         # The server adds the number of the completion, so the sum has to stay within 63 bits.
         return body | {"seed": seed & (2**62 - 1)} if self.seeded else body
 
+    def _answer(self, bodies: Sequence[dict[str, Any]]) -> list[list[_Row]]:
+        """The rows of each request, all from the weights that the server is known to have."""
+        answers = self._ask_all(bodies)
+        if answers:
+            self.synchroniser.check()
+        return answers
+
     def _ask_all(self, bodies: Sequence[dict[str, Any]]) -> list[list[_Row]]:
         """One request for each prompt, some at a time; a failure ends them all."""
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="vllm")
@@ -205,6 +251,51 @@ class VLLMEngine:
 
 #: Tokens of a completion and their log-probabilities.
 _Row = tuple[list[int], list[float]]
+#: Arguments of a call that make its requests.
+_ASKED = ("prompts", "num_generations", "sampling", "seeds", "end_ids")
+
+
+class Ahead:
+    """Completions that were asked for before they are needed.
+
+    Args:
+        pending: The answers to all prompts.
+        calls: Arguments of the calls of ``generate`` that they belong to.
+        sizes: Prompts of each call.
+    """
+
+    def __init__(
+        self, pending: Pending[list[list[_Row]]], calls: Sequence[Mapping[str, Any]], sizes: list[int]
+    ) -> None:
+        self._pending, self._calls, self._sizes = pending, calls, sizes
+
+    def wait(self) -> list[Completions]:
+        """The completions of each call, once all are there; raises what the server's failure raises anywhere.
+
+        Raises:
+            UserError: See :class:`VLLMEngine`.
+        """
+        answers = iter(self._pending.wait() or ())
+        found = []
+        for call, size in zip(self._calls, self._sizes, strict=True):
+            rows = _repeated([next(answers) for _ in range(size)], call["num_generations"], call["sampling"])
+            found.append(_completions(rows, call["end_ids"], call["pad_id"], call["seeds"].device))
+        return found
+
+    @property
+    def seconds(self) -> float:
+        """How long the server took, once all completions are there."""
+        return self._pending.seconds
+
+    def drop(self) -> None:
+        """Do without: end the requests and their thread."""
+        self._pending.drop()
+
+
+def _repeated(answers: Sequence[Sequence[_Row]], num_generations: int, sampling: Sampling) -> list[_Row]:
+    """All rows; a server draws the one most likely completion once."""
+    times = 1 if sampling.temperature else num_generations
+    return [row for rows in answers for row in rows for _ in range(times)]
 
 
 def _completions(rows: Sequence[_Row], end_ids: Sequence[int], pad_id: int, device: torch.device) -> Completions:
