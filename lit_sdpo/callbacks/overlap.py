@@ -11,7 +11,6 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lit_sdpo.errors import UserError
 from lit_sdpo.rollouts.types import Completions, RolloutEngine
 
 
@@ -62,32 +61,6 @@ class Overlap:
         self._pending: Any = None
         self._calls: Sequence[dict[str, Any]] = ()
         self._asked_at = 0
-
-    def check(self, *, imitates: bool, resample_rounds: int) -> None:
-        """Whether a run can ask ahead.
-
-        Raises:
-            UserError: The engine shares its weights with the update, nothing is sampled, or what is asked depends on
-                rewards that are not there yet.
-        """
-        where = "rollout.overlap"
-        if not hasattr(self.engine, "ahead"):
-            raise UserError(
-                f"{type(self.engine).__name__} samples with the very weights that the update changes",
-                where=where,
-                fix="set it to false, or take an engine with a server of its own, such as"
-                " lit_sdpo.rollouts.vllm.VLLMEngine",
-            )
-        if imitates:
-            raise UserError(
-                "a method that learns from reference answers samples no completions", where=where, fix="set it to false"
-            )
-        if resample_rounds:
-            raise UserError(
-                "groups are replaced by further prompts once their rewards are known, which is too late to ask ahead",
-                where=where,
-                fix="set it to false, or rollout.resample_rounds to 0",
-            )
 
     def ask(self, policy: Any, calls: Sequence[dict[str, Any]], step: int) -> None:
         """Ask with the weights of now, which have taken ``step`` optimizer steps; all processes ask together."""

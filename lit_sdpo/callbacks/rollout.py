@@ -14,10 +14,11 @@ from lightning.pytorch.callbacks import Callback
 
 from lit_sdpo.callbacks.overlap import Collected, Overlap
 from lit_sdpo.callbacks.prompt_budget import PromptBudget
+from lit_sdpo.callbacks.rollout_checks import check_module, check_overlap, check_replay, imitates
 from lit_sdpo.callbacks.rollout_scores import EvaluationScores, log_rollouts
+from lit_sdpo.callbacks.window_weights import weigh
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
-from lit_sdpo.functional.reduce import Totals, count, token_weights
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.failures import FailureLimit, count_failures
@@ -104,15 +105,11 @@ class RolloutCallback(Callback):
     # ------------------------------------------------------------------------------------------------- before the run
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check the module, and every prompt against the budget."""
-        for name in ("policy", "tokenizer"):
-            if not hasattr(pl_module, name):
-                raise UserError(
-                    f"{type(pl_module).__name__} has no attribute {name!r}, which rollouts need", where="model"
-                )
         module: Any = pl_module
-        self._check_replay(trainer, module)
+        check_module(module)
+        check_replay(trainer, module, self.resample_rounds)
         if self._overlap is not None:
-            self._overlap.check(imitates=_imitates(module), resample_rounds=self.resample_rounds)
+            check_overlap(self.engine, module, self.resample_rounds)
         self._slices, self._budget = [], PromptBudget(self.max_prompt_tokens)
         data: Any = getattr(trainer, "datamodule", None)
         for where, rows in data.all_rows(stage) if hasattr(data, "all_rows") else ():
@@ -120,7 +117,7 @@ class RolloutCallback(Callback):
             sampling = self.sampling if trained else self.evaluation_sampling
 
             def completion(row: Row, trained: bool = trained, most: int = sampling.max_new_tokens) -> int:
-                return len(reference_ids(row, module.tokenizer)) if trained and _imitates(module) else most
+                return len(reference_ids(row, module.tokenizer)) if trained and imitates(module) else most
 
             self._budget.add(module.tokenizer, _template_options(module), where, rows, completion)
         self._budget.check(getattr(module.tokenizer, "model_max_length", None))
@@ -131,25 +128,8 @@ class RolloutCallback(Callback):
         prompts = max((stage.prompts_per_step for stage in getattr(data, "stages", ())), default=1)
         prompts = -(-prompts // trainer.world_size)
         prompts += math.ceil(getattr(data, "replay_share", 0.0) * prompts)
-        rows = prompts * (1 if _imitates(pl_module) else self.num_generations)
+        rows = prompts * (1 if imitates(pl_module) else self.num_generations)
         return prompts, rows, self._budget.prompt, self._budget.completion
-
-    def _check_replay(self, trainer: pl.Trainer, module: Any) -> None:
-        """Earlier prompts without a term that learns from them, or the other way round, would do nothing."""
-        share = getattr(getattr(trainer, "datamodule", None), "replay_share", 0.0)
-        if _imitates(module) and (share or self.resample_rounds):
-            raise UserError(
-                "a method that learns from reference answers samples no completions to replay or to replace",
-                where="data.replay_share" if share else "rollout.resample_rounds",
-                fix="set it to 0",
-            )
-        learns = "replay" in getattr(module, "terms", {})
-        if bool(share) != learns:
-            raise UserError(
-                "replay needs both the data module's replay_share and the module's replay_coefficient",
-                where="model.replay_coefficient" if share else "data.replay_share",
-                fix="set both above 0, or neither",
-            )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Check the longest prompt and completion against the policy, which is loaded by now."""
@@ -189,7 +169,7 @@ class RolloutCallback(Callback):
 
     def _begin(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:
         """Have this step's rollouts, and the next ones asked for where that is wanted, as early as possible."""
-        sampled_elsewhere = getattr(self.engine, "mismatched", False) and not _imitates(module)
+        sampled_elsewhere = getattr(self.engine, "mismatched", False) and not imitates(module)
         self._mismatch = Mismatch(module.device) if sampled_elsewhere else None
         collected = None if self._overlap is None else self._overlap.collect()
         if collected is not None:
@@ -208,21 +188,15 @@ class RolloutCallback(Callback):
         ]
         self._overlap.ask(module.policy, calls, trainer.global_step)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, *arguments: Any, **options: Any) -> None:
         """Leave nothing on its way beyond a stage or a failure."""
         if self._overlap is not None:
             self._overlap.drop()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """The same."""
-        self.on_train_epoch_end(trainer, pl_module)
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """The same."""
-        self.on_train_epoch_end(trainer, pl_module)
+    on_exception = teardown = on_train_epoch_end
 
     def _roll(self, trainer: pl.Trainer, module: Any, batch: PromptBatch, collected: Collected | None) -> None:
-        if _imitates(module):
+        if imitates(module):
             rollouts = reference_rollouts(batch.rows, module.tokenizer, module.device, _template_options(module))
         else:
             with self._holding(module) if collected is None else nullcontext():
@@ -231,7 +205,7 @@ class RolloutCallback(Callback):
         window = prepare(rollouts)
         if window.teacher_prompt_ids is not None:
             rollouts.taught = [prompt is not None for prompt in window.teacher_prompt_ids]
-        self._normalise(trainer, module, window)
+        self._contributing = weigh(trainer, module, window)
         self._slices = window.slices(batch.slots)
         _show(trainer, module, rollouts, task=batch.task.name, split="train", stage=batch.stage)
 
@@ -245,7 +219,6 @@ class RolloutCallback(Callback):
             options = self._draw(module, batch, some, *stream)
             return self._generate(trainer, module, some, engine=next(engines, self.engine), **options)
 
-        (_, _), *replaying = _draws(batch)
         made = draw(batch)
         if collected is not None:
             made = replace(made, sampling_seconds=collected.seconds)
@@ -260,7 +233,7 @@ class RolloutCallback(Callback):
                 break
             more = draw(batch.spare(number), "spare", number).rollouts  # type: ignore[misc]
             rollouts = with_uneven_groups(rollouts, more)
-        replays = [draw(some, *stream).rollouts for some, stream in replaying]
+        replays = [draw(some, *stream).rollouts for some, stream in _draws(batch)[1:]]
         for replay in replays:
             replay.replayed = torch.ones_like(replay.rewards, dtype=torch.bool)
         return Rollouts.cat([rollouts, *replays]) if replays else rollouts
@@ -282,17 +255,6 @@ class RolloutCallback(Callback):
         failed, seen = trainer.strategy.reduce(own, reduce_op="sum").tolist()
         self.failures.add(failed, seen)
         return failed / max(seen, 1)
-
-    def _normalise(self, trainer: pl.Trainer, module: Any, window: LossBatch) -> None:
-        """Set the weights of each term from its counts over all ranks."""
-        own = [window.contributes.sum(), *(n for part in window.parts.values() for n in count(part.active))]
-        counts = torch.stack([torch.as_tensor(n, device=window.completion_ids.device) for n in own])
-        self._contributing, *totals = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
-        aggregation: Any = getattr(module, "aggregation", "token_mean")
-        for number, part in enumerate(window.parts.values()):
-            part.weights = token_weights(part.active, aggregation, totals=Totals(*totals[3 * number : 3 * number + 3]))
-            if part.scale is not None:
-                part.weights = part.weights * part.scale[:, None]
 
     # ------------------------------------------------------------------------------------------------------- evaluation
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -359,11 +321,6 @@ class RolloutCallback(Callback):
 def _draws(batch: PromptBatch) -> list[tuple[PromptBatch, tuple[str, ...]]]:
     """All prompts that a window's completions are drawn for, with what sets each draw apart from the first."""
     return [(batch, ()), *((replay, ("replay", replay.task.name)) for replay in batch.replays)]
-
-
-def _imitates(module: Any) -> bool:
-    """Whether it learns from reference answers instead of the policy's own."""
-    return getattr(module, "learns_from", "policy") == "reference"
 
 
 def _template_options(module: Any) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from lit_sdpo.modules.objective import Tokens
 from lit_sdpo.rollouts.engine import NativeEngine
 from lit_sdpo.rollouts.mismatch import Mismatch
 from lit_sdpo.rollouts.sampling import sample_seeds
-from lit_sdpo.rollouts.types import LossBatch
+from lit_sdpo.rollouts.types import LossBatch, Sampling
 from lit_sdpo.rollouts.vllm import VLLMEngine
 from tests.rollouts.vllm_server import FakeServer
 from tests.training import (
@@ -137,34 +137,15 @@ def drawn(watch):
 
 def test_the_next_steps_completions_are_drawn_while_a_step_is_taken(server, tiny, tmp_path):
     watch, steps, held = Watch(), Steps(), HeldBack(server, steps=3)
-    data = toy_data(tasks=("a", "b"), steps=3, eval_every=1)
-    rollout = overlapping(server)
-    saved = Saved(tmp_path / "mid.ckpt", 2)
-    fit(tmp_path, method("grpo", tiny), data, held, rollout, watch, steps, saved, rollout=Watch(), limit_val_batches=1)
-    assert held.overlapped == [True] * 4  # none is asked for across the end of a stage
-    assert steps.values("rollout/staleness") == [0, 1, 1, 0, 1, 1]
-    assert own_threads() == []
-    assert not torch.equal(steps.models[1].lm_head.weight, steps.models[2].lm_head.weight)
-
-    # Every completion comes from the weights that the log claims, evaluations in between or not.
-    for number, entry in enumerate(watch.of("train")):
-        rollouts, age = entry["rollouts"], int(steps.logged[number]["rollout/staleness"])
-        for row in (0, 7):
-            ids = rollouts.completions.ids[row, : rollouts.completions.lengths[row]].tolist()
-            logits = row_logits(steps.models[number - age], rollouts.prompt_ids[row // 4], ids)
-            found = logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
-            torch.testing.assert_close(
-                rollouts.completions.logprobs[row, : len(ids)].double(), found, atol=1e-4, rtol=0
-            )
-
-    # The first step of a resumed run has nothing to collect; what is asked for stays the same.
-    again, after = Watch(), Steps()
-    fit(
-        tmp_path, method("grpo", tiny), toy_data(tasks=("a", "b"), steps=3), overlapping(server), again, after,
-        rollout=Watch(), ckpt_path=saved.path,
-    )  # fmt: skip
+    replaying, options = {"replay_coefficient": 0.1}, {"steps": 3, "replay_share": 0.3}
+    short = Sampling(max_new_tokens=3)
+    rollout, saved = overlapping(server, sampling=short), Saved(tmp_path / "mid.ckpt", 2)
+    data = toy_data(tasks=("a", "b"), eval_every=1, eval_prompts=1, **options)
+    module, rollout = method("grpo", tiny, **replaying), overlapping(server, sampling=short)
+    fit(tmp_path, module, data, again, after, rollout=rollout, ckpt_path=saved.path)
     assert after.values("rollout/staleness") == [0, 0, 1, 1]
     assert drawn(again) == drawn(watch)[2:]
+    assert [len(seeds) for _, _, seeds in drawn(watch)] == [12] * 3 + [16] * 3  # with a prompt of the first task
 
 
 def test_the_loss_is_against_the_weights_that_drew_the_completions(server, tiny, tmp_path):

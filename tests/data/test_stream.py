@@ -111,3 +111,15 @@ def test_every_evaluation_prompt_goes_to_one_rank(world_size):
 def test_a_batch_stays_where_it_is():
     batch = next(iter(loader()))
     assert batch.to("cpu") is batch
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_the_following_window_is_the_one_that_comes_next(updates):
+    batches = list(loader(steps=4, slots=2, updates_per_rollout=updates))
+    for batch in batches:
+        coming = batch.following()
+        later = [b for b in batches if b.step == batch.step + 1 and b.slot == b.update == 0]
+        assert (coming is None) == (later == [])
+        if coming is not None:
+            assert seen([coming]) == seen(later)
+    assert [batch.step for batch in batches[::2] if batch.following()] == {1: [0, 1, 2], 2: [1]}[updates]

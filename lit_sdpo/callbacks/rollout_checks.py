@@ -1,0 +1,68 @@
+"""What keeps a run from having rollouts, found before its first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+
+from lit_sdpo.errors import UserError
+from lit_sdpo.rollouts.types import RolloutEngine
+
+
+def imitates(module: Any) -> bool:
+    """Whether it learns from reference answers instead of the policy's own."""
+    return getattr(module, "learns_from", "policy") == "reference"
+
+
+def check_module(module: Any) -> None:
+    """Whether completions can be made with it at all.
+
+    Raises:
+        UserError: It has no policy or no tokenizer.
+    """
+    for name in ("policy", "tokenizer"):
+        if not hasattr(module, name):
+            raise UserError(f"{type(module).__name__} has no attribute {name!r}, which rollouts need", where="model")
+
+
+def check_replay(trainer: pl.Trainer, module: Any, resample_rounds: int) -> None:
+    """Earlier prompts without a term that learns from them, or the other way round, would do nothing.
+
+    Raises:
+        UserError: One is asked for without the other.
+    """
+    share = getattr(getattr(trainer, "datamodule", None), "replay_share", 0.0)
+    if imitates(module) and (share or resample_rounds):
+        raise UserError(
+            "a method that learns from reference answers samples no completions to replay or to replace",
+            where="data.replay_share" if share else "rollout.resample_rounds",
+            fix="set it to 0",
+        )
+    learns = "replay" in getattr(module, "terms", {})
+    if bool(share) != learns:
+        raise UserError(
+            "replay needs both the data module's replay_share and the module's replay_coefficient",
+            where="model.replay_coefficient" if share else "data.replay_share",
+            fix="set both above 0, or neither",
+        )
+
+
+def check_overlap(engine: RolloutEngine, module: Any, resample_rounds: int) -> None:
+    """Whether completions can be asked for before they are needed.
+
+    Raises:
+        UserError: The engine shares its weights with the update, nothing is sampled, or what is asked depends on
+            rewards that are not there yet.
+    """
+    reason, fix = None, "set it to false"
+    if not hasattr(engine, "ahead"):
+        reason = f"{type(engine).__name__} samples with the very weights that the update changes"
+        fix += ", or take an engine with a server of its own, such as lit_sdpo.rollouts.vllm.VLLMEngine"
+    elif imitates(module):
+        reason = "a method that learns from reference answers samples no completions"
+    elif resample_rounds:
+        reason = "groups are replaced once their rewards are known, which is too late to ask ahead"
+        fix += ", or rollout.resample_rounds to 0"
+    if reason is not None:
+        raise UserError(reason, where="rollout.overlap", fix=fix)
