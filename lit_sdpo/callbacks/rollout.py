@@ -55,12 +55,12 @@ class RolloutCallback(Callback):
         rewards: How the verifier and further rewards are combined; ``None`` is the verifier alone.
         resample_rounds: Dynamic sampling (arXiv:2503.14476): up to this many times, groups whose rewards are all equal
             are replaced by groups of further prompts. Each rank decides for its own prompts.
-        overlap: Draw the next window's completions while this one's update runs; their weights are then one optimizer
-            step old. Needs an engine with a server; see ``docs/vllm.md``.
         max_prompt_tokens: Longest allowed prompt (the paper: 2,048). A longer one is an error before the first step.
         seed: Seed of everything that is sampled; ``None`` takes that of ``seed_everything``.
         max_verifier_failures: Highest share of completions on which the verifier may raise, hang or crash, over at
             least 50 of them; such completions have no score.
+        overlap: Draw the next window's completions while this one's update runs; their weights are then one optimizer
+            step old. Needs an engine with a server; see ``docs/vllm.md``.
 
     Raises:
         UserError: The module lacks what is needed, a prompt exceeds the budget, prompt and completion exceed what

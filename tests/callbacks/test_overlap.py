@@ -17,6 +17,7 @@ from lit_sdpo.rollouts.types import LossBatch, Sampling
 from lit_sdpo.rollouts.vllm import VLLMEngine
 from tests.rollouts.vllm_server import FakeServer
 from tests.training import (
+    Toy,
     Watch,
     assert_close_gradients,
     fit,
@@ -139,12 +140,35 @@ def test_the_next_steps_completions_are_drawn_while_a_step_is_taken(server, tiny
     watch, steps, held = Watch(), Steps(), HeldBack(server, steps=3)
     replaying, options = {"replay_coefficient": 0.1}, {"steps": 3, "replay_share": 0.3}
     short = Sampling(max_new_tokens=3)
-    rollout, saved = overlapping(server, sampling=short), Saved(tmp_path / "mid.ckpt", 2)
-    data = toy_data(tasks=("a", "b"), eval_every=1, eval_prompts=1, **options)
+    rollout, saved = overlapping(server, sampling=short), Saved(tmp_path / "mid.ckpt", 1)
+    evaluation = {"probes": [Toy("probe")], "evaluate_trained": False, "eval_every": 1, "eval_prompts": 1}
+    data = toy_data(tasks=("a", "b"), **options, **evaluation)
+    module = method("grpo", tiny, **replaying)
+    fit(tmp_path, module, data, rollout, watch, steps, saved, rollout=held, limit_val_batches=1)
+    assert held.overlapped == [True] * 4  # none is asked for across the end of a stage
+    assert steps.values("rollout/staleness") == [0, 1, 1, 0, 1, 1]
+    assert len(watch.of("validation")) == 6
+    assert own_threads() == []
+    assert not torch.equal(steps.models[1].lm_head.weight, steps.models[2].lm_head.weight)
+
+    # Every completion comes from the weights that the log claims, evaluations in between or not.
+    for number, entry in enumerate(watch.of("train")):
+        rollouts, age = entry["rollouts"], int(steps.logged[number]["rollout/staleness"])
+        for row in (0, len(rollouts) - 1):
+            ids = rollouts.completions.ids[row, : rollouts.completions.lengths[row]].tolist()
+            logits = row_logits(steps.models[number - age], rollouts.prompt_ids[row // 4], ids)
+            found = logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
+            torch.testing.assert_close(
+                rollouts.completions.logprobs[row, : len(ids)].double(), found, atol=1e-4, rtol=0
+            )
+
+    # The first step of a resumed run has nothing to collect; what is asked for stays the same.
+    again, after = Watch(), Steps()
+    data = toy_data(tasks=("a", "b"), **options)
     module, rollout = method("grpo", tiny, **replaying), overlapping(server, sampling=short)
-    fit(tmp_path, module, data, again, after, rollout=rollout, ckpt_path=saved.path)
-    assert after.values("rollout/staleness") == [0, 0, 1, 1]
-    assert drawn(again) == drawn(watch)[2:]
+    fit(tmp_path, module, data, again, after, rollout=rollout, ckpt_path=saved.path, max_epochs=1)
+    assert after.values("rollout/staleness") == [0, 1]
+    assert drawn(again) == drawn(watch)[1:3]
     assert [len(seeds) for _, _, seeds in drawn(watch)] == [12] * 3 + [16] * 3  # with a prompt of the first task
 
 
