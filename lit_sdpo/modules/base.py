@@ -50,6 +50,8 @@ class OnPolicyModule(pl.LightningModule):
         dtype: Of the weights; ``auto`` keeps what the files hold.
         attn_implementation: As in Transformers; ``None`` lets it choose.
         gradient_checkpointing: Recompute activations in the backward pass.
+        compile: Run the decoder layers of policy and teacher through ``torch.compile`` in updates, attention apart; it
+            needs a C++ compiler and takes a minute at the first step. Sampling and checkpoints do not change.
         weight_anchor: Hold the parameters that mattered for past stages; ``None`` holds nothing.
         replay_coefficient: Factor of the term that learns from verified completions to earlier tasks' prompts; needs
             the data module's ``replay_share``.
@@ -75,6 +77,7 @@ class OnPolicyModule(pl.LightningModule):
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
+        compile: bool = False,
         weight_anchor: WeightAnchor | None = None,
         replay_coefficient: float = 0.0,
         chat_template_options: dict[str, Any] | None = None,
@@ -90,6 +93,7 @@ class OnPolicyModule(pl.LightningModule):
             dtype=dtype,
             attn_implementation=attn_implementation,
             gradient_checkpointing=gradient_checkpointing,
+            compile=compile,
             lora=lora,
             random_weights=random_weights,
             config_overrides=config_overrides,

@@ -129,6 +129,8 @@ def module_of(settings: Settings, architecture: PretrainedConfig) -> OnPolicyMod
         options["dtype"] = str(architecture.dtype or torch.float32).removeprefix("torch.")
     if (options.get("teacher") or {}).get("init_args", {}).get("checkpoint") is not None:
         options["teacher.init_args.checkpoint"] = None  # it would be read
+    if options.get("compile"):
+        options["compile"] = False  # this machine may lack what it needs
     with _stand_in(architecture) as folder:
         options["model_name"], options["random_weights"] = folder, True
         module: OnPolicyModule = settings.build("model", given)

@@ -88,6 +88,8 @@ def say_once(message: str) -> None:
 _HARMLESS = {"position_ids", "use_cache", "sliding_window", "output_attentions", "output_hidden_states", "is_causal"}
 
 
+# Left out of compiled graphs: what is active is Python's business, and differs from call to call.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attention_function(
     module: torch.nn.Module,
     query: Tensor,

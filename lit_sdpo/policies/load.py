@@ -23,6 +23,7 @@ from transformers import (
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.attention import recomputation_contexts
+from lit_sdpo.policies.compiling import compile_layers
 from lit_sdpo.policies.fused import fuse
 
 #: ``model_name`` of the small model that ships with the package.
@@ -106,6 +107,7 @@ def load_policy(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
     attn_implementation: str | None = None,
     gradient_checkpointing: bool = False,
+    compile: bool = False,
     lora: Lora | None = None,
     random_weights: bool = False,
     config_overrides: Mapping[str, Any] | None = None,
@@ -117,13 +119,15 @@ def load_policy(
         dtype: Of the weights; ``auto`` keeps what the files hold.
         attn_implementation: As in Transformers; ``None`` lets it choose.
         gradient_checkpointing: Recompute activations in the backward pass.
+        compile: Run the decoder layers through ``torch.compile``, see
+            :func:`~lit_sdpo.policies.compiling.compile_layers`.
         lora: Adapters instead of full-parameter training.
         random_weights: Take the architecture only and begin with random weights, drawn from torch's global generator.
         config_overrides: Values of the model's configuration that are replaced, such as ``hidden_size``; with
             ``random_weights`` only.
 
     Raises:
-        UserError: The model cannot be loaded.
+        UserError: The model cannot be loaded, or not compiled on this machine.
     """
     source = resolve(model_name)
     if config_overrides and not random_weights:
@@ -149,6 +153,8 @@ def load_policy(
             f"cannot load {model_name!r} ({_first_line(error)})", where=WHERE, fix="check the name"
         ) from error
     fuse(policy)
+    if compile:
+        compile_layers(policy)
     if gradient_checkpointing:
         # Renamed in the course of Transformers 5.
         old = policy.gradient_checkpointing_enable

@@ -146,6 +146,7 @@ def _saved(policy: PreTrainedModel, tokens: int) -> int:
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
     with (
         torch.enable_grad(),
+        torch.compiler.set_stance("force_eager"),
         attending(base_model(policy), _CountedAttention()),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):

@@ -38,7 +38,7 @@ def shard(policy: Any, mesh: DeviceMesh) -> None:
     """
     root = base_model(policy)
     options: dict[str, Any] = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32)}
-    for layer in _layers(root):
+    for layer in layers_of(root):
         fully_shard(layer, reshard_after_forward=True, **options)
     fully_shard(root, reshard_after_forward=False, **options)
     root.run = _run  # registered as a forward pass, it gathers what lies outside the layers
@@ -129,7 +129,8 @@ def _parts(root: Any) -> list[FSDPModule]:
     return [module for module in root.modules() if isinstance(module, FSDPModule)]
 
 
-def _layers(root: Any) -> list[nn.Module]:
+def layers_of(root: Any) -> list[nn.Module]:
+    """The decoder layers of a causal language model; none where they cannot be told."""
     count = root.config.get_text_config().num_hidden_layers
     for module in root.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
