@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from lit_sdpo.callbacks.folder import run_folder
+from lit_sdpo.checkpoints.divided import guard
 from lit_sdpo.checkpoints.identity import BASE_WEIGHTS, KEY, compare, describe, stamp, weights_fingerprint
 from lit_sdpo.checkpoints.last import FOLDER
 from lit_sdpo.checkpoints.manifest import in_order
@@ -32,6 +33,9 @@ class StageCheckpoint(Checkpoint):
     With ``every_n_steps`` it also saves ``checkpoints/step=<n>.ckpt`` inside a stage: after an optimizer step, after
     the evaluation that may follow it, and never while rollouts are still to be used. A run that goes on from any of
     them ends with the same weights, optimizer, random state, metrics and files as one that was not interrupted.
+
+    Where ``ModelParallelStrategy`` saves a folder with a part of each process, it is written beside its place, compared
+    and moved as a file is, with a manifest of its own.
 
     Beside what Lightning saves, a checkpoint holds the random state of every process and what the run was made of,
     with a fingerprint of the weights that it began with.
@@ -83,6 +87,7 @@ class StageCheckpoint(Checkpoint):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._description = self._base = self._random = self._resumed_at = None
         self._due = self._leave = self._began = False
+        guard(trainer.strategy)
         if stage == TrainerFn.FITTING and not trainer.strategy.restore_checkpoint_after_setup:
             # The checkpoint's weights replace the base before any other hook.
             self._loading = pl_module.register_load_state_dict_pre_hook(lambda *_: self._look_at_base(pl_module))

@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lit_sdpo.checkpoints.damaged import DamagedError, compare
+from lit_sdpo.checkpoints.manifest import Contents, Manifest, is_divided
 from lit_sdpo.checkpoints.writing import save
 from lit_sdpo.errors import UserError
-
-
-def is_divided(path: Path) -> bool:
-    """Whether it is such a folder."""
-    return (path / ".metadata").is_file()
 
 
 def consolidate(folder: Path, file: Path) -> None:
@@ -24,8 +21,14 @@ def consolidate(folder: Path, file: Path) -> None:
         file: Where it goes; its manifest is put beside it.
 
     Raises:
-        UserError: It is no such folder, or the file is there already.
+        UserError: It is no such folder, it is damaged, or the file is there already.
     """
+    manifest = Manifest.of(folder)
+    if manifest is not None and folder.is_dir():
+        try:
+            compare(Contents.of(folder), manifest)
+        except DamagedError as error:
+            raise UserError(f"the checkpoint is damaged: {error}", where=str(folder), fix="use another one") from error
     if not is_divided(folder):
         raise UserError("no checkpoint that is divided among processes", where=str(folder), fix="give its folder")
     if file.exists():

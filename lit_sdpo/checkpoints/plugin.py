@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -10,19 +9,14 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
+from lit_sdpo.checkpoints.damaged import DAMAGED, DamagedError, compare, none_left, set_aside, written_before
 from lit_sdpo.checkpoints.identity import check_schema
-from lit_sdpo.checkpoints.manifest import Contents, Manifest, in_order
+from lit_sdpo.checkpoints.manifest import Contents, Manifest
 from lit_sdpo.checkpoints.writing import save
 from lit_sdpo.errors import UserError
-
-DAMAGED = ".corrupt"
-
-
-class _DamagedError(Exception):
-    """A file that does not hold what was written."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -60,21 +54,17 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if _is_remote(path):
             return super().load_checkpoint(path, map_location, weights_only=True)
         wanted = Path(path)
-        for candidate in [wanted, *_written_before(wanted)]:
+        for candidate in [wanted, *written_before(wanted)]:
             try:
                 checkpoint = _read(candidate, map_location)
-            except _DamagedError as error:
-                _set_aside(candidate, str(error))
+            except DamagedError as error:
+                set_aside(candidate, str(error))
                 continue
             if candidate != wanted:
                 rank_zero_info(f"Going on from {candidate} instead.")
             check_schema(checkpoint, candidate)
             return checkpoint
-        raise UserError(
-            "the checkpoint is damaged, and there is no good one in its folder that was written before it",
-            where=str(path),
-            fix="resume from another checkpoint, or begin again",
-        )
+        raise none_left(wanted)
 
     @override
     def remove_checkpoint(self, path: Any) -> None:
@@ -87,26 +77,24 @@ def _is_remote(path: Any) -> bool:
     return "://" in str(path)
 
 
-def _written_before(wanted: Path) -> list[Path]:
-    manifest = Manifest.of(wanted)
-    ordered = [path for path in in_order(wanted.parent) if path != wanted]
-    if manifest is None:
-        return ordered
-    return [path for path in ordered if (m := Manifest.of(path)) is None or m.number < manifest.number]
-
-
 def _read(path: Path, map_location: Any) -> dict[str, Any]:
     """The checkpoint in a file, which has to hold what its manifest says."""
+    if path.is_dir():
+        raise UserError(
+            "the checkpoint is a folder with a part of each process",
+            where=str(path),
+            fix="go on with ModelParallelStrategy, or make one file of it with lit-sdpo consolidate",
+        )
     manifest = Manifest.of(path)
     try:
         with path.open("rb") as file:
             if manifest is not None:
-                _compare(Contents.read(file), manifest)
+                compare(Contents.read(file), manifest)
                 file.seek(0)
             checkpoint: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=True)
     except FileNotFoundError as error:
         if path.with_name(path.name + DAMAGED).exists():  # set aside by this or another rank
-            raise _DamagedError("it was damaged") from error
+            raise DamagedError("it was damaged") from error
         raise UserError("there is no such checkpoint", where=str(path), fix="give the path of a .ckpt file") from error
     except OSError as error:
         raise UserError(
@@ -114,33 +102,14 @@ def _read(path: Path, map_location: Any) -> dict[str, Any]:
         ) from error
     except pickle.UnpicklingError as error:
         if "GLOBAL" not in str(error):  # bytes that are no pickle at all
-            raise _DamagedError("it is no checkpoint") from error
+            raise DamagedError("it is no checkpoint") from error
         raise UserError(
             "the checkpoint holds objects other than tensors and plain values, which could run code; it was not loaded",
             where=str(path),
             fix="use a checkpoint that this package or a plain Lightning run has written",
         ) from error
     except (RuntimeError, EOFError) as error:  # what torch says of a cut or garbled archive
-        raise _DamagedError(str(error).splitlines()[0] if str(error) else "its end is missing") from error
+        raise DamagedError(str(error).splitlines()[0] if str(error) else "its end is missing") from error
     if manifest is None:
         rank_zero_warn(f"{path} has no manifest beside it: what it holds could not be compared with what was written.")
     return checkpoint
-
-
-def _compare(found: Contents, manifest: Manifest) -> None:
-    if found in manifest.accepted:
-        return
-    sizes = sorted({contents.size for contents in manifest.accepted})
-    if found.size not in sizes:
-        raise _DamagedError(f"it has {found.size} bytes instead of {' or '.join(map(str, sizes))}")
-    raise _DamagedError("its SHA-256 is not that of its manifest")
-
-
-@rank_zero_only
-def _set_aside(path: Path, reason: str) -> None:
-    aside = path.with_name(path.name + DAMAGED)
-    if Manifest.of(path) is None:  # nobody knows whose file it is
-        rank_zero_warn(f"{path} is damaged or no checkpoint: {reason}.")
-    elif path.exists():
-        os.replace(path, aside)
-        rank_zero_warn(f"The checkpoint {path} is damaged: {reason}. It is now {aside.name}.")

@@ -14,7 +14,7 @@ import yaml
 
 from lit_sdpo.checkpoints.identity import KEY, check_schema
 from lit_sdpo.checkpoints.last import FOLDER, latest_version
-from lit_sdpo.checkpoints.manifest import SUFFIX, Contents, Manifest, in_order
+from lit_sdpo.checkpoints.manifest import SUFFIX, Contents, Manifest, in_order, is_divided
 from lit_sdpo.configs import expand
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.exporting import stored_generation_config
@@ -136,6 +136,12 @@ def open_run(target: Path, config: str | None = None) -> TrainedRun:
         UserError: There is none, or it is damaged.
     """
     path = _newest(target)
+    if path.is_dir():
+        raise UserError(
+            "the checkpoint is divided among processes",
+            where=str(path),
+            fix="make one file of it with lit-sdpo consolidate, and use that",
+        )
     folder = next((place for place in path.resolve().parents[:2] if (place / CONFIG).is_file()), None)
     if folder is None and config is None:
         fix = "give the configuration of the run, --config FILE"
@@ -151,12 +157,8 @@ def _newest(target: Path) -> Path:
         return target
     if not target.is_dir():
         raise UserError("there is no such checkpoint or run folder", where=str(target), fix="give one of the two")
-    if (target / ".metadata").is_file():
-        raise UserError(
-            "the checkpoint is divided among processes",
-            where=str(target),
-            fix="make one file of it with lit-sdpo consolidate, and export that",
-        )
+    if is_divided(target):
+        return target
     version = latest_version(target)
     below = [] if version is None else [target / f"version_{version}" / FOLDER]
     for place in (target / FOLDER, *below, target):

@@ -145,15 +145,24 @@ def probe(folder: Path, need: int) -> None:
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove the temporary files of saves whose process is gone, say so, and return them."""
+    """Remove the temporary files and folders of saves whose process is gone, say so, and return them."""
     found = [(path, match) for path in folder.glob("*.tmp-*") if (match := TEMPORARY.fullmatch(path.name))]
     stale = [path for path, match in found if not is_running(int(match[1]))]
-    size = sum(path.stat().st_size for path in stale)
+    files = [file for path in stale for file in (path, *path.rglob("*")) if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
     for path in stale:
-        path.unlink(missing_ok=True)
+        remove(path)
     if stale:
         rank_zero_info(f"Removed {len(stale)} unfinished checkpoints ({readable(size)}) of killed runs from {folder}.")
     return stale
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder; neither need be there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_running(pid: int) -> bool:

@@ -10,6 +10,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from lit_sdpo.callbacks import InitialEvaluation, StageCheckpoint
 from lit_sdpo.checkpoints import SafeCheckpointIO
 from lit_sdpo.checkpoints.consolidate import consolidate
+from lit_sdpo.checkpoints.manifest import Contents, Manifest, in_order
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import MuonAdamW
@@ -193,6 +194,7 @@ def saved(folder, model, lora, ckpt_path=None, **options):
 
 
 @pytest.mark.filterwarnings("ignore:.*this run is not the one:UserWarning")
+@pytest.mark.filterwarnings("ignore:The checkpoint .* is damaged:UserWarning")
 @pytest.mark.parametrize(("lora", "save"), [(False, True), (True, False)], ids=["divided", "adapter, whole"])
 def test_a_resumed_run_ends_bit_for_bit_where_it_would_have(tmp_path, tiny, lora, save):
     name = "stage=0-step=2.ckpt" if save else "step=1.ckpt"
@@ -200,12 +202,21 @@ def test_a_resumed_run_ends_bit_for_bit_where_it_would_have(tmp_path, tiny, lora
 
     def run():
         first = saved(tmp_path / "first", tiny, lora, **divided(save))
+        if save and torch.distributed.get_rank() == 0:  # the one before it is taken
+            part = written / "__1_0.distcp"
+            part.write_bytes(part.read_bytes()[:-1] + b"x")
         return first, saved(tmp_path / "again", tiny, lora, written, **divided(save))
 
     first, again = in_two_processes(tmp_path / "pair", run)
     assert_equal(again, first)
-    assert written.is_dir() == save
+    found = in_order(tmp_path / "first" / "checkpoints")
+    assert {path.is_dir() for path in found} == {save}
+    assert all(Manifest.of(path).accepted == (Contents.of(path),) for path in found)
     if save:
+        assert [path.stem for path in found] == ["stage=1-step=4", "step=3", "step=1"]
+        assert not list(written.parent.glob("*.tmp-*"))
+        assert written.with_name(f"{name}.corrupt").is_dir()
+        written = found[-1]
         consolidate(written, tmp_path / "whole.ckpt")
         with pytest.raises(UserError, match="already"):
             consolidate(written, tmp_path / "whole.ckpt")
