@@ -261,6 +261,7 @@ _ALL = (
     Measure(
         "steps_to_reward", f"steps of a stage to a training reward of {REWARD}", "steps", -1, from_run=steps_to_reward
     ),
+    Measure("cpu_seconds", "CPU time of the run", "s", -1, from_run=lambda run: run.cpu_seconds, ratio=True),
     Measure("leakage", "responses with another task's format", "share", -1, from_run=_last_artifact("leakage")),
     Measure("repetition", "repeated 4-grams in a response", "share", -1, from_run=_last_artifact("repetition")),
     Measure("entropy", "entropy of sampled tokens at the end", "nats", 0, from_run=_end("rollout/entropy"), ratio=True),

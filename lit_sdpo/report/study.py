@@ -125,6 +125,13 @@ class Run:
         rows = self._table("prompt_distance")
         return {row["task"]: {task: _number(x) for task, x in row.items() if task != "task"} for row in rows}
 
+    @cached_property
+    def cpu_seconds(self) -> float:
+        """CPU time of all its processes, which a sweep writes down; nan where none did."""
+        path = self.folder / "sweep.json"
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return float(record.get("cpu_seconds", math.nan))
+
     def _table(self, name: str) -> list[dict[str, str]]:
         path = self.folder / f"{name}.csv"
         if not path.is_file():

@@ -16,7 +16,7 @@ from lit_sdpo.report.charts.draw.bars import grouped_bars
 from lit_sdpo.report.charts.draw.heat import ON_DARK, ON_LIGHT, heat_maps
 from lit_sdpo.report.charts.draw.lines import Stage, by_stage, over_steps
 from lit_sdpo.report.charts.draw.phase import Panel, Spot, phase_diagram
-from lit_sdpo.report.charts.draw.scatter import against_distance
+from lit_sdpo.report.charts.draw.scatter import against_distance, against_number
 from lit_sdpo.report.charts.draw.violins import violins
 from lit_sdpo.report.charts.numbers import over_seeds, quadratic_fit, seed_range, smooth
 from lit_sdpo.report.charts.style import INK, METHODS, PAGE, QUIET, VARIABLES, looks, luminance
@@ -120,6 +120,7 @@ def draw():
         ("1e-4", "near"): Spot("replicates", 0.5, 0.1, 0.9, 3),
         ("1e-3", "far"): Spot("does not", -1.0, -2.0, 0.0, 1),
     }
+    nothing = math.nan, math.nan
     points = {"grpo": (np.arange(6.0), np.arange(6.0) ** 2)}
     return {
         "stage": by_stage({"tasks": ("change (points)", curves)}, ["base", "1\nmath", "2\ncode"], methods),
@@ -127,6 +128,16 @@ def draw():
         "bars": grouped_bars({"grpo": seeds, "sdpo": seeds - 2}, ["a", "b", "c"], "change (points)", methods),
         "heat": heat_maps([("grpo", seeds, [["x"] * 3] * 3)], ["r"] * 3, ["c"] * 3, limits=(0, 4), framed=[(1, 0)]),
         "scatter": against_distance({"gain": points}, "distance", "gain (percent)", methods),
+        "numbers": against_number(
+            {
+                "kept\n(points)": {
+                    "grpo": ((3.0, 2.0, 5.0), (1.0, 0.5, 1.5)),
+                    "sdpo": ((4.0, *nothing), (2.0, *nothing)),
+                }
+            },
+            "steps",
+            methods,
+        ),
         "violins": violins({"grpo": [[0.1, 0.2, 0.3, 0.5], [0.4]]}, ["base", "1"], 0.2, "cosine", methods),
         "phase": phase_diagram([Panel("C1", ["1e-4", "1e-3"], ["near", "far"], spots)], xlabel="rate", ylabel="world"),
     }
@@ -165,7 +176,7 @@ def test_legends_never_cover_a_panel(figures):
             assert all(axes.get_tightbbox().y0 >= below - 1 for axes in figure.axes if axes.get_visible())
 
 
-@pytest.mark.parametrize("name", ["stage", "steps", "bars", "heat", "scatter", "violins", "phase"])
+@pytest.mark.parametrize("name", ["stage", "steps", "bars", "heat", "scatter", "numbers", "violins", "phase"])
 def test_a_drawing_stands_in_a_page_with_others(figures, name):
     text = svg(figures[name], name, 'a < b "quoted"')
     assert "http" not in text

@@ -9,8 +9,9 @@ from lit_sdpo.functional import MatrixDrift
 from lit_sdpo.report.drift import DriftRow
 from lit_sdpo.report.measures import MEASURES, own_score, stages_of, steps_to_reward
 from lit_sdpo.report.responses import Estimate, ResponseRow
+from lit_sdpo.report.study import Study
 from lit_sdpo.report.summary import summarize
-from tests.report.made_runs import flat, in_memory
+from tests.report.made_runs import flat, in_memory, on_disk
 
 BASE = {"a": 0.25, "b": 0.5, "a_ood": 0.5, "prior": 1.0}
 FIRST = {"a": 0.75, "b": 0.375, "a_ood": 0.625, "prior": 1.0}
@@ -92,6 +93,13 @@ def test_steps_to_a_reward_are_a_mean_over_stages():
     assert steps_to_reward(made) == (6 + 10) / 2
     assert steps_to_reward(made, reward=0.4) == 0
     assert math.isnan(steps_to_reward(empty()))
+
+
+def test_cost_is_what_the_sweep_wrote_down(tmp_path):
+    folder = on_disk(tmp_path / "m" / "seed=0", [{"a": flat(0.5), "b": flat(0.5)}] * 3)
+    (folder / "sweep.json").write_text('{"state": "finished", "cpu_seconds": 12.5}')
+    (made,) = Study.read([tmp_path]).all_runs
+    assert MEASURES["cpu_seconds"].value(made) == 12.5
 
 
 def test_a_late_rise_is_measured_from_the_lowest_of_the_stage():

@@ -51,6 +51,7 @@ def measured(seed, shift):
     ]
     tables = {"drift": drift, "response_drift": responses, "prompt_distance": distances}
     tags = {tag: [(step, 1 + 0.01 * step + 0.1 * seed) for step in range(20)] for tag in TAGS}
+    tags["rollout/reward"] = [(step, 0.16 * (step % 10)) for step in range(20)]
     return {"tables": tables, "artifacts": artifacts, "tags": tags}
 
 
@@ -124,7 +125,7 @@ def test_texts_of_runs_do_nothing(text):
 
 def test_runs_that_measured_everything_have_every_figure(findings):
     drawn = [chart.name for chart in findings.charts]
-    expected = ["by-task-learned", "out-of-domain", "ranks", "dynamics", "transfer"]
+    expected = ["by-task-learned", "out-of-domain", "ranks", "speed-and-retention", "dynamics", "transfer"]
     assert drawn == [*expected, "weight-drift", "similarity", "boxed", "leakage", "scores"]
     for chart in findings.charts:
         assert chart.title
@@ -153,6 +154,12 @@ def test_figures_have_the_numbers_of_the_runs(findings):
     assert ranks["grpo", "a"] == 1
     assert ranks["grpo", "b"] == ranks[NAME, "b"] == 1.5
     assert ranks["base", "b"] == 3
+    traded = {(r["method"], r["kept"]): r for r in table_of(findings, "speed-and-retention")}
+    assert set(traded) == {(m, kept) for m in ("grpo", NAME) for kept in ("average_accuracy", "ood_change")}
+    # The reward's mean over five steps is .16 (step - 2), which passes .75 at step 7 of a stage.
+    assert float(traded["grpo", "average_accuracy"]["steps"]) == 7
+    assert float(traded["grpo", "average_accuracy"]["value"]) == pytest.approx(0.7)
+    assert float(traded[NAME, "average_accuracy"]["value"]) == pytest.approx(0.7 - 0.125)
     drift = [r for r in table_of(findings, "weight-drift") if r["number"] == "left_angle" and r["type"] == "q_proj"]
     assert [float(r["mean"]) for r in drift if r["method"] == "grpo"] == [pytest.approx(1.0), pytest.approx(2.0)]
 
@@ -164,6 +171,7 @@ def test_a_figure_without_data_names_what_would_give_it(tmp_path):
     named = {
         "out-of-domain": "probes",
         "ranks": "two methods",
+        "speed-and-retention": "two methods",
         "dynamics": "rollout/",
         "transfer": "ResponseDrift",
         "weight-drift": "ParameterDrift",

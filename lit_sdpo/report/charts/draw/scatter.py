@@ -1,17 +1,21 @@
-"""Gain and forgetting against the distance between tasks, each with a quadratic fit."""
+"""Points of methods: gain and forgetting against a distance with a quadratic fit, and one number against another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lit_sdpo.report.charts.numbers import Array, quadratic_fit
-from lit_sdpo.report.charts.style import Look, legend, new_figure, styled
+from lit_sdpo.report.charts.style import WIDEST, Look, legend, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: Mean and both ends of an interval; ends are nan where there is none.
+Interval = tuple[float, float, float]
 
 
 def against_distance(
@@ -47,3 +51,35 @@ def against_distance(
         axes[0].set_ylabel(ylabel)
         legend(figure, shown)
     return figure
+
+
+def against_number(
+    panels: Mapping[str, Mapping[str, tuple[Interval, Interval]]], xlabel: str, looks: Mapping[str, Look]
+) -> Figure:
+    """A point with both intervals for every method.
+
+    Args:
+        panels: What stands upwards, with its unit, to method to the numbers across and upwards.
+        xlabel: What stands across, with its unit.
+        looks: How methods are drawn.
+    """
+    shown = {method: look for method, look in looks.items() if any(method in points for points in panels.values())}
+    with styled():
+        figure, axes = new_figure(1, len(panels), width=min(WIDEST, 4.2 * len(panels)), height=4.4)
+        for panel, (ylabel, points) in zip(axes, panels.items(), strict=True):
+            for method, numbers in points.items():
+                look = looks[method]
+                (x, *across), (y, *upwards) = numbers
+                xerr, yerr = (_lengths(at, ends) for at, ends in ((x, across), (y, upwards)))
+                panel.errorbar(
+                    x, y, yerr, xerr, marker=look.marker, color=look.colour, elinewidth=0.9, capsize=2, mec="none"
+                )
+            panel.set_xlabel(xlabel)
+            panel.set_ylabel(ylabel)
+        legend(figure, shown, lines=False)
+    return figure
+
+
+def _lengths(at: float, ends: Sequence[float]) -> Array | None:
+    low, high = ends
+    return np.array([[at - low], [high - at]]) if math.isfinite(low) and math.isfinite(high) else None
