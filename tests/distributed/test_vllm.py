@@ -32,11 +32,11 @@ def state(module):
     return {name: whole(tensor).detach().clone() for name, tensor in module.state_dict().items()}
 
 
-def moved(folder, server, model, lora, **options):
+def moved(folder, server, model, lora, overlap=False, **options):
     module = method("grpo", model, lora=Lora(rank=4) if lora else None)
     module.configure_model()
     before = state(module)
-    rollout = rollout_callback(engine=VLLMEngine(server.url, timeout=60.0, patience=0.5))
+    rollout = rollout_callback(engine=VLLMEngine(server.url, timeout=60.0, patience=0.5), overlap=overlap)
     fit(folder, module, toy_data(steps=2), rollout=rollout, limit_val_batches=1.0, **options)
     after = state(module)
     return {name: before[name] - after[name] for name in before}
@@ -46,21 +46,27 @@ def divided():
     return {"strategy": ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1), "devices": 2}
 
 
+# Updates: a rehearsal, two steps, an evaluation. With overlap the first step's weights draw for both steps.
 @pytest.mark.parametrize(
-    ("options", "lora"), [(lambda: {"strategy": "ddp", "devices": 2}, False), (divided, False), (divided, True)]
+    ("options", "lora", "overlap", "updates"),
+    [
+        (lambda: {"strategy": "ddp", "devices": 2}, False, False, 4),
+        (divided, False, True, 3),
+        (divided, True, False, 4),
+    ],
 )
-def test_two_processes_take_the_steps_of_one(server, tiny, tmp_path, options, lora):
+def test_two_processes_take_the_steps_of_one(server, tiny, tmp_path, options, lora, overlap, updates):
     torch.manual_seed(0)
-    alone = moved(tmp_path, server, tiny, lora)
+    alone = moved(tmp_path, server, tiny, lora, overlap)
     server.start_again()
     server.requests.clear()
 
     def both():
         torch.manual_seed(0)
-        return moved(tmp_path, server, tiny, lora, **options())
+        return moved(tmp_path, server, tiny, lora, overlap, **options())
 
     assert_close_gradients(in_two_processes(tmp_path / "pair", both), alone, rtol=1e-3)
-    assert server.requests.count("/pause") == 4  # a rehearsal, two steps, an evaluation
+    assert server.requests.count("/pause") == updates
 
 
 def test_both_processes_learn_why_the_first_one_ends(server, tiny, tmp_path):
