@@ -20,7 +20,8 @@ from lit_sdpo.functional import percentile_interval
 from lit_sdpo.functional.pairs import RESAMPLES, combine, holm, p_value, sign_flip
 from lit_sdpo.report.items import means
 from lit_sdpo.report.measures import MEASURES, Measure, scores_of
-from lit_sdpo.report.study import Run, Study
+from lit_sdpo.report.run import Run
+from lit_sdpo.report.study import Study
 from lit_sdpo.report.summary import cell_draws
 
 #: With fewer seeds nothing is decided.

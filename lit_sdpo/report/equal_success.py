@@ -10,7 +10,8 @@ from statistics import fmean
 
 from lit_sdpo.report.comparisons import Effect, effect
 from lit_sdpo.report.measures import WINDOW, Measure
-from lit_sdpo.report.study import Run, Study
+from lit_sdpo.report.run import Run
+from lit_sdpo.report.study import Study
 
 #: Training rewards that differ by no more count as the same.
 TOLERANCE = 0.05

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_sdpo.functional import MatrixDrift
-from lit_sdpo.report.study import Run, Series
+from lit_sdpo.report.run import Run, Series
 from lit_sdpo.report.summary import resampled
 
 #: A training reward that counts as having learned the task.

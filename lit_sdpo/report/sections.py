@@ -17,7 +17,8 @@ from lit_sdpo.report.comparisons import Comparison, Effect
 from lit_sdpo.report.equal_success import EqualSuccess
 from lit_sdpo.report.html import Markup, element, join, scrolling, table, text
 from lit_sdpo.report.measures import MEASURES, Measure
-from lit_sdpo.report.study import Run, Study
+from lit_sdpo.report.run import Run
+from lit_sdpo.report.study import Study
 from lit_sdpo.report.table_files import TIMES, shown_effect
 
 #: With so few methods all measures stand in one table.

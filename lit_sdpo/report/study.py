@@ -1,39 +1,21 @@
-"""The runs of a study as they lie on disk: methods, seeds, and everything that each run wrote down."""
+"""The runs of a study: which folders are runs, their methods, seeds and settings."""
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from lit_sdpo.callbacks.artifact_tables import ArtifactRow
 from lit_sdpo.errors import UserError
-from lit_sdpo.functional import MatrixDrift
-from lit_sdpo.report.drift import DriftRow
-from lit_sdpo.report.events import scalars
-from lit_sdpo.report.items import Items, known
-from lit_sdpo.report.responses import Estimate, ResponseRow
-from lit_sdpo.report.summary import summarize
-from lit_sdpo.report.tables import Matrix, MatrixRow
+from lit_sdpo.report.run import Run, read_matrix
 
 #: A run's own folder below that of its method.
 SEED, VERSION = re.compile(r"seed=(-?\d+)"), re.compile(r"version_\d+")
-
-
-class Series(NamedTuple):
-    """A scalar over the run: optimizer steps and values."""
-
-    steps: list[int]
-    values: list[float]
 
 
 class LeftOut(NamedTuple):
@@ -41,103 +23,6 @@ class LeftOut(NamedTuple):
 
     folder: Path
     reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One finished run. Its files are read when they are asked for; what a run did not write is empty.
-
-    Attributes:
-        folder: Where its files lie.
-        method: Name of the settings that it shares with the runs of other seeds.
-        seed: Its ``seed_everything``.
-        config: The resolved configuration.
-    """
-
-    folder: Path
-    method: str
-    seed: int
-    config: Mapping[str, Any] = field(repr=False)
-
-    @cached_property
-    def matrix(self) -> Matrix:
-        """Scores after every stage."""
-        return read_matrix(self.folder / "matrix.json")
-
-    @cached_property
-    def items(self) -> Items:
-        """Scores of the samples of every prompt, by row of the matrix and task."""
-        found: dict[int, dict[str, dict[str, list[float]]]] = {}
-        for line in _json_lines(self.folder / "items.jsonl"):
-            scores = {item: _samples(x) for item, x in line["scores"].items()}
-            found.setdefault(line["stage"], {})[line["task"]] = known(scores)
-        return found
-
-    @cached_property
-    def summary(self) -> dict[str, float]:
-        """The continual-learning numbers at the end (:func:`~lit_sdpo.report.summary.summarize`)."""
-        return summarize(self.matrix)
-
-    @cached_property
-    def tags(self) -> Mapping[str, list[tuple[int, float]]]:
-        """Every scalar of the event files."""
-        return scalars(self.folder)
-
-    def scalars(self, tag: str) -> Series:
-        """Steps and values of a scalar; both empty where it was not logged."""
-        logged = self.tags.get(tag, ())
-        return Series([step for step, _ in logged], [value for _, value in logged])
-
-    @cached_property
-    def drift(self) -> list[DriftRow]:
-        """Change of every weight matrix."""
-        numbers = ((row, {name: _number(row[name]) for name in MatrixDrift._fields}) for row in self._table("drift"))
-        return [
-            DriftRow(
-                step=int(row["step"]),
-                stage=int(row["stage"]),
-                name=row["name"],
-                kind=row["type"],
-                layer=int(row["layer"]) if row["layer"] else None,
-                drift=MatrixDrift(**fields),
-            )
-            for row, fields in numbers
-        ]
-
-    @cached_property
-    def responses(self) -> list[ResponseRow]:
-        """Divergence from the base, entropy, length and similarity of responses, by task; stage 0 is the base."""
-        found: dict[tuple[int, int, str, str], dict[str, Estimate]] = {}
-        for row in self._table("response_drift"):
-            key = int(row["step"]), int(row["stage"]), row["task"], row["role"]
-            found.setdefault(key, {})[row["number"]] = Estimate(*(_number(row[name]) for name in Estimate._fields))
-        return [ResponseRow(*key, numbers) for key, numbers in found.items()]
-
-    @cached_property
-    def artifacts(self) -> list[ArtifactRow]:
-        """Repetition, leakage and amplified n-grams of every evaluation, by task."""
-        lines = _json_lines(self.folder / "artifacts.jsonl")
-        return [ArtifactRow(**line | {"numbers": _numbers(line["numbers"])}) for line in lines]
-
-    @cached_property
-    def distances(self) -> dict[str, dict[str, float]]:
-        """Distance (MMD) of every task's prompts from every other's."""
-        rows = self._table("prompt_distance")
-        return {row["task"]: {task: _number(x) for task, x in row.items() if task != "task"} for row in rows}
-
-    @cached_property
-    def cpu_seconds(self) -> float:
-        """CPU time of all its processes, which a sweep writes down; nan where none did."""
-        path = self.folder / "sweep.json"
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return float(record.get("cpu_seconds", math.nan))
-
-    def _table(self, name: str) -> list[dict[str, str]]:
-        path = self.folder / f"{name}.csv"
-        if not path.is_file():
-            return []
-        with path.open(encoding="utf-8", newline="") as stream:
-            return list(csv.DictReader(stream))
 
 
 @dataclass(frozen=True)
@@ -232,13 +117,6 @@ class Study:
         return {m: {name: table[self.runs(m)[0].folder][name] for name in varying} for m in self.methods}
 
 
-def read_matrix(path: Path) -> Matrix:
-    """The retention matrix of a ``matrix.json``."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    rows = [MatrixRow(x["stage"], x["label"], x["step"], _numbers(x["scores"])) for x in content["rows"]]
-    return Matrix(content["tasks"], content["probes"], rows)
-
-
 def _run_folders(root: Path) -> Iterator[Path]:
     """Folders with a configuration, in natural order; nothing below a run is looked at."""
     for name, folders, files in os.walk(root, followlinks=True):
@@ -286,25 +164,6 @@ def _natural(name: str) -> list[tuple[int, float, str]]:
     """Numbers in a name count as numbers, and ``1e-4`` is one: seed=2 comes before seed=10, lr=1e-4 before lr=1e-3."""
     parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", name)
     return [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(parts)]
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-
-
-def _number(x: str | float | None) -> float:
-    return math.nan if x is None or x == "" else float(x)
-
-
-def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: _number(x) for name, x in values.items()}
-
-
-def _samples(scores: float | Sequence[float | None] | None) -> list[float]:
-    """One score or those of several samples, as :class:`~lit_sdpo.ForgettingMatrix` writes them."""
-    return [_number(x) for x in scores] if isinstance(scores, list) else [_number(scores)]  # type: ignore[arg-type]
 
 
 def _arguments(part: Any) -> Mapping[str, Any]:

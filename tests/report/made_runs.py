@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 from tensorboard.compat.proto.event_pb2 import Event
 
-from lit_sdpo.report.study import Run, Study
+from lit_sdpo.report.run import Run
+from lit_sdpo.report.study import Study
 from lit_sdpo.report.tables import Matrix, MatrixRow
 
 CONFIG: dict[str, Any] = {

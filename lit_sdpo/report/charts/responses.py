@@ -13,7 +13,7 @@ from lit_sdpo.report.charts.draw.violins import violins
 from lit_sdpo.report.charts.numbers import over_seeds
 from lit_sdpo.report.charts.streams import Stream, extremes
 from lit_sdpo.report.charts.style import short
-from lit_sdpo.report.study import Run
+from lit_sdpo.report.run import Run
 
 MEANS = ("current", "earlier")
 

@@ -12,7 +12,8 @@ import numpy as np
 from lit_sdpo.report.charts.draw.lines import Stage
 from lit_sdpo.report.charts.numbers import Array
 from lit_sdpo.report.charts.style import Look, looks
-from lit_sdpo.report.study import Run, Study
+from lit_sdpo.report.run import Run
+from lit_sdpo.report.study import Study
 from lit_sdpo.report.tables import Matrix
 
 #: A base score below this share has no relative change worth reading: a percentage of next to nothing explodes.

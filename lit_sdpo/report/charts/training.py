@@ -11,7 +11,7 @@ from lit_sdpo.report.charts.chart import Chart, Missing, Table
 from lit_sdpo.report.charts.draw.lines import Curves, over_steps
 from lit_sdpo.report.charts.numbers import over_seeds, seed_range, smooth
 from lit_sdpo.report.charts.streams import Stream, extremes
-from lit_sdpo.report.study import Run
+from lit_sdpo.report.run import Run
 
 DYNAMICS = ("rollout/entropy", "sdpo/divergence", "rollout/length", "rollout/truncated")
 DRIFT = ("spectrum_shift", "left_angle", "mask_overlap", "mask_update")

@@ -9,7 +9,8 @@ from typing import Any
 from lit_sdpo.report.claims.paper import CLAIMS
 from lit_sdpo.report.claims.table import Claim, ClaimResult, check
 from lit_sdpo.report.comparisons import Draws
-from lit_sdpo.report.study import Run, Study
+from lit_sdpo.report.run import Run
+from lit_sdpo.report.study import Study
 
 #: Claims that are mapped.
 PHASE_CLAIMS = ("C1", "C3", "C6", "C7", "C8", "C10")

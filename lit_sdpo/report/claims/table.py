@@ -10,7 +10,8 @@ from typing import Literal
 from lit_sdpo.errors import UserError
 from lit_sdpo.report.comparisons import ENOUGH_SEEDS, Draws, Effect, effect
 from lit_sdpo.report.measures import Measure
-from lit_sdpo.report.study import Run, Study
+from lit_sdpo.report.run import Run
+from lit_sdpo.report.study import Study
 
 Verdict = Literal["replicates", "does not", "undecided", "not tested at this scale"]
 REPLICATES: Verdict = "replicates"
