@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_sdpo.callbacks.rollout import RolloutCallback
@@ -20,7 +21,9 @@ class MemoryBudget(Callback):
 
     The estimate counts weights, copies such as a teacher, gradients, the optimizer's averages, and the larger of two
     things that follow each other: the rollouts' keys and values, or the activations of one slice. Both are counted for
-    completions of full length, so most steps need less. The process itself, and what the allocator keeps, come on top.
+    completions of full length, so most steps need less. Of weights that are divided among processes it counts a
+    process's part of all that, the layers that are gathered at a time in an update, and the whole weights in rollouts.
+    The process itself, communication buffers, and what the allocator keeps come on top.
 
     Args:
         gib: Most GiB per process that a step may need; the window is cut into as many slices as that takes. ``None``
@@ -43,7 +46,7 @@ class MemoryBudget(Callback):
         if rollout is None or getattr(module, "policy", None) is None:
             return
         try:
-            memory = step_memory(module, module.policy)
+            memory = step_memory(module, module.policy, shards_of(trainer.strategy))
         except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
             if self.gib is not None:
                 raise UserError(
@@ -52,14 +55,12 @@ class MemoryBudget(Callback):
                     fix="set trainer.accumulate_grad_batches instead",
                 ) from error
             return
-        prompts, rows, prompt, completion = rollout.window(trainer, pl_module)
+        window = prompts, rows, prompt, completion = rollout.window(trainer, pl_module)
         tokens, longest = prompts * prompt + rows * completion, prompt + completion
         if self.gib is not None:
             trainer.accumulate_grad_batches = self._slices(trainer, memory, tokens, longest)
-        share = max(longest, -(-tokens // trainer.accumulate_grad_batches))
-        held, decoded = at_once(prompts, rows // prompts, getattr(rollout.engine, "max_rows", None))
-        cache = (held * prompt + decoded * completion) * memory.cache
-        rank_zero_info(_said(memory, share, trainer.accumulate_grad_batches, cache))
+        need, parts = estimate(memory, rollout, window, trainer.accumulate_grad_batches)
+        rank_zero_info(f"memory of a step, at most about {size(need)}: {parts}")
 
     def _slices(self, trainer: pl.Trainer, memory: StepMemory, tokens: int, longest: int) -> int:
         assert self.gib is not None
@@ -79,15 +80,39 @@ class MemoryBudget(Callback):
         return max(1, -(-tokens // (room - longest))) if tokens > room else 1
 
 
-def _said(memory: StepMemory, share: int, slices: int, cache: int) -> str:
+def shards_of(strategy: Strategy) -> int:
+    """Among how many processes a strategy divides the weights; 1 if it does not."""
+    if not isinstance(strategy, ModelParallelStrategy):
+        return 1
+    size = strategy._data_parallel_size
+    return strategy.num_nodes if isinstance(size, str) else size
+
+
+def estimate(
+    memory: StepMemory, rollout: RolloutCallback, window: tuple[int, int, int, int], slices: int
+) -> tuple[int, str]:
+    """Most bytes that a process needs, and what they are, in words.
+
+    Args:
+        memory: Of the method.
+        rollout: What samples.
+        window: What a process holds of a step, as ``rollout.window`` gives it.
+        slices: Slices that a step is cut into.
+    """
+    prompts, rows, prompt, completion = window
+    share = max(prompt + completion, -(-(prompts * prompt + rows * completion) // slices))
+    held, decoded = at_once(prompts, rows // prompts, getattr(rollout.engine, "max_rows", None))
+    cached = held * prompt + decoded * completion
     update = memory.update(share)
     parts = {
         "weights": memory.weights,
         "copies": memory.copies,
         "gradients": memory.gradients,
         "optimizer": memory.optimizer,
-        f"activations of {share:,} tokens (1 of {slices})": update,
-        "rollouts": cache,
+        "layers gathered at a time": memory.gathered,
+        f"activations of {share:,} tokens (1 of {slices})": update - memory.gathered,
+        "weights gathered for rollouts": memory.whole,
+        f"keys and values of {cached:,} tokens": cached * memory.cache,
     }
     told = ", ".join(f"{name} {size(count)}" for name, count in parts.items() if count)
-    return f"memory of a step, at most about {size(memory.resident + max(update, cache))}: {told}"
+    return memory.resident + max(update, memory.rollouts(cached)), told

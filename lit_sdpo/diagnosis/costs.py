@@ -12,7 +12,7 @@ import torch
 
 from lit_sdpo.callbacks.checkpoint import StageCheckpoint
 from lit_sdpo.callbacks.folder import run_folder
-from lit_sdpo.callbacks.memory import MemoryBudget
+from lit_sdpo.callbacks.memory import MemoryBudget, estimate, shards_of
 from lit_sdpo.diagnosis.findings import Finding
 from lit_sdpo.diagnosis.machine import free_memory
 from lit_sdpo.functional.logprobs import default_chunk_size
@@ -50,26 +50,13 @@ def memory(run: Run) -> Iterator[Finding]:
         budget.on_fit_start(trainer, run.module)  # cuts the window, or says why it cannot
     device = trainer.strategy.root_device
     try:
-        found = step_memory(run.module, policy)
+        found = step_memory(run.module, policy, shards_of(trainer.strategy))
     except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
         text = f"of {type(policy).__name__} it cannot be estimated ({' '.join(str(error).split())[:120]})"
         yield Finding("memory of a step", "note", text)
         return
     found = dataclasses.replace(found, chunk=default_chunk_size(policy.config.get_text_config().vocab_size, device))
-    prompts, rows, prompt, completion = run.rollout.window(trainer, run.module)
-    tokens, slices = prompts * prompt + rows * completion, trainer.accumulate_grad_batches
-    share = max(prompt + completion, -(-tokens // slices))
-    update, cache = found.update(share), tokens * found.cache
-    need = found.resident + max(update, cache)
-    parts = {
-        "weights": found.weights,
-        "copies": found.copies,
-        "gradients": found.gradients,
-        "optimizer": found.optimizer,
-        f"activations of {share:,} tokens (1 of {slices})": update,
-        f"keys and values of {tokens:,} tokens": cache,
-    }
-    told = ", ".join(f"{name} {size(count)}" for name, count in parts.items() if count)
+    need, told = estimate(found, run.rollout, run.rollout.window(trainer, run.module), trainer.accumulate_grad_batches)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     text = f"at most about {size(need)} a process: {told}"
     if free is None or need <= free:

@@ -13,20 +13,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.planning.settings import Devices, Settings
-from lit_sdpo.policies.load import WHERE, resolve
+from lit_sdpo.policies.load import WHERE, architecture_from, resolve
 from lit_sdpo.policies.memory import StepMemory, activation_bytes, nbytes, step_memory
 from lit_sdpo.rollouts.blocks import at_once
-
-GATHERED_LAYERS = 2
-"""Layers that FSDP2 has whole at a time: the one that computes and the next."""
 
 LOGIT_COPIES = 3
 """Tensors of a row's logits while a token is drawn: the model's, float32 and the sampler's weights."""
@@ -100,7 +96,7 @@ class Window:
 
 
 def architecture_of(settings: Settings, folder: str | None) -> PretrainedConfig:
-    """The model's configuration; its weights are not looked at.
+    """The model's configuration, overrides included; its weights are not looked at.
 
     Args:
         settings: The configuration of the run.
@@ -112,7 +108,7 @@ def architecture_of(settings: Settings, folder: str | None) -> PretrainedConfig:
     """
     name = folder or settings.get("model.init_args.model_name")
     try:
-        return AutoConfig.from_pretrained(resolve(name))
+        return architecture_from(resolve(name), settings.get("model.init_args.config_overrides", {}))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"cannot read the architecture of {name!r} ({str(error).strip().splitlines()[0][:160]})",
@@ -133,6 +129,8 @@ def module_of(settings: Settings, architecture: PretrainedConfig) -> OnPolicyMod
         options["compile"] = False  # this machine may lack what it needs
     with _stand_in(architecture) as folder:
         options["model_name"], options["random_weights"] = folder, True
+        if options.get("config_overrides"):
+            options["config_overrides"] = None  # the architecture has them
         module: OnPolicyModule = settings.build("model", given)
         with torch.device("meta"):
             module.configure_model()
@@ -155,29 +153,28 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
     policy, samples = module.policy, module.learns_from == "policy"
     on_cpu = settings.get("trainer.accelerator") == "cpu"
     vocabulary = policy.config.get_text_config().vocab_size
-    counted = step_memory(module, policy)
-    counted = replace(counted, chunk=default_chunk_size(vocabulary, torch.device("cpu" if on_cpu else "cuda")))
     share = devices.shards
+    counted = step_memory(module, policy, share)
+    counted = replace(counted, chunk=default_chunk_size(vocabulary, torch.device("cpu" if on_cpu else "cuda")))
     resident = {
-        "weights": counted.weights // share,
-        "teacher and other copies": counted.copies // share,
-        "gradients": counted.gradients // share,
-        "optimizer": counted.optimizer // share,
+        "weights": counted.weights,
+        "teacher and other copies": counted.copies,
+        "gradients": counted.gradients,
+        "optimizer": counted.optimizer,
     }
     if devices.strategy == "DDP" and not devices.bucket_views:
         resident["gradients in buckets"] = counted.gradients
     added: dict[str, int] = {}
     if str(settings.get("trainer.precision")) in ("bf16-mixed", "16-mixed") and policy.dtype == torch.float32:
         counted, added["half-precision weights (autocast)"] = _mixed(counted, policy)
-    layers, outside = _pieces(policy) if share > 1 else ([], 0)
-    slices, slice_tokens = _slices(counted, settings, window, share)
+    slices, slice_tokens = _slices(counted, settings, window)
     tokens, rows = window.generated(samples)
     return DeviceMemory(
         resident=_there(resident),
         rollouts=_there(
             {
                 **added,
-                "whole weights, gathered": outside + sum(layers),
+                "whole weights, gathered": counted.whole,
                 "keys and values": tokens * counted.cache,
                 "logits of a token": LOGIT_COPIES * 4 * vocabulary * rows,
             }
@@ -185,7 +182,7 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
         update=_there(
             {
                 **added,
-                "layers gathered at a time": outside + sum(sorted(layers)[-GATHERED_LAYERS:]),
+                "layers gathered at a time": counted.gathered,
                 "activations": slice_tokens * (counted.per_token + counted.recomputed),
                 "logits in chunks": min(counted.chunk, slice_tokens) * counted.logits,
                 "gradient of the head": counted.head_gradient,
@@ -195,7 +192,7 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
         slice_tokens=slice_tokens,
         parameters=sum(p.numel() for p in policy.parameters()),
         trained=sum(p.numel() for p in policy.parameters() if p.requires_grad),
-        checkpoint=_checkpoint_bytes(module) + counted.optimizer,
+        checkpoint=_checkpoint_bytes(module) + 2 * nbytes(p for p in policy.parameters() if p.requires_grad),
     )
 
 
@@ -243,17 +240,13 @@ def _mixed(counted: StepMemory, policy: Any) -> tuple[StepMemory, int]:
     per_token, recomputed = activation_bytes(copy.deepcopy(policy).to(torch.bfloat16))
     kept = counted.per_token if recomputed else per_token  # under checkpointing the inputs of the layers
     mixed = replace(counted, per_token=kept, recomputed=recomputed, cache=counted.cache * 3 // 4)
-    return mixed, counted.weights // 2
+    return mixed, nbytes(policy.parameters()) // 2
 
 
-def _slices(counted: StepMemory, settings: Settings, window: Window, shares: int) -> tuple[int, int]:
+def _slices(counted: StepMemory, settings: Settings, window: Window) -> tuple[int, int]:
     """Slices of a step and most tokens of one, as the trainer or a budget cuts it."""
     longest = window.prompt + window.completion
     gib, slices = settings.get("memory.gib"), int(settings.get("trainer.accumulate_grad_batches", 1))
-    if gib is not None and shares > 1:
-        raise UserError(
-            "a budget is not for divided weights", where="memory.gib", fix="set trainer.accumulate_grad_batches instead"
-        )
     if gib is not None:
         room = counted.tokens_within(int(gib * 2**30))
         if room <= longest:
@@ -265,13 +258,6 @@ def _slices(counted: StepMemory, settings: Settings, window: Window, shares: int
             )
         slices = max(1, -(-window.tokens // (room - longest))) if window.tokens > room else 1
     return slices, max(longest, -(-window.tokens // slices))
-
-
-def _pieces(policy: nn.Module) -> tuple[list[int], int]:
-    """Bytes of each layer, and of what lies outside the layers."""
-    lists = [module for module in policy.modules() if isinstance(module, nn.ModuleList)]
-    layers = [nbytes(layer.parameters()) for layer in max(lists, key=len, default=())]
-    return layers, nbytes(policy.parameters()) - sum(layers)
 
 
 def _checkpoint_bytes(module: OnPolicyModule) -> int:

@@ -138,7 +138,7 @@ def load_policy(
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     try:
         if random_weights:
-            config = _architecture(source, config_overrides or {})
+            config = architecture_from(source, config_overrides or {})
             policy: Any = AutoModelForCausalLM.from_config(config, dtype=None if dtype == "auto" else chosen, **options)
         else:
             policy = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, trust_remote_code=False, **options)
@@ -177,8 +177,12 @@ def load_policy(
     return policy
 
 
-def _architecture(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:
-    """A model's configuration with values replaced; Transformers would not look at it again before it is saved."""
+def architecture_from(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:
+    """A model's configuration with values replaced; Transformers would not look at it again before it is saved.
+
+    Raises:
+        UserError: The values contradict each other.
+    """
     config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False, **overrides)
     try:
         config.validate()

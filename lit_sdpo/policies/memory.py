@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.policies.attention import attending
 from lit_sdpo.policies.scoring import base_model, decoder, head
-from lit_sdpo.policies.sharding import is_sharded
+from lit_sdpo.policies.sharding import layers_of, undisturbed
 
 PROBE_TOKENS = 64
 """Tokens of the forward pass that is counted."""
@@ -22,9 +22,13 @@ CHUNK_COPIES = 4
 """Tensors of a chunk's logits that live at once in the heaviest loss, the divergence over the whole vocabulary."""
 
 
+GATHERED_LAYERS = 2
+"""Layers that FSDP2 has whole at a time: the one that computes and the next."""
+
+
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes that a training step needs.
+    """Bytes that a training step needs on each process.
 
     Attributes:
         weights: Of the policy.
@@ -37,6 +41,8 @@ class StepMemory:
         cache: Keys and values of one token of a rollout.
         per_token: Activations that the backward pass needs, per token of a slice.
         recomputed: Activations of one layer per token, once more under gradient checkpointing.
+        gathered: Weights that are whole at a time in an update, of divided ones: some layers and what lies outside.
+        whole: All weights, gathered for the rollouts, of divided ones.
     """
 
     weights: int
@@ -49,6 +55,8 @@ class StepMemory:
     cache: int
     per_token: int
     recomputed: int = 0
+    gathered: int = 0
+    whole: int = 0
 
     @property
     def resident(self) -> int:
@@ -58,45 +66,48 @@ class StepMemory:
     def update(self, tokens: int) -> int:
         """Of the forward and backward pass over a slice of ``tokens``, beside what is resident."""
         head = self.head_gradient + min(self.chunk, tokens) * self.logits
-        return head + tokens * (self.per_token + self.recomputed)
+        return self.gathered + head + tokens * (self.per_token + self.recomputed)
+
+    def rollouts(self, tokens: int) -> int:
+        """Of rollouts that hold the keys and values of ``tokens``, beside what is resident."""
+        return self.whole + tokens * self.cache
 
     def tokens_within(self, budget: int) -> int:
         """Most tokens of a slice with which a step stays within ``budget`` bytes; 0 if none does."""
-        left = budget - self.resident - self.head_gradient
+        left = budget - self.resident - self.gathered - self.head_gradient
         few = left // (self.logits + self.per_token + self.recomputed)
         many = (left - self.chunk * self.logits) // (self.per_token + self.recomputed)
         return max(0, min(few, self.chunk), many)
 
 
-def step_memory(module: nn.Module, policy: PreTrainedModel) -> StepMemory:
-    """Count what a step of ``module`` needs; nothing is allocated and nothing runs on the device.
+def step_memory(module: nn.Module, policy: PreTrainedModel, shards: int = 1) -> StepMemory:
+    """Count what a step of ``module`` needs; nothing is allocated, nothing runs on the device, no process is asked.
 
     Activations are those of the policy's own dtype; under mixed precision they are smaller.
 
     Args:
         module: The method, with its teacher and other copies.
         policy: The model in training, one of its submodules.
-
-    Raises:
-        NotImplementedError: The weights are divided among processes, where a forward pass is a matter of all of them.
+        shards: Processes among which everything is divided, or is going to be.
     """
-    if is_sharded(policy):
-        raise NotImplementedError("its weights are divided among processes")
     own = {id(p) for p in policy.parameters()}
+    weights = nbytes(policy.parameters())
     gradients = nbytes(p for p in policy.parameters() if p.requires_grad)
     matrix: Any = head(policy).weight
     per_token, recomputed = activation_bytes(policy)
     return StepMemory(
-        weights=nbytes(policy.parameters()),
-        copies=nbytes(p for p in module.parameters() if id(p) not in own),
-        gradients=gradients,
-        optimizer=2 * gradients,
+        weights=weights // shards,
+        copies=nbytes(p for p in module.parameters() if id(p) not in own) // shards,
+        gradients=gradients // shards,
+        optimizer=2 * gradients // shards,
         logits=CHUNK_COPIES * 4 * len(matrix),
         chunk=default_chunk_size(len(matrix), matrix.device),
         head_gradient=4 * matrix.numel() if matrix.requires_grad else 0,
         cache=_cache_bytes(policy),
         per_token=per_token,
         recomputed=recomputed,
+        gathered=_gathered_bytes(policy) if shards > 1 else 0,
+        whole=weights if shards > 1 else 0,
     )
 
 
@@ -121,6 +132,11 @@ def activation_bytes(policy: PreTrainedModel) -> tuple[int, int]:
     return layers * width, per_token // layers
 
 
+def _gathered_bytes(policy: PreTrainedModel) -> int:
+    layers = sorted(nbytes(layer.parameters()) for layer in layers_of(base_model(policy)))
+    return nbytes(policy.parameters()) - sum(layers) + sum(layers[-GATHERED_LAYERS:])
+
+
 def _cache_bytes(policy: PreTrainedModel) -> int:
     config = policy.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -131,7 +147,8 @@ def _cache_bytes(policy: PreTrainedModel) -> int:
 def _saved(policy: PreTrainedModel, tokens: int) -> int:
     part = decoder(policy)
     state = {
-        name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
+        # Of divided weights the whole size, as a plain tensor.
+        name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta").requires_grad_(tensor.requires_grad)
         for named in (part.named_parameters, part.named_buffers)
         for name, tensor in named()
     }
@@ -146,6 +163,7 @@ def _saved(policy: PreTrainedModel, tokens: int) -> int:
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
     with (
         torch.enable_grad(),
+        undisturbed(policy),
         torch.compiler.set_stance("force_eager"),
         attending(base_model(policy), _CountedAttention()),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),

@@ -7,6 +7,7 @@ backward pass has ended, or until :func:`release`, because the head is used afte
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -48,6 +49,20 @@ def shard(policy: Any, mesh: DeviceMesh) -> None:
 def is_sharded(policy: Any) -> bool:
     """Whether every forward pass of this model is a matter of all processes."""
     return isinstance(base_model(policy), FSDPModule)
+
+
+@contextmanager
+def undisturbed(policy: Any) -> Iterator[None]:
+    """Let a sharded model run on other tensors than its weights inside: nothing is gathered."""
+    parts: list[Any] = _parts(base_model(policy))
+    before = [(part, part._forward_pre_hooks, part._forward_hooks) for part in parts]
+    try:
+        for part in parts:
+            part._forward_pre_hooks, part._forward_hooks = OrderedDict(), OrderedDict()
+        yield
+    finally:
+        for part, *hooks in before:
+            part._forward_pre_hooks, part._forward_hooks = hooks
 
 
 def as_forward(policy: Any, function: Callable[[], T]) -> T:

@@ -5,8 +5,9 @@ import re
 
 import pytest
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 
-from lit_sdpo.callbacks.memory import MemoryBudget
+from lit_sdpo.callbacks.memory import MemoryBudget, estimate
 from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.memory import step_memory
@@ -34,27 +35,50 @@ def test_the_estimate_is_said_before_the_first_step(tmp_path, tiny, caplog):
 
 def test_keys_and_values_are_those_of_the_rows_that_are_decoded_at_once(tmp_path, tiny, caplog):
     module, rollout = method("grpo", tiny), rollout_callback(engine=NativeEngine(max_rows=3))
-    trainer = run(tmp_path, module, caplog, rollout=rollout)
-    prompts, rows, prompt, completion = rollout.window(trainer, module)
-    assert rows > prompts * 2 > 3
-    group = min(3, rows // prompts)
-    tokens = prompt + group * completion
-    assert f"rollouts {size(tokens * step_memory(module, module.policy).cache)}" in said(caplog)
+    made = run(tmp_path, module, caplog, rollout=rollout)
+    prompts, rows, prompt, completion = rollout.window(made, module)
+    assert rows == 4 * prompts
+    tokens = prompt + 2 * completion  # half a group
+    assert f"keys and values of {tokens} tokens" in said(caplog)
+
+
+def test_of_divided_weights_a_process_has_its_part_and_what_it_gathers(tmp_path, tiny, caplog):
+    """The strategy decides; here the weights are not divided, as where a run is only looked at."""
+    module, rollout = method("sdpo", tiny), rollout_callback()
+    made = fit(tmp_path, module, toy_data(steps=2), rollout=rollout)
+    whole = step_memory(module, module.policy)
+    memory = step_memory(module, module.policy, 4)
+    assert memory.resident == sum(n // 4 for n in (whole.weights, whole.copies, whole.gradients, whole.optimizer))
+    layers, outside = module.policy.model.layers, list(module.policy.get_input_embeddings().parameters())
+    assert module.policy.get_output_embeddings().weight is outside[0]
+    pieces = [*layers[:2].parameters(), *outside, module.policy.model.norm.weight]
+    assert memory.gathered == 4 * sum(p.numel() for p in pieces)
+    assert memory.update(10) == memory.gathered + whole.update(10)
+    assert memory.rollouts(10) == whole.weights + whole.rollouts(10)
+    assert memory.tokens_within(memory.resident + memory.update(100)) == 100
+
+    made._accelerator_connector.strategy = ModelParallelStrategy(data_parallel_size=4, tensor_parallel_size=1)
+    with caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"):
+        MemoryBudget(1.0).on_fit_start(made, module)
+    need, parts = estimate(memory, rollout, rollout.window(made, module), 1)
+    assert said(caplog) == f"memory of a step, at most about {size(need)}: {parts}"
+    assert "layers gathered at a time" in parts
+    assert "weights gathered for rollouts" in parts
 
 
 def test_a_budget_cuts_the_window_into_as_many_slices_as_it_takes(tmp_path, tiny, caplog):
     plain = method("grpo", tiny)
     rollout = rollout_callback()
-    trainer = fit(tmp_path / "plain", plain, toy_data(steps=2), rollout=rollout)
-    prompts, rows, prompt, completion = rollout.window(trainer, plain)
+    made = fit(tmp_path / "plain", plain, toy_data(steps=2), rollout=rollout)
+    prompts, rows, prompt, completion = rollout.window(made, plain)
     tokens = prompts * prompt + rows * completion
     memory = step_memory(plain, plain.policy)
     budget = memory.resident + memory.update(prompt + completion + tokens // 3)
 
     cut = method("grpo", tiny)
-    trainer = run(tmp_path / "cut", cut, caplog, gib=budget / GIB)
-    assert trainer.accumulate_grad_batches in (3, 4)
-    assert f"(1 of {trainer.accumulate_grad_batches})" in said(caplog)
+    made = run(tmp_path / "cut", cut, caplog, gib=budget / GIB)
+    assert made.accumulate_grad_batches in (3, 4)
+    assert f"(1 of {made.accumulate_grad_batches})" in said(caplog)
     found = re.search(r"activations of ([\d,]+) tokens", said(caplog))
     assert memory.resident + memory.update(int(found[1].replace(",", ""))) <= budget
     for a, b in zip(plain.policy.parameters(), cut.policy.parameters(), strict=True):

@@ -30,7 +30,8 @@ LONGEST = 2048 + 14_336
 def planned(*files, overrides=(), **options):
     """The plan of some of the paper's files, Qwen3-4B cut to two layers."""
     words = [word for file in files for word in ("--config", str(PAPER / file))]
-    cut = [f"--model.init_args.config_overrides={{num_hidden_layers: {LAYERS}}}"]
+    values = {"num_hidden_layers": LAYERS, "layer_types": ["full_attention"] * LAYERS}
+    cut = [f"--model.init_args.config_overrides={json.dumps(values)}"]
     return plan([*words, *cut, *overrides], architecture=str(PAPER / "architectures" / "qwen3_4b"), **options)
 
 

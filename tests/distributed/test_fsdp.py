@@ -15,6 +15,7 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import MuonAdamW
 from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
+from lit_sdpo.policies.memory import step_memory
 from lit_sdpo.policies.sharding import gathered, is_sharded, whole
 from lit_sdpo.policies.teachers import EMATeacher, RestartTeacher, TrustRegionTeacher
 from tests.distributed.processes import in_two_processes
@@ -102,6 +103,7 @@ def moved(folder, model, case, **options):
     module = method(kind, model, **make())
     module.configure_model()
     before, watch = state(module), Watch()
+    needed = step_memory(module, module.policy, 2)  # of whole weights, as if they were divided
     data = toy_data([Toy("a"), Uneven("b")], steps=2)
     made = fit(
         folder, module, data, InitialEvaluation(), watch, limit_val_batches=1.0, accumulate_grad_batches=2,
@@ -109,6 +111,7 @@ def moved(folder, model, case, **options):
     )  # fmt: skip
     assert is_sharded(module.policy) == ("strategy" in options)
     size = sum(getattr(p, "_local_tensor", p).numel() for p in module.parameters())
+    assert step_memory(module, module.policy, 2) == needed
     after = state(module)
     drawn = [entry["rollouts"] for entry in watch.seen if entry["split"] == "train"]
     ids = {row: r.completions.ids[n, : r.completions.lengths[n]].tolist() for r in drawn for n, row in names(r)}
