@@ -10,7 +10,7 @@ from lit_sdpo.report.charts.chart import Chart, Missing, Table
 from lit_sdpo.report.charts.draw.scatter import Interval, against_number
 from lit_sdpo.report.charts.numbers import over_seeds
 from lit_sdpo.report.charts.streams import Stream
-from lit_sdpo.report.measures import MEASURES, Measure
+from lit_sdpo.report.measures import MEASURES, REWARD, Measure
 
 SPEED = "steps_to_reward"
 KEPT = ("average_accuracy", "ood_change", "prior_change")
@@ -45,7 +45,7 @@ def speed_and_retention(stream: Stream) -> Chart | Missing:
         "no such figure; it asks the question of the paper's section 5.",
         "Scatter plots of what is kept over the steps that learning takes, a point per method.",
         Table(["method", "kept", "steps", "steps_low", "steps_high", "value", "low", "high"], rows),
-        against_number(panels, f"{across.title}\n({across.unit} a stage)", stream.looks),
+        against_number(panels, f"steps to a training\nreward of {REWARD}", stream.looks),
     )
 
 
