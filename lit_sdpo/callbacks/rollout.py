@@ -193,7 +193,13 @@ class RolloutCallback(Callback):
         if self._overlap is not None:
             self._overlap.drop()
 
-    on_exception = teardown = on_train_epoch_end
+    def on_exception(self, *arguments: Any, **options: Any) -> None:
+        """Leave nothing on its way, and the engine as somebody else can use it."""
+        self.on_train_epoch_end()
+        if (leave := getattr(self.engine, "leave", None)) is not None:
+            leave()
+
+    teardown = on_exception
 
     def _roll(self, trainer: pl.Trainer, module: Any, batch: PromptBatch, collected: Collected | None) -> None:
         if imitates(module):

@@ -52,13 +52,16 @@ def check_overlap(engine: RolloutEngine, module: Any, resample_rounds: int) -> N
     """Whether completions can be asked for before they are needed.
 
     Raises:
-        UserError: The engine shares its weights with the update, nothing is sampled, or what is asked depends on
-            rewards that are not there yet.
+        UserError: The engine shares its weights or its GPU with the update, nothing is sampled, or what is asked
+            depends on rewards that are not there yet.
     """
     reason, fix = None, "set it to false"
     if not hasattr(engine, "ahead"):
         reason = f"{type(engine).__name__} samples with the very weights that the update changes"
         fix += ", or take an engine with a server of its own, such as lit_sdpo.rollouts.vllm.VLLMEngine"
+    elif getattr(engine, "sleep_level", None) is not None:
+        reason = "the server sleeps while an update runs (sleep_level), so it can draw nothing then"
+        fix += ", or the engine's sleep_level to null"
     elif imitates(module):
         reason = "a method that learns from reference answers samples no completions"
     elif resample_rounds:

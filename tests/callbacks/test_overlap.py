@@ -214,6 +214,11 @@ def test_the_loss_is_against_the_weights_that_drew_the_completions(server, tiny,
     ("kind", "options", "reason"),
     [
         ("grpo", {"engine": NativeEngine()}, r"rollout\.overlap: NativeEngine .*VLLMEngine"),
+        (
+            "grpo",
+            {"engine": VLLMEngine("http://127.0.0.1:1", sleep_level=1)},
+            r"rollout\.overlap: .*sleep_level to null",
+        ),
         ("grpo", {"resample_rounds": 1}, r"rollout\.overlap: .*resample_rounds to 0"),
         ("sft", {}, r"rollout\.overlap: .* reference answers"),
     ],

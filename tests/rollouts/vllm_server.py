@@ -35,19 +35,32 @@ class Worker(WeightReload):
         self.head.quant_method = UnquantizedEmbeddingMethod()
         self.head.quant_method.process_weights_after_loading(self.head)
         self.model_runner = SimpleNamespace(get_model=lambda: self.model)
-        settings = {"logprobs_mode": "processed_logprobs", "max_model_len": 1024, "chunked": False} | config
+        settings = {"logprobs_mode": "processed_logprobs", "max_model_len": 1024, "chunked": False, "sleep_mode": False}
+        settings |= config
+        self.asleep = set()
         self.vllm_config = SimpleNamespace(
             model_config=SimpleNamespace(
                 get_vocab_size=lambda: self.model.config.vocab_size,
                 max_model_len=settings["max_model_len"],
                 dtype=torch.float32,
                 logprobs_mode=settings["logprobs_mode"],
+                enable_sleep_mode=settings["sleep_mode"],
             ),
             scheduler_config=SimpleNamespace(enable_chunked_prefill=settings["chunked"]),
             device_config=SimpleNamespace(device_type="cpu"),
         )
 
+    def fall_asleep(self, level):
+        """Without sleep mode nothing is given up, and nobody is told."""
+        if self.vllm_config.model_config.enable_sleep_mode:
+            self.asleep = {"weights", "kv_cache"}
+            if level == 2:
+                for parameter in self.model.parameters():
+                    parameter.data.fill_(torch.nan)
+                self.head.quant_method.process_weights_after_loading(self.head)
+
     def reload_weights(self, weights_path):
+        assert "weights" not in self.asleep
         state = {}
         for file in Path(weights_path).glob("*.safetensors"):
             state |= load_file(file)
@@ -58,6 +71,7 @@ class Worker(WeightReload):
 
     @torch.no_grad()
     def logits(self, ids):
+        assert not self.asleep
         hidden = self.model.model(torch.tensor(ids)).last_hidden_state
         return hidden @ self.head.packed.T
 
@@ -65,8 +79,8 @@ class Worker(WeightReload):
 class FakeServer:
     """``vllm serve`` as far as rollouts know it."""
 
-    def __init__(self, folder, *, extension=True, dev_mode=True, cure=True, **config):
-        self.folder, self.config = folder, config
+    def __init__(self, folder, *, extension=True, dev_mode=True, cure=True, sleep_paths=True, **config):
+        self.folder, self.config, self.sleep_paths = folder, config, sleep_paths
         self.extension, self.dev_mode, self.cure = extension, dev_mode, cure
         self.requests, self.bodies = [], []
         self.paused = False
@@ -81,7 +95,9 @@ class FakeServer:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                status, answer = server.answer(urlsplit(self.path).path, json.loads(body) if body else None)
+                path = urlsplit(self.path)
+                asked = self.path if path.path in ("/sleep", "/wake_up") else path.path
+                status, answer = server.answer(asked, json.loads(body) if body else None)
                 data = b"" if answer is None else json.dumps(answer).encode()
                 try:
                     self.send_response(status)
@@ -90,6 +106,8 @@ class FakeServer:
                     self.wfile.write(data)
                 except OSError:
                     pass  # the client has gone
+
+            do_GET = do_POST
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
@@ -121,8 +139,18 @@ class FakeServer:
             if body["method"].startswith("lit_sdpo") and not self.extension:
                 return 500, {"error": f"no method {body['method']}"}
             return 200, {"results": [getattr(self.worker, body["method"])(**body["kwargs"])]}
+        if path.startswith(("/is_sleeping", "/sleep", "/wake_up")):
+            return self.take_turns(path) if self.sleep_paths else (404, {"detail": "Not Found"})
         self.paused = path == "/pause" or (self.paused and path != "/resume")
         return 200, {"success": True}
+
+    def take_turns(self, path):
+        if path.startswith("/sleep"):
+            self.worker.fall_asleep(int(path.removeprefix("/sleep?level=")))
+        elif path.startswith("/wake_up"):
+            self.worker.asleep.discard(path.removeprefix("/wake_up?tags="))
+        self.paused = bool(self.worker.asleep)
+        return 200, {"is_sleeping": self.paused}
 
     def complete(self, body):
         if "prompt_logprobs" in body:

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -89,6 +90,16 @@ class Client:
     def ready(self) -> None:
         """Take requests again after :meth:`interrupt`."""
         self._stopped.clear()
+
+    @contextlib.contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Inside, for the way out of a run: a minute for an answer, and no patience with a server that is gone."""
+        usual = self.timeout, self.patience
+        self.timeout, self.patience = min(self.timeout, 60.0), 0.0
+        try:
+            yield
+        finally:
+            self.timeout, self.patience = usual
 
     def _persist(self, verb: str, path: str, body: Any) -> Any:
         failed_at: float | None = None

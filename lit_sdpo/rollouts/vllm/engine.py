@@ -14,9 +14,13 @@ from transformers import PreTrainedModel
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.rollouts.types import Completions, Sampling
+from lit_sdpo.rollouts.vllm.answers import Ahead, Row, completions_of, repeated
 from lit_sdpo.rollouts.vllm.client import RESUME, WHERE, Client, RefusedError
 from lit_sdpo.rollouts.vllm.pending import Pending
 from lit_sdpo.rollouts.vllm.sync import Synchroniser
+
+#: Arguments of a call that make its requests.
+_ASKED = ("prompts", "num_generations", "sampling", "seeds", "end_ids")
 
 
 class VLLMEngine:
@@ -41,6 +45,9 @@ class VLLMEngine:
         seeded: Send seeds. ``False`` is faster on GPUs and not repeatable.
         tolerance: Largest mean absolute difference between the server's and the policy's log-probabilities after an
             update; ``None`` goes by the server's dtype.
+        sleep_level: For a server on the trainer's own GPU, which then has its memory only from before the rollouts of a
+            step, or an evaluation, to their end. 1 keeps its weights in CPU memory meanwhile, 2 gives them up; ``None``
+            leaves it awake.
 
     Raises:
         UserError: The server is gone or silent, was started without a flag that is needed, or predicts with other
@@ -59,6 +66,7 @@ class VLLMEngine:
         concurrency: int = 64,
         seeded: bool = True,
         tolerance: float | None = None,
+        sleep_level: int | None = None,
     ) -> None:
         if timeout <= 0 or patience < 0 or concurrency < 1:
             raise ValueError(
@@ -66,16 +74,17 @@ class VLLMEngine:
                 f" and {concurrency}"
             )
         self.client = Client(url, timeout=timeout, patience=patience)
-        self.synchroniser = Synchroniser(self.client, weights_folder, tolerance)
-        self.concurrency, self.seeded = concurrency, seeded
+        self.synchroniser = Synchroniser(self.client, weights_folder, tolerance, sleep_level)
+        self.concurrency, self.seeded, self.sleep_level = concurrency, seeded, sleep_level
         self._server: dict[str, Any] | None = None
-        self._pending: Pending[list[list[_Row]]] | None = None
+        self._pending: Pending[list[list[Row]]] | None = None
 
     @contextmanager
     def holding(self, policy: Any) -> Iterator[None]:
         """Inside, the server has the policy's weights; all processes enter at the same time.
 
-        What was asked ahead is answered first, by all processes, so that weights never change within a completion.
+        What was asked ahead is answered first, by all processes, so that weights never change within a completion. With
+        a ``sleep_level`` the server sleeps before and after, but for a failure inside.
         """
         if self._server is not None:
             yield
@@ -86,6 +95,12 @@ class VLLMEngine:
             yield
         finally:
             self._server = None
+        self.synchroniser.rest()
+
+    def leave(self) -> None:
+        """The run is over or has failed: a server that sleeps is woken, for whoever comes next."""
+        self._server = None
+        self.synchroniser.leave()
 
     def generate(
         self,
@@ -114,7 +129,7 @@ class VLLMEngine:
         """
         with self.holding(policy):
             rows = self._answer(self._bodies(prompts, num_generations, sampling, seeds, end_ids))
-        return _completions(_repeated(rows, num_generations, sampling), end_ids, pad_id, seeds.device)
+        return completions_of(repeated(rows, num_generations, sampling), end_ids, pad_id, seeds.device)
 
     def ahead(self, policy: PreTrainedModel, calls: Sequence[Mapping[str, Any]]) -> Ahead:
         """Ask for the completions of some calls of :meth:`generate` with the weights of now, and do not wait.
@@ -212,14 +227,14 @@ class VLLMEngine:
         # The server adds the number of the completion, so the sum has to stay within 63 bits.
         return body | {"seed": seed & (2**62 - 1)} if self.seeded else body
 
-    def _answer(self, bodies: Sequence[dict[str, Any]]) -> list[list[_Row]]:
+    def _answer(self, bodies: Sequence[dict[str, Any]]) -> list[list[Row]]:
         """The rows of each request, all from the weights that the server is known to have."""
         answers = self._ask_all(bodies)
         if answers:
             self.synchroniser.check()
         return answers
 
-    def _ask_all(self, bodies: Sequence[dict[str, Any]]) -> list[list[_Row]]:
+    def _ask_all(self, bodies: Sequence[dict[str, Any]]) -> list[list[Row]]:
         """One request for each prompt, some at a time; a failure ends them all."""
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="vllm")
         try:
@@ -232,7 +247,7 @@ class VLLMEngine:
             pool.shutdown()
             self.client.ready()
 
-    def _ask(self, body: dict[str, Any]) -> list[_Row]:
+    def _ask(self, body: dict[str, Any]) -> list[Row]:
         try:
             choices = self.client.post("/v1/completions", body)["choices"]
         except RefusedError as error:
@@ -247,64 +262,3 @@ class VLLMEngine:
         if len(rows) != body["n"]:
             raise UserError(f"the server gave {len(rows)} completions instead of {body['n']}", where=WHERE, fix=RESUME)
         return rows
-
-
-#: Tokens of a completion and their log-probabilities.
-_Row = tuple[list[int], list[float]]
-#: Arguments of a call that make its requests.
-_ASKED = ("prompts", "num_generations", "sampling", "seeds", "end_ids")
-
-
-class Ahead:
-    """Completions that were asked for before they are needed.
-
-    Args:
-        pending: The answers to all prompts.
-        calls: Arguments of the calls of ``generate`` that they belong to.
-        sizes: Prompts of each call.
-    """
-
-    def __init__(
-        self, pending: Pending[list[list[_Row]]], calls: Sequence[Mapping[str, Any]], sizes: list[int]
-    ) -> None:
-        self._pending, self._calls, self._sizes = pending, calls, sizes
-
-    def wait(self) -> list[Completions]:
-        """The completions of each call, once all are there; raises what the server's failure raises anywhere.
-
-        Raises:
-            UserError: See :class:`VLLMEngine`.
-        """
-        answers = iter(self._pending.wait() or ())
-        found = []
-        for call, size in zip(self._calls, self._sizes, strict=True):
-            rows = _repeated([next(answers) for _ in range(size)], call["num_generations"], call["sampling"])
-            found.append(_completions(rows, call["end_ids"], call["pad_id"], call["seeds"].device))
-        return found
-
-    @property
-    def seconds(self) -> float:
-        """How long the server took, once all completions are there."""
-        return self._pending.seconds
-
-    def drop(self) -> None:
-        """Do without: end the requests and their thread."""
-        self._pending.drop()
-
-
-def _repeated(answers: Sequence[Sequence[_Row]], num_generations: int, sampling: Sampling) -> list[_Row]:
-    """All rows; a server draws the one most likely completion once."""
-    times = 1 if sampling.temperature else num_generations
-    return [row for rows in answers for row in rows for _ in range(times)]
-
-
-def _completions(rows: Sequence[_Row], end_ids: Sequence[int], pad_id: int, device: torch.device) -> Completions:
-    width = max((len(ids) for ids, _ in rows), default=0)
-    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row, _ in rows], dtype=torch.long)
-    logprobs = torch.tensor([[*row, *[0.0] * (width - len(row))] for _, row in rows], dtype=torch.float32)
-    lengths = torch.tensor([len(row) for row, _ in rows], dtype=torch.long)
-    finished = torch.tensor([bool(row) and row[-1] in end_ids for row, _ in rows], dtype=torch.bool)
-    shape = (len(rows), width)
-    return Completions(
-        ids.view(shape).to(device), lengths.to(device), logprobs.view(shape).to(device), finished.to(device)
-    )

@@ -22,7 +22,8 @@ from lit_sdpo.policies.scoring import scorer
 from lit_sdpo.policies.sharding import base_model, release
 from lit_sdpo.rollouts.vllm import server
 from lit_sdpo.rollouts.vllm.client import WHERE, Client, RefusedError
-from lit_sdpo.rollouts.vllm.weights import acting_state, fingerprint
+from lit_sdpo.rollouts.vllm.sleep import Sleep
+from lit_sdpo.rollouts.vllm.weights import acting_state, fingerprint, moved_by_one
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +50,18 @@ class Synchroniser:
         client: The server.
         folder: For the weights, as the server sees it too; ``None`` is a temporary one of this machine.
         tolerance: Largest mean absolute difference of log-probabilities; ``None`` goes by the server's dtype.
+        sleep_level: How the server sleeps after :meth:`rest`; see :class:`~lit_sdpo.rollouts.vllm.sleep.Sleep`.
     """
 
-    def __init__(self, client: Client, folder: str | None = None, tolerance: float | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        folder: str | None = None,
+        tolerance: float | None = None,
+        sleep_level: int | None = None,
+    ) -> None:
         self.client, self.tolerance = client, tolerance
+        self.sleep = Sleep(client, sleep_level)
         self.folder = Path(folder or tempfile.mkdtemp(prefix="lit-sdpo-weights-")).expanduser().resolve()
         if folder is None:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
@@ -81,7 +90,7 @@ class Synchroniser:
             raise UserError(f"the server at {self.client.url} {text}", where=WHERE, fix=fix) from error
 
     def follow(self, policy: Any) -> dict[str, Any]:
-        """Make sure that the server predicts with the policy's weights; returns its description.
+        """Make sure that the server is awake and predicts with the policy's weights; returns its description.
 
         Args:
             policy: In eval mode or not; it is scored in eval mode.
@@ -93,13 +102,40 @@ class Synchroniser:
         version = fingerprint(policy)
         described = _first_process(lambda: self._look(policy))
         if described["weights"] == version and self.version == version:
+            self.sleep.make_room()
+            _first_process(self.sleep.wake)
             return described
         state = acting_state(policy, keep=_is_first())
         ids, expected = self._probe(policy)
         release(policy)  # the forward pass has gathered what the process does not own
+        self.sleep.make_room()
         self.difference = _first_process(lambda: self._update(policy, state, version, described, ids, expected))
         self.version = version
         return {**described, "weights": version}
+
+    def rest(self) -> None:
+        """Leave the server's memory to the trainer, where that is wanted; all processes call it, none has requests."""
+        if self.sleep.level is not None:
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()
+            _first_process(self._rest)
+
+    def leave(self) -> None:
+        """Leave a server that sleeps awake, with the weights that it had last; says so in the log where it fails.
+
+        No process waits for another, so it may be called after any failure.
+        """
+        if not (self.sleep.asleep and _is_first()):
+            return
+        torch.cuda.empty_cache()
+        try:
+            with self.client.hurried():
+                self.sleep.wake("weights")
+                if self.version is not None and self.describe()["weights"] is None:
+                    self._load(self.folder / f"weights-{self.version}", self.version)
+                self.sleep.wake("kv_cache")
+        except UserError as error:
+            log.warning("the server is left asleep, the next run wakes it: %s", error)
 
     def check(self) -> None:
         """Make sure that what was just drawn came from the weights that were sent.
@@ -119,7 +155,13 @@ class Synchroniser:
         if described["vocabulary"] != own:
             text = f"the server's model has {described['vocabulary']} tokens, the policy {own}"
             raise UserError(text, where=WHERE, fix="start vLLM with the folder or name that model.model_name has")
+        self.sleep.look(described)
         return described
+
+    def _rest(self) -> None:
+        if self.sleep.level == 2:  # beforehand: whoever comes next must not believe that it has any
+            self._call("lit_sdpo_forget")
+        self.sleep.begin()
 
     def _update(
         self,
@@ -131,6 +173,7 @@ class Synchroniser:
         own: Tensor,
     ) -> float:
         began = time.monotonic()
+        self.sleep.wake("weights")
         tolerance = self.tolerance or TOLERANCES.get(described["dtype"], TOLERANCES["bfloat16"])
         if self._rehearsed != described["process"]:
             vocabulary = described["vocabulary"]
@@ -156,6 +199,7 @@ class Synchroniser:
                 time.sleep(0.1)
             else:
                 raise UserError("the server keeps prefixes of older weights in its cache", where=WHERE)
+            self.sleep.wake("kv_cache")  # and not before: loading may need its room
         finally:
             self._require("/resume")
         for path in self.folder.glob("weights-*"):
@@ -237,15 +281,6 @@ def prompt_logprobs(client: Client, ids: list[int]) -> Tensor:
         raise UserError(f"the server does not score a prompt ({error})", where=WHERE) from error
     pairs = zip(ids[1:], positions[1:], strict=True)
     return torch.tensor([position[str(token)]["logprob"] for token, position in pairs])
-
-
-def moved_by_one(policy: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same model with every token's number one higher: what it predicts for moved tokens is what it did before."""
-    root = base_model(policy)
-    layers = [root.get_input_embeddings(), root.get_output_embeddings()]
-    moved = {id(p) for layer in layers if layer is not None for p in layer.parameters()}
-    names = {name for name, p in root.named_parameters() if id(p) in moved}
-    return {name: tensor.roll(1, 0) if name in names else tensor for name, tensor in state.items()}
 
 
 def _is_first() -> bool:

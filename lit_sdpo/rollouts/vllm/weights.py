@@ -69,6 +69,15 @@ def acting_state(policy: Any, *, keep: bool = True) -> dict[str, Tensor]:
     return {**state, **buffers} if keep else {}
 
 
+def moved_by_one(policy: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same model with every token's number one higher: what it predicts for moved tokens is what it did before."""
+    root = base_model(policy)
+    layers = [root.get_input_embeddings(), root.get_output_embeddings()]
+    moved = {id(p) for layer in layers if layer is not None for p in layer.parameters()}
+    names = {name for name, p in root.named_parameters() if id(p) in moved}
+    return {name: tensor.roll(1, 0) if name in names else tensor for name, tensor in state.items()}
+
+
 def _acting(policy: Any) -> Iterator[tuple[str, Tensor]]:
     """Parameters without those of adapters that are switched off, a teacher's for one."""
     for name, parameter in policy.named_parameters():

@@ -35,7 +35,13 @@ class WeightReload:
             "logprobs_mode": str(getattr(config.model_config, "logprobs_mode", "")),
             "chunked_prefill": bool(getattr(config.scheduler_config, "enable_chunked_prefill", False)),
             "device": str(getattr(config.device_config, "device_type", "")),
+            "sleep_mode": bool(getattr(config.model_config, "enable_sleep_mode", False)),
         }
+
+    def lit_sdpo_forget(self) -> dict[str, Any]:
+        """The weights are about to be given up: call them nothing."""
+        self.lit_sdpo_weights = None
+        return {}
 
     def lit_sdpo_load(self, folder: str, version: str) -> dict[str, Any]:
         """Replace all weights by those of a folder, and whatever the server has made of the old ones.
