@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from lit_sdpo.checkpoints.damaged import DAMAGED, DamagedError, compare, none_left, set_aside, written_before
 from lit_sdpo.checkpoints.identity import check_schema
-from lit_sdpo.checkpoints.manifest import Contents, Manifest
+from lit_sdpo.checkpoints.manifest import Contents, Manifest, is_divided
 from lit_sdpo.checkpoints.writing import save
 from lit_sdpo.errors import UserError
 
@@ -79,7 +79,7 @@ def _is_remote(path: Any) -> bool:
 
 def _read(path: Path, map_location: Any) -> dict[str, Any]:
     """The checkpoint in a file, which has to hold what its manifest says."""
-    if path.is_dir():
+    if is_divided(path):
         raise UserError(
             "the checkpoint is a folder with a part of each process",
             where=str(path),
