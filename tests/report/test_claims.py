@@ -194,8 +194,10 @@ def test_the_papers_world_gives_the_papers_verdict_and_the_opposite_its_opposite
 
 def test_other_rates_than_a_setting_is_named_for_are_told():
     study = study_of(*stream_runs("one", 0.5, 0.8), *stream_runs("other", 0.7, 0.4))  # both at 0.001
-    found = [r.setting for r in check_claims(study, {"grpo": "one", "sdpo": "other"}) if r.claim.id == "C7"]
-    assert found == ["grpo at 0.001, sdpo at 0.001", "matched rate"] * 2
+    results = check_claims(study, {"grpo": "one", "sdpo": "other"})
+    for claim, statements in (("C7", 2), ("C5", 1)):  # C5 is about sdpo alone
+        found = [r.setting for r in results if r.claim.id == claim]
+        assert found == ["grpo at 0.001, sdpo at 0.001", "matched rate"] * statements
 
 
 def test_two_seeds_or_much_noise_leave_it_undecided():

@@ -199,9 +199,10 @@ def check_claims(
             continue
         for setting, suffix in SETTINGS.items():
             methods = {role: role if role in ONE_SETTING else role + suffix for role in claim.roles}
-            found = cast_of(study, methods.values(), names)
+            reference = f"grpo{suffix}"  # its rate tells the setting even where the claim is not about it
+            found = cast_of(study, [*methods.values(), reference], names)
             cast = {role: found[name] for role, name in methods.items()}
-            results.append(check(claim, cast, _at(setting, cast, study), draws))
+            results.append(check(claim, cast, _at(setting, {"grpo": found[reference], **cast}, study), draws))
     return results
 
 
