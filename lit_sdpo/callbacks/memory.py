@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.errors import UserError
-from lit_sdpo.policies.memory import StepMemory, step_memory
+from lit_sdpo.policies.memory import UNCOUNTABLE, StepMemory, step_memory
 from lit_sdpo.rollouts.blocks import at_once
 from lit_sdpo.units import GIB, size
 
@@ -47,7 +47,7 @@ class MemoryBudget(Callback):
             return
         try:
             memory = step_memory(module, module.policy, shards_of(trainer.strategy))
-        except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
+        except UNCOUNTABLE as error:
             if self.gib is not None:
                 raise UserError(
                     f"the memory of {type(module.policy).__name__} cannot be estimated ({error})",

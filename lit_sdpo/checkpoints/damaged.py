@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from lit_sdpo.checkpoints.manifest import Contents, Manifest, in_order
 from lit_sdpo.errors import UserError
 
 DAMAGED = ".corrupt"
+
+Found = TypeVar("Found")
 
 
 class DamagedError(Exception):
@@ -44,6 +48,40 @@ def written_before(wanted: Path) -> list[Path]:
     return [path for path in ordered if (m := Manifest.of(path)) is None or m.number < manifest.number]
 
 
+def newest_good(wanted: Path, read: Callable[[Path], Found]) -> tuple[Path, Found]:
+    """The checkpoint, or the newest good one that was written before it; damaged ones are renamed.
+
+    Args:
+        wanted: The checkpoint.
+        read: Reads or checks one; raises :class:`DamagedError` where it does not hold what was written.
+
+    Returns:
+        Its path, and what was read.
+
+    Raises:
+        UserError: There is none.
+    """
+    for candidate in [wanted, *written_before(wanted)]:
+        try:
+            found = read(candidate)
+        except DamagedError as error:
+            set_aside(candidate, str(error))
+            continue
+        if candidate != wanted:
+            rank_zero_info(f"Going on from {candidate} instead.")
+        return candidate, found
+    raise UserError(
+        "the checkpoint is damaged, and there is no good one in its folder that was written before it",
+        where=str(wanted),
+        fix="resume from another checkpoint, or begin again",
+    )
+
+
+def warn_not_compared(path: Path) -> None:
+    """Say that nobody knows what was written."""
+    rank_zero_warn(f"{path} has no manifest beside it: what it holds could not be compared with what was written.")
+
+
 @rank_zero_only
 def set_aside(path: Path, reason: str) -> None:
     """Rename a damaged checkpoint, unless nobody knows whose it is, and say so."""
@@ -55,15 +93,6 @@ def set_aside(path: Path, reason: str) -> None:
             shutil.rmtree(aside)
         os.replace(path, aside)
         rank_zero_warn(f"The checkpoint {path} is damaged: {reason}. It is now {aside.name}.")
-
-
-def none_left(wanted: Path) -> UserError:
-    """The error where nothing can take its place."""
-    return UserError(
-        "the checkpoint is damaged, and there is no good one in its folder that was written before it",
-        where=str(wanted),
-        fix="resume from another checkpoint, or begin again",
-    )
 
 
 def _difference(found: dict[str, Contents], written: dict[str, Contents]) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.distributed.checkpoint.api import CheckpointException
 
-from lit_sdpo.checkpoints.damaged import DAMAGED, DamagedError, compare, none_left, set_aside, written_before
+from lit_sdpo.checkpoints.damaged import DAMAGED, DamagedError, compare, newest_good, warn_not_compared
 from lit_sdpo.checkpoints.identity import check_schema
 from lit_sdpo.checkpoints.manifest import Contents, Manifest, is_divided, next_number
 from lit_sdpo.checkpoints.writing import explained, remove, sync, tensor_bytes
@@ -58,16 +57,7 @@ def find_good(wanted: Path) -> Path:
     Raises:
         UserError: There is none.
     """
-    for candidate in [wanted, *written_before(wanted)]:
-        try:
-            _check(candidate)
-        except DamagedError as error:
-            set_aside(candidate, str(error))
-            continue
-        if candidate != wanted:
-            rank_zero_info(f"Going on from {candidate} instead.")
-        return candidate
-    raise none_left(wanted)
+    return newest_good(wanted, _check)[0]
 
 
 def _check(path: Path) -> None:
@@ -81,7 +71,7 @@ def _check(path: Path) -> None:
         return
     if path.is_dir() and not (is_divided(path) and (path / "meta.pt").is_file()):
         raise DamagedError("it was not written to its end")
-    rank_zero_warn(f"{path} has no manifest beside it: what it holds could not be compared with what was written.")
+    warn_not_compared(path)
 
 
 def _saving(strategy: Any, save: Callable[..., None]) -> Callable[..., None]:

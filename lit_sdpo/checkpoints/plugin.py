@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from lit_sdpo.checkpoints.damaged import DAMAGED, DamagedError, compare, none_left, set_aside, written_before
+from lit_sdpo.checkpoints.damaged import DAMAGED, DamagedError, compare, newest_good, warn_not_compared
 from lit_sdpo.checkpoints.identity import check_schema
 from lit_sdpo.checkpoints.manifest import Contents, Manifest, is_divided
 from lit_sdpo.checkpoints.writing import save
@@ -53,18 +52,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         if _is_remote(path):
             return super().load_checkpoint(path, map_location, weights_only=True)
-        wanted = Path(path)
-        for candidate in [wanted, *written_before(wanted)]:
-            try:
-                checkpoint = _read(candidate, map_location)
-            except DamagedError as error:
-                set_aside(candidate, str(error))
-                continue
-            if candidate != wanted:
-                rank_zero_info(f"Going on from {candidate} instead.")
-            check_schema(checkpoint, candidate)
-            return checkpoint
-        raise none_left(wanted)
+        found, checkpoint = newest_good(Path(path), lambda candidate: _read(candidate, map_location))
+        check_schema(checkpoint, found)
+        return checkpoint
 
     @override
     def remove_checkpoint(self, path: Any) -> None:
@@ -111,5 +101,5 @@ def _read(path: Path, map_location: Any) -> dict[str, Any]:
     except (RuntimeError, EOFError) as error:  # what torch says of a cut or garbled archive
         raise DamagedError(str(error).splitlines()[0] if str(error) else "its end is missing") from error
     if manifest is None:
-        rank_zero_warn(f"{path} has no manifest beside it: what it holds could not be compared with what was written.")
+        warn_not_compared(path)
     return checkpoint

@@ -17,7 +17,7 @@ from lit_sdpo.diagnosis.findings import Finding
 from lit_sdpo.diagnosis.machine import free_memory
 from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.planning.stream import evaluation_of
-from lit_sdpo.policies.memory import nbytes, step_memory
+from lit_sdpo.policies.memory import UNCOUNTABLE, nbytes, step_memory
 from lit_sdpo.units import size
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def memory(run: Run) -> Iterator[Finding]:
     device = trainer.strategy.root_device
     try:
         found = step_memory(run.module, policy, shards_of(trainer.strategy))
-    except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
+    except UNCOUNTABLE as error:
         text = f"of {type(policy).__name__} it cannot be estimated ({' '.join(str(error).split())[:120]})"
         yield Finding("memory of a step", "note", text)
         return

@@ -21,9 +21,11 @@ PROBE_TOKENS = 64
 CHUNK_COPIES = 4
 """Tensors of a chunk's logits that live at once in the heaviest loss, the divergence over the whole vocabulary."""
 
-
 GATHERED_LAYERS = 2
 """Layers that FSDP2 has whole at a time: the one that computes and the next."""
+
+UNCOUNTABLE = (RuntimeError, AttributeError, TypeError)
+"""What :func:`step_memory` raises of a model that it cannot count."""
 
 
 @dataclass(frozen=True)
