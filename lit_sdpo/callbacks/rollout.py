@@ -1,34 +1,27 @@
-"""Generation and scoring, for training and evaluation alike: the only place where text is produced."""
+"""The callback that fills batches of prompts with scored completions: its arguments, its checks, its hooks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
+from contextlib import ExitStack
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Callback
 
-from lit_sdpo.callbacks.overlap import Collected, Overlap
+from lit_sdpo.callbacks.overlap import Overlap
 from lit_sdpo.callbacks.prompt_budget import PromptBudget
 from lit_sdpo.callbacks.rollout_checks import check_module, check_overlap, check_replay, imitates
-from lit_sdpo.callbacks.rollout_scores import EvaluationScores, log_rollouts
-from lit_sdpo.callbacks.window_weights import weigh
+from lit_sdpo.callbacks.rollout_evaluation import Evaluation
+from lit_sdpo.callbacks.rollout_training import Training
 from lit_sdpo.data.task import Row
-from lit_sdpo.errors import UserError
-from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.combine import WeightedRewards
-from lit_sdpo.rewards.failures import FailureLimit, count_failures
+from lit_sdpo.rewards.failures import FailureLimit
 from lit_sdpo.rollouts.engine import NativeEngine
-from lit_sdpo.rollouts.generate import Generation, generate, questions
-from lit_sdpo.rollouts.mismatch import Mismatch
+from lit_sdpo.rollouts.generate import Draw, Generation, generate, holding
 from lit_sdpo.rollouts.prompts import PromptBatch
-from lit_sdpo.rollouts.reference import reference_ids, reference_rollouts
-from lit_sdpo.rollouts.selection import uneven_groups, with_uneven_groups
-from lit_sdpo.rollouts.types import LossBatch, RolloutEngine, Rollouts, Sampling
+from lit_sdpo.rollouts.reference import reference_ids
+from lit_sdpo.rollouts.types import RolloutEngine, Sampling
 from lit_sdpo.seed import run_seed
 
 
@@ -94,13 +87,10 @@ class RolloutCallback(Callback):
         #: Scores of the samples of each item in the last evaluation, by task and item id.
         self.item_scores: dict[str, dict[str, list[float]]] = {}
         self._budget = PromptBudget(max_prompt_tokens)
-        self._slices: list[LossBatch] = []
-        self._contributing = 0
-        self._evaluation = EvaluationScores(torch.device("cpu"))
-        self._evaluated: list[Verdict] = []
         self._held = ExitStack()
         self._overlap = Overlap(self.engine) if overlap else None
-        self._mismatch: Mismatch | None = None
+        self._training: Training  # from setup on
+        self._evaluation: Evaluation  # from its start on
 
     # ------------------------------------------------------------------------------------------------- before the run
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -110,7 +100,15 @@ class RolloutCallback(Callback):
         check_replay(trainer, module, self.resample_rounds)
         if self._overlap is not None:
             check_overlap(self.engine, module, self.resample_rounds)
-        self._slices, self._budget = [], PromptBudget(self.max_prompt_tokens)
+        self._training = Training(
+            self._generate,
+            self.engine,
+            self._draw(module, self.sampling),
+            self.failures,
+            self.resample_rounds,
+            self._overlap,
+        )
+        self._budget = PromptBudget(self.max_prompt_tokens)
         data: Any = getattr(trainer, "datamodule", None)
         for where, rows in data.all_rows(stage) if hasattr(data, "all_rows") else ():
             trained = where.endswith("(train)")
@@ -148,45 +146,16 @@ class RolloutCallback(Callback):
         # ModelCheckpoint prefers a metric "step", which would be the last evaluation's, to the real one.
         trainer.callback_metrics.pop("step", None)
         if batch.slot == 0:
-            self._begin(trainer, pl_module, batch)
-        if not self._slices:
-            raise UserError(
-                "the checkpoint was written between the rollouts of a window and their last use",
-                where="ckpt_path",
-                fix="resume from a checkpoint that was written before new rollouts",
-            )
-        batch.loss = self._slices[batch.slot]
-        batch.loss.fresh = batch.update == 0 and self._mismatch is None
-        batch.loss.mismatch = self._mismatch
-        batch.contributing_rows = self._contributing
+            self._training.begin(trainer, pl_module, batch)
+        self._training.hand_out(batch)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: PromptBatch, batch_idx: int
     ) -> None:
         """Log how far the engine that sampled is from the policy."""
-        if self._mismatch is not None and batch.slot == batch.slots - 1 and getattr(pl_module, "log_due", False):
-            self._mismatch.log(trainer, pl_module)
-
-    def _begin(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:
-        """Have this step's rollouts, and the next ones asked for where that is wanted, as early as possible."""
-        sampled_elsewhere = getattr(self.engine, "mismatched", False) and not imitates(module)
-        self._mismatch = Mismatch(module.device) if sampled_elsewhere else None
-        collected = None if self._overlap is None else self._overlap.collect()
-        if collected is not None:
-            self._ask_ahead(trainer, module, batch)
-        if batch.update == 0:
-            self._roll(trainer, module, batch, collected)
-        if collected is None:
-            self._ask_ahead(trainer, module, batch)
-
-    def _ask_ahead(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:
-        if self._overlap is None or (following := batch.following()) is None:
-            return
-        calls = [
-            questions(module.policy, module.tokenizer, some.rows, **self._draw(module, following, some, *stream))
-            for some, stream in _draws(following)
-        ]
-        self._overlap.ask(module.policy, calls, trainer.global_step)
+        mismatch = self._training.mismatch
+        if mismatch is not None and batch.slot == batch.slots - 1 and getattr(pl_module, "log_due", False):
+            mismatch.log(trainer, pl_module)
 
     def on_train_epoch_end(self, *arguments: Any, **options: Any) -> None:
         """Leave nothing on its way beyond a stage or a failure."""
@@ -201,73 +170,13 @@ class RolloutCallback(Callback):
 
     teardown = on_exception
 
-    def _roll(self, trainer: pl.Trainer, module: Any, batch: PromptBatch, collected: Collected | None) -> None:
-        if imitates(module):
-            rollouts = reference_rollouts(batch.rows, module.tokenizer, module.device, _template_options(module))
-        else:
-            with self._holding(module) if collected is None else nullcontext():
-                rollouts = self._train_rollouts(trainer, module, batch, collected)
-        prepare: Callable[[Rollouts], LossBatch] = getattr(module, "prepare_rollouts", LossBatch.of)
-        window = prepare(rollouts)
-        if window.teacher_prompt_ids is not None:
-            rollouts.taught = [prompt is not None for prompt in window.teacher_prompt_ids]
-        self._contributing = weigh(trainer, module, window)
-        self._slices = window.slices(batch.slots)
-        _show(trainer, module, rollouts, task=batch.task.name, split="train", stage=batch.stage)
-
-    def _train_rollouts(
-        self, trainer: pl.Trainer, module: Any, batch: PromptBatch, collected: Collected | None
-    ) -> Rollouts:
-        """The window's completions, flat groups replaced and earlier tasks' completions added where asked for."""
-        engines = iter(() if collected is None else collected.engines)
-
-        def draw(some: PromptBatch, *stream: str | int) -> Generation:
-            options = self._draw(module, batch, some, *stream)
-            return self._generate(trainer, module, some, engine=next(engines, self.engine), **options)
-
-        made = draw(batch)
-        if collected is not None:
-            made = replace(made, sampling_seconds=collected.seconds)
-        log_rollouts(trainer, module, batch.task.name, made)
-        if self._overlap is not None:
-            self._overlap.log(trainer, module, collected)
-        share = self._failure_share(trainer, module, made.rollouts.verdicts)
-        module.log("rollout/failures/verifier", share, on_step=True, on_epoch=False, batch_size=1)
-        rollouts = made.rollouts
-        for number in range(self.resample_rounds if batch.spare else 0):
-            if len(uneven_groups(rollouts)) == len(batch):
-                break
-            more = draw(batch.spare(number), "spare", number).rollouts  # type: ignore[misc]
-            rollouts = with_uneven_groups(rollouts, more)
-        replays = [draw(some, *stream).rollouts for some, stream in _draws(batch)[1:]]
-        for replay in replays:
-            replay.replayed = torch.ones_like(replay.rewards, dtype=torch.bool)
-        return Rollouts.cat([rollouts, *replays]) if replays else rollouts
-
-    def _draw(self, module: Any, window: PromptBatch, some: PromptBatch, *stream: str | int) -> dict[str, Any]:
-        """How completions to some prompts of a window are drawn."""
-        return {
-            "num_generations": self.num_generations,
-            "sampling": self.sampling,
-            "seed": self.seed,
-            "stream": ("train", window.stage, window.step, *stream),
-            "names": [str(position) for position in some.positions],
-            "template_options": _template_options(module),
-        }
-
-    def _failure_share(self, trainer: pl.Trainer, module: Any, verdicts: list[Verdict]) -> float:
-        """Share of verdicts over all ranks that are failures; the run stops on all of them where it is too high."""
-        own = torch.tensor([count_failures(verdicts), len(verdicts)], device=module.device)
-        failed, seen = trainer.strategy.reduce(own, reduce_op="sum").tolist()
-        self.failures.add(failed, seen)
-        return failed / max(seen, 1)
-
     # ------------------------------------------------------------------------------------------------------- evaluation
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin a new evaluation; its batches may be more on one process than on another."""
-        self._held.enter_context(self._holding(pl_module))
-        self._evaluation = EvaluationScores(pl_module.device)
-        self._evaluated = []
+        module: Any = pl_module
+        self._held.enter_context(holding(self.engine, module.policy))
+        draw = self._draw(module, self.evaluation_sampling)
+        self._evaluation = Evaluation(self._generate, draw, self.failures, module.device)
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -280,60 +189,42 @@ class RolloutCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Generate for some evaluation prompts and keep their scores; ``test`` uses the final test split."""
-        split = "test" if trainer.testing else "validation"
-        made = self._generate(
-            trainer,
-            pl_module,
-            batch,
-            engine=self.engine,
-            num_generations=batch.num_generations or self.num_generations,
-            sampling=self.evaluation_sampling,
-            seed=self.seed,
-            stream=(split, batch.task.name),
-            template_options=_template_options(pl_module),
-        )
-        self._evaluation.add(batch, made.rollouts)
-        self._evaluated += made.rollouts.verdicts
-        _show(trainer, pl_module, made.rollouts, task=batch.task.name, split=split, stage=trainer.current_epoch)
+        self._evaluation.add(trainer, pl_module, batch)
 
     on_test_batch_start = on_validation_batch_start
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log what was measured, per task."""
         self._held.close()
-        prefix, loaders = ("test", trainer.test_dataloaders) if trainer.testing else ("val", trainer.val_dataloaders)
-        self._failure_share(trainer, pl_module, self._evaluated)
-        self.item_scores = self._evaluation.log(pl_module, prefix, loaders, trainer.global_step)  # type: ignore[arg-type]
+        self.item_scores = self._evaluation.log(trainer, pl_module)
 
     on_test_epoch_end = on_validation_epoch_end
 
-    def _holding(self, module: Any) -> AbstractContextManager[Any]:
-        """What the engine needs around all its calls on the same weights, if anything."""
-        hold = getattr(self.engine, "holding", None)
-        return nullcontext() if hold is None else hold(module.policy)  # type: ignore[no-any-return]
+    # ------------------------------------------------------------------------------------------------------------- both
+    def _draw(self, module: Any, sampling: Sampling) -> Draw:
+        """What all draws of a run have in common."""
+        return Draw(self.num_generations, sampling, self.seed, template_options=_template_options(module))
 
-    def _generate(self, trainer: pl.Trainer, module: Any, batch: PromptBatch, **options: Any) -> Generation:
+    def _generate(
+        self,
+        trainer: pl.Trainer,
+        module: Any,
+        batch: PromptBatch,
+        draw: Draw,
+        engine: RolloutEngine | None = None,
+    ) -> Generation:
+        """Completions to some prompts, scored: the only place where text is produced."""
         return generate(
             module.policy,
             module.tokenizer,
             batch.task,
             batch.rows,
+            draw,
+            engine=engine or self.engine,
             rewards=self.rewards,
             autocast=trainer.precision_plugin.forward_context(),
-            **options,
         )
-
-
-def _draws(batch: PromptBatch) -> list[tuple[PromptBatch, tuple[str, ...]]]:
-    """All prompts that a window's completions are drawn for, with what sets each draw apart from the first."""
-    return [(batch, ()), *((replay, ("replay", replay.task.name)) for replay in batch.replays)]
 
 
 def _template_options(module: Any) -> dict[str, Any] | None:
     return getattr(module, "chat_template_options", None)
-
-
-def _show(trainer: pl.Trainer, module: Any, rollouts: Rollouts, *, task: str, split: str, stage: int) -> None:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if (look := getattr(callback, "on_rollouts", None)) is not None:
-            look(trainer, module, rollouts, task=task, split=split, stage=stage, step=trainer.global_step)

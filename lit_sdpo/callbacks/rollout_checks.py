@@ -1,12 +1,16 @@
-"""What keeps a run from having rollouts, found before its first step."""
+"""What keeps a run from having rollouts: found before its first step, but for verifiers that fail in it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.failures import FailureLimit, count_failures
 from lit_sdpo.rollouts.types import RolloutEngine
 
 
@@ -69,3 +73,15 @@ def check_overlap(engine: RolloutEngine, module: Any, resample_rounds: int) -> N
         fix += ", or rollout.resample_rounds to 0"
     if reason is not None:
         raise UserError(reason, where="rollout.overlap", fix=fix)
+
+
+def failure_share(trainer: pl.Trainer, module: Any, verdicts: Sequence[Verdict], limit: FailureLimit) -> float:
+    """Share of verdicts over all ranks that are failures; all ranks call it together.
+
+    Raises:
+        UserError: On all of them, where the share is above the limit.
+    """
+    own = torch.tensor([count_failures(verdicts), len(verdicts)], device=module.device)
+    failed, seen = trainer.strategy.reduce(own, reduce_op="sum").tolist()
+    limit.add(failed, seen)
+    return failed / max(seen, 1)

@@ -38,25 +38,39 @@ class Generation:
     reward_seconds: float
 
 
+@dataclass(frozen=True)
+class Draw:
+    """How completions to some prompts are drawn.
+
+    Attributes:
+        num_generations: Completions per prompt, G.
+        sampling: How tokens are drawn.
+        seed: Seed of the run.
+        stream: What sets these draws apart from others, such as ``("train", stage, step)``.
+        names: Identity of each prompt within the stream; the same identity gets the same draws. ``None`` takes the
+            rows' ids.
+        template_options: Further arguments of the chat template.
+    """
+
+    num_generations: int
+    sampling: Sampling
+    seed: int
+    stream: Sequence[str | int] = ()
+    names: Sequence[str] | None = None
+    template_options: Mapping[str, Any] | None = None
+
+
 def questions(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Row],
-    *,
-    num_generations: int,
-    sampling: Sampling,
-    seed: int,
-    stream: Sequence[str | int] = (),
-    names: Sequence[str] | None = None,
-    template_options: Mapping[str, Any] | None = None,
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], draw: Draw
 ) -> dict[str, Any]:
-    """What an engine is asked for some rows: its arguments after the policy. The arguments are those of `generate`."""
-    ids = [row.id for row in rows] if names is None else names
+    """What an engine is asked for some rows: its arguments after the policy."""
+    ids = [row.id for row in rows] if draw.names is None else draw.names
+    seeds = sample_seeds(draw.seed, *draw.stream, item_ids=ids, num_generations=draw.num_generations)
     return {
-        "prompts": render_all(tokenizer, [row.messages for row in rows], template_options),
-        "num_generations": num_generations,
-        "sampling": sampling,
-        "seeds": sample_seeds(seed, *stream, item_ids=ids, num_generations=num_generations).to(policy.device),
+        "prompts": render_all(tokenizer, [row.messages for row in rows], draw.template_options),
+        "num_generations": draw.num_generations,
+        "sampling": draw.sampling,
+        "seeds": seeds.to(policy.device),
         "end_ids": end_token_ids(policy, tokenizer),
         "pad_id": tokenizer.pad_token_id,
     }
@@ -67,15 +81,10 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     rows: Sequence[Row],
+    draw: Draw,
     *,
-    num_generations: int,
-    sampling: Sampling,
     engine: RolloutEngine,
     rewards: WeightedRewards,
-    seed: int,
-    stream: Sequence[str | int] = (),
-    names: Sequence[str] | None = None,
-    template_options: Mapping[str, Any] | None = None,
     autocast: AbstractContextManager[Any] | None = None,
 ) -> Generation:
     """Sample completions for all prompts at once and score them.
@@ -88,35 +97,20 @@ def generate(
         tokenizer: With a chat template.
         task: Verifies the completions.
         rows: The P prompts.
-        num_generations: Completions per prompt, G.
-        sampling: How tokens are drawn.
+        draw: How their completions are drawn.
         engine: What draws them.
         rewards: Combines the verdicts with further rewards.
-        seed: Seed of the run.
-        stream: What sets these draws apart from others, such as ``("train", stage, step)``.
-        names: Identity of each prompt within the stream; the same identity gets the same draws. Default: the rows' ids.
-        template_options: Further arguments of the chat template.
         autocast: Context of the policy's forward passes.
     """
     started = time.perf_counter()
     keep_freed_memory()
-    asked = questions(
-        policy,
-        tokenizer,
-        rows,
-        num_generations=num_generations,
-        sampling=sampling,
-        seed=seed,
-        stream=stream,
-        names=names,
-        template_options=template_options,
-    )
+    asked = questions(policy, tokenizer, rows, draw)
     with eval_mode(policy), torch.no_grad(), autocast or nullcontext():
         completions = engine.generate(policy, **asked)
     tokens = token_lists(completions)
     texts: list[str] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     sampled = time.perf_counter()
-    repeated = [row for row in rows for _ in range(num_generations)]
+    repeated = [row for row in rows for _ in range(draw.num_generations)]
     verdicts = verify_all(task, texts, repeated)
     scores = rewards(
         verdicts,
@@ -131,15 +125,21 @@ def generate(
     rollouts = Rollouts(
         rows=rows,
         prompt_ids=asked["prompts"],
-        num_generations=num_generations,
+        num_generations=draw.num_generations,
         completions=completions,
         texts=texts,
         verdicts=verdicts,
         rewards=scores.rewards.to(policy.device),
         seeds=asked["seeds"],
-        temperature=sampling.temperature,
+        temperature=draw.sampling.temperature,
     )
     return Generation(rollouts, scores, sampled - started, time.perf_counter() - sampled)
+
+
+def holding(engine: RolloutEngine, policy: PreTrainedModel) -> AbstractContextManager[Any]:
+    """What an engine needs around all its calls on the same weights, if anything."""
+    hold = getattr(engine, "holding", None)
+    return nullcontext() if hold is None else hold(policy)  # type: ignore[no-any-return]
 
 
 def token_lists(completions: Completions) -> list[list[int]]:

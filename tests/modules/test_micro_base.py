@@ -18,7 +18,7 @@ from lit_sdpo.data.micro.tasks import MicroTask
 from lit_sdpo.policies.load import load_policy, load_tokenizer, resolve
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rollouts.engine import NativeEngine
-from lit_sdpo.rollouts.generate import generate
+from lit_sdpo.rollouts.generate import Draw, generate
 from lit_sdpo.rollouts.types import Sampling
 
 BASE = Path(__file__).parents[2] / "configs" / "micro" / "base.yaml"
@@ -112,12 +112,9 @@ def test_the_shipped_model_has_something_to_learn(domain):
         TOKENIZER,
         task,
         task.rows("validation")[:64],
-        num_generations=2,
-        sampling=Sampling(max_new_tokens=64),
+        Draw(2, Sampling(max_new_tokens=64), seed=0, stream=("validation", domain)),
         engine=NativeEngine(),
         rewards=WeightedRewards(),
-        seed=0,
-        stream=("validation", domain),
     )
     assert 0.2 <= made.rollouts.rewards.nanmean() <= 0.8
     assert made.rollouts.completions.finished.float().mean() > 0.9

@@ -1,62 +1,67 @@
-"""What is kept and logged of rollouts: sums over all ranks in training, scores per item in evaluation."""
+"""One evaluation: completions to the evaluation prompts, their scores by item, what is logged of them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lit_sdpo.callbacks.rollout_checks import failure_share
+from lit_sdpo.callbacks.rollout_log import show
 from lit_sdpo.metrics.items import ItemAccuracy
-from lit_sdpo.rollouts.generate import Generation
+from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.failures import FailureLimit
+from lit_sdpo.rollouts.generate import Draw, Generation
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.types import Rollouts
 
 
-def log_rollouts(trainer: pl.Trainer, module: pl.LightningModule, task: str, generation: Generation) -> None:
-    """Log means over the completions of all ranks; all ranks call it together, and it takes one reduction."""
-    ratios = rollout_ratios(generation, trainer.world_size)
-    ratios |= {f"{task}/{key}": ratios[key] for key in ("reward", "length", "truncated")}
-    device = module.device
-    pairs = [
-        torch.stack([torch.as_tensor(x, dtype=torch.float32, device=device) for x in pair]) for pair in ratios.values()
-    ]
-    sums = trainer.strategy.reduce(torch.stack(pairs), reduce_op="sum")
-    for key, value in zip(ratios, sums[:, 0] / sums[:, 1], strict=True):
-        name = key if key.startswith("time/") else f"rollout/{key}"
-        module.log(name, value, on_step=True, on_epoch=False, batch_size=1)
+class Evaluation:
+    """From the first batch of an evaluation to its log; its batches may be more on one process than on another.
 
+    What is sampled for an item depends on the seed, the split, the task and the item alone.
 
-def rollout_ratios(generation: Generation, world_size: int = 1) -> dict[str, tuple[Tensor | float, Tensor | float]]:
-    """Numerator and denominator of each logged value on this rank; both add up over ranks."""
-    rollouts, completions = generation.rollouts, generation.rollouts.completions
-    tokens, rows = completions.lengths.sum(), len(rollouts)
-    # A group is flat where no two rewards that are known differ: there is nothing to reinforce.
-    groups = rollouts.rewards.view(-1, rollouts.num_generations)
-    highest, lowest = groups.nan_to_num(-torch.inf).amax(1), groups.nan_to_num(torch.inf).amin(1)
-    ratios: dict[str, tuple[Tensor | float, Tensor | float]] = {
-        "reward": _known(rollouts.rewards),
-        "abstained": (rollouts.rewards.isnan().sum(), rows),
-        "entropy": (-completions.logprobs[rollouts.completion_mask].sum(), tokens),
-        "length": (tokens, rows),
-        "truncated": ((~completions.finished).sum(), rows),
-        "flat_groups": ((highest <= lowest).sum(), len(groups)),
-        "tokens_per_second": (tokens, generation.sampling_seconds / world_size),
-        "time/rollout": (generation.sampling_seconds, 1),
-        "time/reward": (generation.reward_seconds, 1),
-    }
-    for name, values in generation.scores.components.items():
-        ratios[f"reward/{name}"] = _known(values)
-        if name != "verifier":
-            ratios[f"failures/{name}"] = (generation.scores.failures[name], rows)
-    return ratios
+    Args:
+        generate: ``generate(trainer, module, batch, draw)`` gives scored completions.
+        draw: How they are drawn; the stream, and where it says so the number of completions, are the batch's.
+        failures: How often verifiers may fail.
+        device: Where scores are kept.
+    """
 
+    def __init__(
+        self, generate: Callable[..., Generation], draw: Draw, failures: FailureLimit, device: torch.device
+    ) -> None:
+        self.generate, self.draw, self.failures = generate, draw, failures
+        self._scores = EvaluationScores(device)
+        self._verdicts: list[Verdict] = []
 
-def _known(values: Tensor) -> tuple[Tensor, Tensor]:
-    return values.nansum(), (~values.isnan()).sum()
+    def add(self, trainer: pl.Trainer, module: pl.LightningModule, batch: PromptBatch) -> None:
+        """Generate for some prompts and keep their scores; ``test`` uses the final test split."""
+        split = "test" if trainer.testing else "validation"
+        generations = batch.num_generations or self.draw.num_generations
+        draw = replace(self.draw, num_generations=generations, stream=(split, batch.task.name))
+        rollouts = self.generate(trainer, module, batch, draw).rollouts
+        self._scores.add(batch, rollouts)
+        self._verdicts += rollouts.verdicts
+        show(trainer, module, rollouts, task=batch.task.name, split=split, stage=trainer.current_epoch)
+
+    def log(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, dict[str, list[float]]]:
+        """Log what was measured, per task; all ranks call it together.
+
+        Returns:
+            Scores of the samples of each item, by task and item id.
+
+        Raises:
+            UserError: The verifiers failed too often.
+        """
+        prefix, loaders = ("test", trainer.test_dataloaders) if trainer.testing else ("val", trainer.val_dataloaders)
+        failure_share(trainer, module, self._verdicts, self.failures)
+        return self._scores.log(module, prefix, loaders, trainer.global_step)  # type: ignore[arg-type]
 
 
 class EvaluationScores:

@@ -1,0 +1,62 @@
+"""What is told of rollouts: means over all ranks to the loggers, everything to the callbacks that look on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from lit_sdpo.rollouts.generate import Generation
+from lit_sdpo.rollouts.types import Rollouts
+
+
+def show(trainer: pl.Trainer, module: Any, rollouts: Rollouts, *, task: str, split: str, stage: int) -> None:
+    """Hand everything that was generated to the callbacks with a method ``on_rollouts``."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if (look := getattr(callback, "on_rollouts", None)) is not None:
+            look(trainer, module, rollouts, task=task, split=split, stage=stage, step=trainer.global_step)
+
+
+def log_rollouts(trainer: pl.Trainer, module: pl.LightningModule, task: str, generation: Generation) -> None:
+    """Log means over the completions of all ranks; all ranks call it together, and it takes one reduction."""
+    ratios = rollout_ratios(generation, trainer.world_size)
+    ratios |= {f"{task}/{key}": ratios[key] for key in ("reward", "length", "truncated")}
+    device = module.device
+    pairs = [
+        torch.stack([torch.as_tensor(x, dtype=torch.float32, device=device) for x in pair]) for pair in ratios.values()
+    ]
+    sums = trainer.strategy.reduce(torch.stack(pairs), reduce_op="sum")
+    for key, value in zip(ratios, sums[:, 0] / sums[:, 1], strict=True):
+        name = key if key.startswith("time/") else f"rollout/{key}"
+        module.log(name, value, on_step=True, on_epoch=False, batch_size=1)
+
+
+def rollout_ratios(generation: Generation, world_size: int = 1) -> dict[str, tuple[Tensor | float, Tensor | float]]:
+    """Numerator and denominator of each logged value on this rank; both add up over ranks."""
+    rollouts, completions = generation.rollouts, generation.rollouts.completions
+    tokens, rows = completions.lengths.sum(), len(rollouts)
+    # A group is flat where no two rewards that are known differ: there is nothing to reinforce.
+    groups = rollouts.rewards.view(-1, rollouts.num_generations)
+    highest, lowest = groups.nan_to_num(-torch.inf).amax(1), groups.nan_to_num(torch.inf).amin(1)
+    ratios: dict[str, tuple[Tensor | float, Tensor | float]] = {
+        "reward": _known(rollouts.rewards),
+        "abstained": (rollouts.rewards.isnan().sum(), rows),
+        "entropy": (-completions.logprobs[rollouts.completion_mask].sum(), tokens),
+        "length": (tokens, rows),
+        "truncated": ((~completions.finished).sum(), rows),
+        "flat_groups": ((highest <= lowest).sum(), len(groups)),
+        "tokens_per_second": (tokens, generation.sampling_seconds / world_size),
+        "time/rollout": (generation.sampling_seconds, 1),
+        "time/reward": (generation.reward_seconds, 1),
+    }
+    for name, values in generation.scores.components.items():
+        ratios[f"reward/{name}"] = _known(values)
+        if name != "verifier":
+            ratios[f"failures/{name}"] = (generation.scores.failures[name], rows)
+    return ratios
+
+
+def _known(values: Tensor) -> tuple[Tensor, Tensor]:
+    return values.nansum(), (~values.isnan()).sum()
