@@ -76,8 +76,10 @@ class Layout(ABC):
                 f"add it, or name the column that holds it in columns: {{{missing[0]}: ...}}, or another layout",
             )
         fields = self.convert(seen, index)
-        if fields is None:
-            return None
+        return None if fields is None else self.identified(fields, split)
+
+    def identified(self, fields: dict[str, Any], split: str) -> dict[str, Any]:
+        """The fields with family, task and split, also in the id."""
         family, task = fields.setdefault("family", self.family), self.source.name or fields.get("task") or self.task
         fields |= {"task": task, "split": fields.get("split") or split, "id": f"{family}/{task}/{split}/{fields['id']}"}
         return fields

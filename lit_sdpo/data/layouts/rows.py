@@ -53,28 +53,27 @@ class Rows(Layout):
         asked = isinstance(record.get("prompt"), str) or record.get("messages") is not None
         return record.get("verifier") is not None or (asked and answered)
 
-    def read(self, record: Mapping[str, Any], index: int, split: str) -> dict[str, Any]:
+    def identified(self, fields: dict[str, Any], split: str) -> dict[str, Any]:
         """The fields as they are; nothing is added to ids."""
-        fields = self.view(record, self.source.columns)
-        plain = fields["messages"] is None and fields["prompt"] is not None
-        if fields["id"] is None and (plain or self.source.columns):
-            name = (self.source.path or self.source.hub or "").rpartition("/")[2]
-            fields["id"] = f"{self.source.name or name.split('.')[0]}/{index + 1}"
-        elif isinstance(fields["id"], int) and (plain or self.source.columns):
-            fields["id"] = str(fields["id"])
-        if fields["ground_truth"] is None and fields["answer"] is not None:
-            fields["ground_truth"] = whole_text(fields, "answer")
-        if plain:
-            fields["messages"] = self._chat(fields)
-        elif self.source.prompt is not None:
-            raise BadRowError("messages", "the row has a finished prompt", "leave the option prompt out")
-        fields["messages"] = self._checked(fields["messages"])
-        fields["extra"] = self._extra(fields["extra"])
         return fields
 
     def convert(self, record: dict[str, Any], index: int) -> dict[str, Any]:
-        """Not used: the fields are read as they are."""
-        raise NotImplementedError
+        """The fields, checked, with what stands in for those that plain rows may lack."""
+        plain = record["messages"] is None and record["prompt"] is not None
+        if record["id"] is None and (plain or self.source.columns):
+            name = (self.source.path or self.source.hub or "").rpartition("/")[2]
+            record["id"] = f"{self.source.name or name.split('.')[0]}/{index + 1}"
+        elif isinstance(record["id"], int) and (plain or self.source.columns):
+            record["id"] = str(record["id"])
+        if record["ground_truth"] is None and record["answer"] is not None:
+            record["ground_truth"] = whole_text(record, "answer")
+        if plain:
+            record["messages"] = self._chat(record)
+        elif self.source.prompt is not None:
+            raise BadRowError("messages", "the row has a finished prompt", "leave the option prompt out")
+        record["messages"] = self._checked(record["messages"])
+        record["extra"] = self._extra(record["extra"])
+        return record
 
     def _column(self, field: str) -> str:
         return (self.source.columns or {}).get(field, field)
