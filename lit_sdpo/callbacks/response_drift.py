@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from lit_sdpo.callbacks.response_models import Weights, adapted, base_of, policy
 from lit_sdpo.callbacks.response_prompts import GivenPrompts, Prompts, evaluated_prompts, given_prompts
 from lit_sdpo.callbacks.response_scoring import Responses, prompt_features, respond, response_numbers
 from lit_sdpo.errors import UserError
-from lit_sdpo.functional.response_drift import mmd_matrix, ratio_of_sums
+from lit_sdpo.functional.response_drift import mean_of_ratios, mmd_matrix, ratio_of_sums
 from lit_sdpo.functional.statistics import percentile_interval
 from lit_sdpo.policies.scoring import eval_mode
 from lit_sdpo.policies.sharding import is_sharded
@@ -33,6 +32,8 @@ from lit_sdpo.report.responses import (
     distances_csv,
     responses_csv,
     responses_markdown,
+    responses_scalars,
+    similarities_csv,
 )
 
 
@@ -59,8 +60,9 @@ class ResponseDrift(pl.Callback):
     Divergences are exact sums over the vocabulary at every token. ``current`` and ``earlier`` are the task of the
     stage, and the mean over the tasks of earlier stages: they answer different questions. Loggers get
     ``drift/responses/<task, current or earlier>/<number>``, and ``_low`` and ``_high`` of the KLs;
-    ``response_drift.csv`` in the run folder has everything. ``prompt_distance.csv`` and a picture, once, show the
-    squared MMD between the prompts of every two tasks. ``time/response_drift`` is its own time in seconds.
+    ``response_drift.csv`` in the run folder has everything, ``response_similarity.csv`` the ``similarity`` of every
+    prompt, of which a task's is the mean. ``prompt_distance.csv`` and a picture, once, show the squared MMD between the
+    prompts of every two tasks. ``time/response_drift`` is its own time in seconds.
 
     Features of responses and prompts are means of the base's last hidden states, so that they mean the same all along.
 
@@ -209,11 +211,12 @@ class ResponseDrift(pl.Callback):
         for number, (prompts, numbers) in enumerate(zip(self._asked, found, strict=True)):
             draw = {name: ratio_of_sums(*pair, seed=number) for name, pair in numbers.items()}
             draws[prompts.task] = draw
-            rows.append(self._row(trainer, stage, prompts.task, self._role(stage, prompts.task), draw))
+            by_prompt = torch.div(*numbers["similarity"]).tolist()
+            rows.append(self._row(trainer, stage, prompts.task, self._role(stage, prompts.task), draw, by_prompt))
         for role in ("current", "earlier"):
             chosen = [draws[row.task] for row in rows if row.role == role]
             if chosen:
-                rows.append(self._row(trainer, stage, role, role, _mean(chosen)))
+                rows.append(self._row(trainer, stage, role, role, mean_of_ratios(chosen)))
         self.rows += rows
         self._log(trainer, rows, time.perf_counter() - started)
         self._write()
@@ -254,7 +257,13 @@ class ResponseDrift(pl.Callback):
         return "earlier" if task in self.stages[: stage - 1] else "other"
 
     def _row(
-        self, trainer: pl.Trainer, stage: int, task: str, role: str, draws: Mapping[str, tuple[Tensor, Tensor]]
+        self,
+        trainer: pl.Trainer,
+        stage: int,
+        task: str,
+        role: str,
+        draws: Mapping[str, tuple[Tensor, Tensor]],
+        similarities: Sequence[float] = (),
     ) -> ResponseRow:
         numbers = {
             name: Estimate(float(value), *map(float, percentile_interval(some)))
@@ -264,16 +273,11 @@ class ResponseDrift(pl.Callback):
         before = next((row for row in self.rows if row.task == task), None)
         if before is not None and "similarity" in before.numbers and task not in ("current", "earlier"):
             numbers["similarity_floor"] = before.numbers["similarity"]
-        return ResponseRow(trainer.global_step, stage, task, role, numbers)
+        return ResponseRow(trainer.global_step, stage, task, role, numbers, similarities)
 
     # ---------------------------------------------------------------------------------------------------------- results
     def _log(self, trainer: pl.Trainer, rows: Sequence[ResponseRow], seconds: float) -> None:
-        numbers = {"time/response_drift": seconds}
-        for row in rows:
-            for name, estimate in row.numbers.items():
-                ends = {f"{name}_{end}": getattr(estimate, end) for end in ("low", "high")} if "_kl" in name else {}
-                some = {name: estimate.value} | ends
-                numbers |= {f"drift/responses/{row.task}/{k}": x for k, x in some.items() if math.isfinite(x)}
+        numbers = {"time/response_drift": seconds} | responses_scalars(rows)
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger):
@@ -282,27 +286,14 @@ class ResponseDrift(pl.Callback):
     def _write(self) -> None:
         if self._folder is not None and self.rows:
             write_atomically(self._folder / "response_drift.csv", responses_csv(self.rows))
+            write_atomically(self._folder / "response_similarity.csv", similarities_csv(self.rows))
 
     # ----------------------------------------------------------------------------------------------------------- resume
     @override
     def state_dict(self) -> dict[str, Any]:
-        rows = [[r.step, r.stage, r.task, r.role, {name: list(x) for name, x in r.numbers.items()}] for r in self.rows]
-        return {"rows": rows, "base": self._base.state_dict()}
+        return {"rows": [row.plain() for row in self.rows], "base": self._base.state_dict()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._base.load_state_dict(state_dict["base"])
-        self.rows = [
-            ResponseRow(step, stage, task, role, {name: Estimate(*x) for name, x in numbers.items()})
-            for step, stage, task, role, numbers in state_dict["rows"]
-        ]
-
-
-def _mean(several: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Means over tasks of values and of draws, of the numbers that all of them have."""
-    names = [name for name in several[0] if all(name in one for one in several)]
-    return {
-        name: (torch.stack(values).mean(0), torch.stack(draws).mean(0))
-        for name in names
-        for values, draws in [zip(*(one[name] for one in several), strict=True)]
-    }
+        self.rows = [ResponseRow.from_plain(*row) for row in state_dict["rows"]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -147,6 +147,25 @@ def ratio_of_sums(
     both = torch.stack([numerators, denominators], -1).double().cpu()
     draws = bootstrap_means(both, resamples, seed)
     return both[:, 0].sum() / both[:, 1].sum(), draws[:, 0] / draws[:, 1]
+
+
+def mean_of_ratios(several: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Means over tasks of values and of draws, of the numbers that all of them have.
+
+    Args:
+        several: Of each task its numbers by name, as :func:`ratio_of_sums` gives them.
+
+    Example:
+        >>> one, other = torch.tensor(1.0), torch.tensor(3.0)
+        >>> mean_of_ratios([{"js": (one, one[None])}, {"js": (other, other[None]), "length": (one, one[None])}])
+        {'js': (tensor(2.), tensor([2.]))}
+    """
+    names = [name for name in several[0] if all(name in one for one in several)]
+    return {
+        name: (torch.stack(values).mean(0), torch.stack(draws).mean(0))
+        for name in names
+        for values, draws in [zip(*(one[name] for one in several), strict=True)]
+    }
 
 
 def smoothed_rate(successes: Tensor, trials: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Response drift as rows, Markdown, CSV, and the distances between tasks as a picture."""
+"""Response drift as rows, Markdown, CSV and scalars, and the distances between tasks as a picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -39,6 +39,8 @@ class ResponseRow:
         task: Its name, or ``current`` or ``earlier`` for means over tasks.
         role: ``current`` for the task of the stage, ``earlier`` for those of stages before, else ``other``.
         numbers: Name to estimate.
+        similarities: Of each prompt, in the order in which they are asked; empty for means over tasks, and where they
+            were not written down.
     """
 
     step: int
@@ -46,6 +48,26 @@ class ResponseRow:
     task: str
     role: str
     numbers: Mapping[str, Estimate]
+    similarities: Sequence[float] = ()
+
+    def plain(self) -> list[Any]:
+        """As lists and numbers, which a checkpoint can hold."""
+        numbers = {name: list(estimate) for name, estimate in self.numbers.items()}
+        return [self.step, self.stage, self.task, self.role, numbers, list(self.similarities)]
+
+    @classmethod
+    def from_plain(
+        cls,
+        step: int,
+        stage: int,
+        task: str,
+        role: str,
+        numbers: Mapping[str, Sequence[float]],
+        similarities: Sequence[float] = (),  # which older checkpoints lack
+    ) -> ResponseRow:
+        """The row that :meth:`plain` took apart."""
+        estimates = {name: Estimate(*estimate) for name, estimate in numbers.items()}
+        return cls(step, stage, task, role, estimates, similarities)
 
 
 def responses_csv(rows: Sequence[ResponseRow]) -> str:
@@ -55,9 +77,34 @@ def responses_csv(rows: Sequence[ResponseRow]) -> str:
     writer.writerow(["step", "stage", "task", "role", "number", *Estimate._fields])
     for row in rows:
         for name, estimate in row.numbers.items():
-            ends = ("" if math.isnan(x) else repr(x) for x in estimate)
-            writer.writerow([row.step, row.stage, row.task, row.role, name, *ends])
+            writer.writerow([row.step, row.stage, row.task, row.role, name, *map(_full, estimate)])
     return buffer.getvalue()
+
+
+def similarities_csv(rows: Sequence[ResponseRow]) -> str:
+    """Full precision, one line per measurement, task and prompt; a task's prompts are numbered from 0."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["step", "stage", "task", "role", "prompt", "similarity"])
+    for row in rows:
+        head = row.step, row.stage, row.task, row.role
+        writer.writerows([*head, prompt, _full(x)] for prompt, x in enumerate(row.similarities))
+    return buffer.getvalue()
+
+
+def _full(x: float) -> str:
+    return "" if math.isnan(x) else repr(x)
+
+
+def responses_scalars(rows: Sequence[ResponseRow]) -> dict[str, float]:
+    """What loggers get: ``drift/responses/<task>/<number>``, of the KLs also the ends of the interval; no nan."""
+    found: dict[str, float] = {}
+    for row in rows:
+        for name, estimate in row.numbers.items():
+            ends = {f"{name}_{end}": getattr(estimate, end) for end in ("low", "high")} if "_kl" in name else {}
+            some = {name: estimate.value} | ends
+            found |= {f"drift/responses/{row.task}/{k}": x for k, x in some.items() if math.isfinite(x)}
+    return found
 
 
 def responses_markdown(rows: Sequence[ResponseRow]) -> str:

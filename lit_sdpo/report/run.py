@@ -92,11 +92,14 @@ class Run:
     @cached_property
     def responses(self) -> list[ResponseRow]:
         """Divergence from the base, entropy, length and similarity of responses, by task; stage 0 is the base."""
-        found: dict[tuple[int, int, str, str], dict[str, Estimate]] = {}
+        found: dict[tuple[int, int, str, str], tuple[dict[str, Estimate], list[float]]] = {}
         for row in self._table("response_drift"):
-            key = int(row["step"]), int(row["stage"]), row["task"], row["role"]
-            found.setdefault(key, {})[row["number"]] = Estimate(*(_number(row[name]) for name in Estimate._fields))
-        return [ResponseRow(*key, numbers) for key, numbers in found.items()]
+            numbers, _ = found.setdefault(_measurement(row), ({}, []))
+            numbers[row["number"]] = Estimate(*(_number(row[name]) for name in Estimate._fields))
+        for row in self._table("response_similarity"):
+            _, similarities = found.setdefault(_measurement(row), ({}, []))
+            similarities.append(_number(row["similarity"]))
+        return [ResponseRow(*key, *measured) for key, measured in found.items()]
 
     @cached_property
     def artifacts(self) -> list[ArtifactRow]:
@@ -130,6 +133,11 @@ def read_matrix(path: Path) -> Matrix:
     content = json.loads(path.read_text(encoding="utf-8"))
     rows = [MatrixRow(x["stage"], x["label"], x["step"], _numbers(x["scores"])) for x in content["rows"]]
     return Matrix(content["tasks"], content["probes"], rows)
+
+
+def _measurement(row: Mapping[str, str]) -> tuple[int, int, str, str]:
+    """Step, stage, task and role of a line of a table."""
+    return int(row["step"]), int(row["stage"]), row["task"], row["role"]
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 
 import pytest
@@ -14,11 +15,19 @@ from lit_sdpo.callbacks.response_prompts import Prompts
 from lit_sdpo.callbacks.response_scoring import Weights, compare, prompt_features, respond
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
-from lit_sdpo.report.responses import Estimate, ResponseRow, responses_csv, responses_markdown
+from lit_sdpo.report.responses import (
+    Estimate,
+    ResponseRow,
+    responses_csv,
+    responses_markdown,
+    responses_scalars,
+    similarities_csv,
+)
 from tests.training import Toy, assert_equal, fit, lively, method, rollout_callback, toy_data, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
+KEY = ("step", "stage", "task", "role")
 PROMPTS = Prompts("toy", ["a", "b"], [[5, 6, 7], [8, 9]], ["", ""])
 
 
@@ -128,6 +137,16 @@ def test_tasks_roles_and_excess(tiny, tmp_path):
     with (tmp_path / "response_drift.csv").open() as file:
         table = list(csv.DictReader(file))
     assert {line["number"] for line in table} >= {"forward_kl", "reverse_kl", "js", "similarity_floor", "truncated"}
+    measured = {tuple(x[k] for k in KEY): float(x["value"]) for x in table if x["number"] == "similarity"}
+    by_prompt = {}
+    with (tmp_path / "response_similarity.csv").open() as file:
+        for line in csv.DictReader(file):
+            by_prompt.setdefault(tuple(line[k] for k in KEY), {})[line["prompt"]] = float(line["similarity"])
+    assert by_prompt.keys() == {key for key in measured if key[2] not in ("current", "earlier")}
+    for key, prompts in by_prompt.items():
+        assert list(prompts) == ["0", "1", "2"]
+        assert len(set(prompts.values())) > 1
+        assert sum(prompts.values()) / 3 == pytest.approx(measured[key], rel=1e-12)
     names, matrix = callback.distances
     assert names == ["never", "always"]
     assert matrix.diagonal().tolist() == [0, 0]
@@ -223,10 +242,24 @@ def test_the_file_of_the_base_is_found_beside_a_moved_checkpoint(tmp_path):
 
 
 def test_tables():
-    rows = [ResponseRow(3, 1, "a", "current", {"js": Estimate(0.25, 0.125, 0.5), "x": Estimate(*[math.nan] * 3)})]
+    numbers = {"js": Estimate(0.25, 0.125, 0.5), "x": Estimate(*[math.nan] * 3)}
+    rows = [ResponseRow(3, 1, "a", "current", numbers, [0.5, math.nan]), ResponseRow(3, 1, "current", "current", {})]
     assert responses_csv(rows).splitlines() == [
         "step,stage,task,role,number,value,low,high",
         "3,1,a,current,js,0.25,0.125,0.5",
         "3,1,a,current,x,,,",
     ]
+    assert similarities_csv(rows).splitlines() == [
+        "step,stage,task,role,prompt,similarity",
+        "3,1,a,current,0,0.5",
+        "3,1,a,current,1,",
+    ]
+    assert responses_scalars(rows) == {"drift/responses/a/js": 0.25}
     assert responses_markdown(rows).splitlines()[2] == "| a | current | 0.25 [0.125, 0.5] | - |"
+
+
+def test_a_row_comes_back_from_plain_values():
+    row = ResponseRow(3, 1, "a", "current", {"js": Estimate(0.25, 0.125, 0.5)}, [0.5, 0.75])
+    assert json.loads(json.dumps(row.plain())) == row.plain()
+    assert ResponseRow.from_plain(*row.plain()) == row
+    assert ResponseRow.from_plain(*row.plain()[:5]).similarities == ()  # as older checkpoints have it

@@ -17,7 +17,7 @@ from lit_sdpo.report.charts.draw.heat import ON_DARK, ON_LIGHT, heat_maps
 from lit_sdpo.report.charts.draw.lines import Stage, by_stage, over_steps
 from lit_sdpo.report.charts.draw.phase import Panel, Spot, phase_diagram
 from lit_sdpo.report.charts.draw.scatter import against_distance, against_number
-from lit_sdpo.report.charts.draw.violins import violins
+from lit_sdpo.report.charts.draw.violins import MOST_DOTS, violins
 from lit_sdpo.report.charts.numbers import over_seeds, quadratic_fit, seed_range, smooth
 from lit_sdpo.report.charts.style import INK, METHODS, PAGE, QUIET, VARIABLES, looks, luminance
 
@@ -166,6 +166,15 @@ def test_drawings_have_their_numbers_labels_and_legends(figures):
     )
     median = [line.get_ydata()[0] for line in figures["violins"].axes[0].lines if len(line.get_ydata()) == 2]
     assert median[:2] == [pytest.approx(0.25), 0.4]
+
+
+def test_dots_of_a_violin_end_where_they_would_hide_it():
+    look = looks(["grpo"])
+    for count, dots in ((MOST_DOTS, MOST_DOTS), (MOST_DOTS + 1, 1)):
+        axes = violins({"grpo": [np.linspace(0, 1, count)]}, ["1"], None, "cosine", look).axes[0]
+        drawn = [line.get_ydata() for line in axes.lines if line.get_marker() == look["grpo"].marker]
+        assert (len(axes.collections), [len(y) for y in drawn]) == (1, [dots])
+    assert drawn[0].tolist() == [pytest.approx(0.5)]
 
 
 def test_legends_never_cover_a_panel(figures):

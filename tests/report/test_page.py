@@ -10,6 +10,8 @@ import pytest
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional import MatrixDrift
 from lit_sdpo.report.charts.chart import Chart, Missing
+from lit_sdpo.report.charts.responses import similarity
+from lit_sdpo.report.charts.streams import streams
 from lit_sdpo.report.page import MANIFEST, check_target, investigate, page, write
 from lit_sdpo.report.study import Study
 from tests.report.made_runs import on_disk
@@ -162,6 +164,44 @@ def test_figures_have_the_numbers_of_the_runs(findings):
     assert float(traded[NAME, "average_accuracy"]["value"]) == pytest.approx(0.7 - 0.125)
     drift = [r for r in table_of(findings, "weight-drift") if r["number"] == "left_angle" and r["type"] == "q_proj"]
     assert [float(r["mean"]) for r in drift if r["method"] == "grpo"] == [pytest.approx(1.0), pytest.approx(2.0)]
+
+
+def test_violins_hold_prompts_and_where_there_are_none_tasks(folder, findings, tmp_path):
+    whole = table_of(findings, "similarity")
+    assert {r["prompt"] for r in whole} == {""}
+    assert len(whole) == 2 * 3 * 3 * 3  # methods, stages, seeds, tasks
+    names = ("grpo", "sdpo")
+    for method in names:
+        for seed in range(2):
+            files = measured(seed, 0.0)
+            if (method, seed) != ("sdpo", 1):  # an older run
+                files["tables"]["response_similarity"] = [
+                    {k: row[k] for k in ("step", "stage", "task", "role")} | {"prompt": n, "similarity": 0.25 * n}
+                    for row in files["tables"]["response_drift"]
+                    for n in range(4)
+                ]
+            on_disk(tmp_path / method / f"seed={seed}", scores(seed, 0.0), probes=["p"], seed=seed, **files)
+    charts = {
+        name: similarity(streams(Study.read([tmp_path / x for x in some]))[0])
+        for name, some in {"new": ["grpo"], "both": names}.items()
+    }
+    rows = list(csv.DictReader(charts["both"].table.csv().splitlines()))
+    last = [r for r in rows if (r["method"], r["stage"], r["task"]) == ("sdpo", "2", "b")]
+    assert [(r["seed"], r["prompt"], float(r["similarity"])) for r in last] == [
+        *(("0", str(n), 0.25 * n) for n in range(4)),
+        ("1", "", pytest.approx(0.89)),
+    ]
+    assert "lowest" in charts["both"].finding
+    assert "grpo 0.375" in charts["both"].finding.replace("(", "")
+    captions = [
+        next(c for c in findings.charts if c.name == "similarity").caption,
+        charts["new"].caption,
+        charts["both"].caption,
+    ]
+    told = ["per task (the mean", "per prompt, task and seed;", "for runs without response_similarity.csv;"]
+    assert [[text in caption for text in told] for caption in captions] == [
+        [i == j for j in range(3)] for i in range(3)
+    ]
 
 
 def test_a_figure_without_data_names_what_would_give_it(tmp_path):

@@ -140,6 +140,9 @@ def test_a_resumed_run_measures_from_the_same_base(tmp_path):
     assert first.keys() == second.keys()
     for key, values in first.items():
         assert second[key] == pytest.approx(values, nan_ok=True), key
+    prompts = [(folder / "response_similarity.csv").read_text() for folder in (tmp_path, tmp_path / "resumed")]
+    assert prompts[0] == prompts[1]
+    assert prompts[0].count("\n") == 1 + 3 * 2 * 3  # measurements, tasks, prompts
 
 
 def test_a_callback_that_is_new_to_a_resumed_run_says_so(tmp_path):

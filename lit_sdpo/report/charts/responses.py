@@ -3,37 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from lit_sdpo.report.charts.chart import Chart, Missing, Table
 from lit_sdpo.report.charts.draw.heat import heat_maps
-from lit_sdpo.report.charts.draw.violins import violins
+from lit_sdpo.report.charts.draw.violins import MOST_DOTS, violins
 from lit_sdpo.report.charts.numbers import over_seeds
 from lit_sdpo.report.charts.streams import Stream, extremes
 from lit_sdpo.report.charts.style import short
+from lit_sdpo.report.responses import ResponseRow
 from lit_sdpo.report.run import Run
 
 MEANS = ("current", "earlier")
 
 
+class Point(NamedTuple):
+    """One value of a violin.
+
+    Attributes:
+        seed: Of its run.
+        task: Its name.
+        prompt: Number of the prompt, from 0; ``None`` for the mean over the task's prompts.
+        similarity: Cosine with the base's responses.
+    """
+
+    seed: int
+    task: str
+    prompt: int | None
+    similarity: float
+
+
 def similarity(stream: Stream) -> Chart | Missing:
     """Cosine of responses with the base's, by method and stage (Figure 7c and d)."""
     title = stream.title("How alike the base's responses stay")
-    found: dict[str, dict[int, list[tuple[int, str, float]]]] = {}
+    found: dict[str, dict[int, list[Point]]] = {}
     for method, runs in stream.runs.items():
         for run in runs:
             for row in run.responses:
                 if row.task not in MEANS and "similarity" in row.numbers:
-                    value = run.seed, row.task, row.numbers["similarity"].value
-                    found.setdefault(method, {}).setdefault(row.stage, []).append(value)
+                    found.setdefault(method, {}).setdefault(row.stage, []).extend(_points(run.seed, row))
     if not found:
         why = "no response_drift.csv with similarities: train with trainer.callbacks: [ResponseDrift]"
         return Missing(stream.name("similarity"), title, why)
     stages = sorted({stage for by_stage in found.values() for stage in by_stage})
-    floor = [x for by_stage in found.values() for _, _, x in by_stage.get(0, []) if math.isfinite(x)]
-    values = {m: [[x for _, _, x in by_stage.get(stage, [])] for stage in stages] for m, by_stage in found.items()}
+    points = [point for by_stage in found.values() for some in by_stage.values() for point in some]
+    floor = [p.similarity for by_stage in found.values() for p in by_stage.get(0, []) if math.isfinite(p.similarity)]
+    values = {m: [[p.similarity for p in by_stage.get(s, [])] for s in stages] for m, by_stage in found.items()}
     titles = {row.stage: tick for row, tick in zip(stream.matrix.rows, stream.ticks, strict=True)}
     groups = ["base\nagainst base" if s == 0 else titles.get(s, str(s)) for s in stages]
     last = {m: float(np.median(some[-1])) for m, some in values.items() if some[-1]}
@@ -49,14 +67,32 @@ def similarity(stream: Stream) -> Chart | Missing:
         title,
         f"Median after the last stage: {extremes(last, '.3f')}"
         + (f"; base against itself {middle:.3f}." if floor else "."),
-        "Mean cosine between embeddings of a policy's and the base's responses to one prompt; a point per task and "
-        f"seed ({stream.seeds}), a violin from four points on, the bar is the median. First group and dashed line (its "
-        "median): two draws of the base against each other, so only what lies below is drift; a policy that has become "
-        "more certain can lie above. Corresponds to Figure 7c and d of the paper, which lack this floor.",
+        "Mean cosine between embeddings of a policy's and the base's responses to one prompt. "
+        f"{_meaning(points)}; a violin pools {stream.seeds} and shows a spread, no interval. Violins from four points "
+        f"on, points drawn up to {MOST_DOTS}; bar: the median. First group and dashed line (its median): two "
+        "draws of the base against each other, so only what lies below is drift; a policy that has become more certain "
+        "can lie above. Corresponds to Figure 7c and d of the paper, which lack this floor.",
         "Violins of the similarity, a group per stage and one per method.",
-        Table(["method", "stage", "seed", "task", "similarity"], rows),
+        Table(["method", "stage", *Point._fields], rows),
         violins(values, groups, middle, "similarity with the base\n(cosine, -1 to 1)", stream.looks),
     )
+
+
+def _points(seed: int, row: ResponseRow) -> list[Point]:
+    """A point per prompt, or the task's mean where the run did not write down its prompts."""
+    if not row.similarities:
+        return [Point(seed, row.task, None, row.numbers["similarity"].value)]
+    return [Point(seed, row.task, prompt, x) for prompt, x in enumerate(row.similarities)]
+
+
+def _meaning(points: Sequence[Point]) -> str:
+    """What a point is, for the caption."""
+    kinds = {point.prompt is None for point in points}
+    if kinds == {False}:
+        return "A point per prompt, task and seed"
+    if kinds == {True}:
+        return "A point per task (the mean of its prompts) and seed"
+    return "A point per prompt, task and seed, per task and seed for runs without response_similarity.csv"
 
 
 def artifacts(stream: Stream) -> list[Chart | Missing]:

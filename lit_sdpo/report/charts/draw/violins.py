@@ -12,6 +12,9 @@ from lit_sdpo.report.charts.style import INK, WIDEST, Look, legend, new_figure, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: Dots beside each other in one violin; more of them hide it and weigh down the page.
+MOST_DOTS = 100
+
 
 def violins(
     values: Mapping[str, Sequence[Sequence[float]]],
@@ -21,6 +24,8 @@ def violins(
     looks: Mapping[str, Look],
 ) -> Figure:
     """A violin per method and group with its median, the values as dots; fewer than four values are dots only.
+
+    More than :data:`MOST_DOTS` values are a violin alone, with the method's marker on its median.
 
     Args:
         values: Method to one sequence of values per group.
@@ -44,10 +49,13 @@ def violins(
                     drawn: Any = axes.violinplot([found], [at], widths=width * 0.92, showextrema=False)
                     for body in drawn["bodies"]:
                         body.set(facecolor=look.colour, edgecolor=look.colour, alpha=0.3)
-                spread = np.linspace(-0.22, 0.22, found.size) * width if found.size > 1 else [0.0]
-                axes.plot(at + np.asarray(spread), found, linestyle="none", marker=look.marker, markersize=3.6,
-                          color=look.colour, alpha=0.8, mec="none")  # fmt: skip
                 middle = float(np.median(found))
+                few = found.size <= MOST_DOTS
+                dots = found if few else np.array([middle])  # one at least, so that colour never stands alone
+                spread = np.linspace(-0.22, 0.22, dots.size) * width if dots.size > 1 else [0.0]
+                axes.plot(at + np.asarray(spread), dots, linestyle="none", marker=look.marker, mec="none",
+                          markersize=3.6 if few else 7, color=look.colour, alpha=0.8 if few else 1,
+                          zorder=2 if few else 3)  # fmt: skip
                 axes.plot([at - 0.33 * width, at + 0.33 * width], [middle, middle], color=INK.light, linewidth=2)
         if floor is not None:
             axes.axhline(floor, color=INK.light, linewidth=1.3, linestyle=(0, (4, 2)), zorder=0)
