@@ -6,6 +6,10 @@ and ``update`` as the most of each, less what is there throughout. What the proc
 not count. Freed memory goes back to the system at once (``MALLOC_MMAP_THRESHOLD_``), as it would on an accelerator.
 
     python -m benchmarks.plan
+    python -m benchmarks.plan --size 0.6b --only sdpo
+
+A table of its own has the parts of the plan: by how much resident memory grows where the model is loaded and copied, in
+a slice's forward pass, over its loss, and from the first gradients to the end of the first step.
 """
 
 from __future__ import annotations
@@ -13,13 +17,17 @@ from __future__ import annotations
 import gc
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
 
 from benchmarks.common import in_fresh_process, parser, report, status_mb, use_threads
+from lit_sdpo.policies.scoring import decoder
 
 ROOT = Path(__file__).parents[1]
 CASES = {
@@ -75,11 +83,13 @@ def coin(prompts: list[Any], completions: list[Any], completion_ids: list[list[i
 
 
 class Reader(pl.Callback):
-    """Most resident memory of each phase, in MiB above where the count began."""
+    """Most resident memory of each phase, in MiB above where the count began, and how much each part added."""
 
     def __init__(self) -> None:
         self.begin = 0.0
         self.most: dict[str, float] = {}
+        self.parts: dict[str, float] = {}
+        self._mark = 0.0
 
     def start(self) -> None:
         """The most so far becomes that of now."""
@@ -95,10 +105,58 @@ class Reader(pl.Callback):
         self.stop("update")
         gc.collect()
         self.most["throughout"] = status_mb("VmRSS") - self.begin
+        # Gradients came and went meanwhile: what stays of a first step is the optimizer's.
+        self.parts.setdefault("optimizer", status_mb("VmRSS") - self._mark)
+
+    # ------------------------------------------------------------------------------------------------------------ parts
+    def grows(self, part: str, act: Callable[[], Any]) -> Any:
+        """Do something and note by how much resident memory has grown after it."""
+        before = status_mb("VmRSS")
+        result = act()
+        gc.collect()
+        self.parts[part] = status_mb("VmRSS") - before
+        return result
+
+    def watch_slices(self, module: Any) -> None:
+        """Note what the policy's forward pass of a slice keeps, and the most of its loss after that of a teacher."""
+        part = decoder(module.policy)
+        part.register_forward_pre_hook(self._before_forward)
+        for other in module.modules():
+            if type(other) is type(part):
+                other.register_forward_hook(self._after_forward)
+
+    def _before_forward(self, module: nn.Module, *args: Any) -> None:
+        if torch.is_grad_enabled():
+            self.stop("update")  # the most so far, which the next line forgets
+            self.start()
+            self._forward = status_mb("VmRSS")
+            if "gradients" not in self.parts:
+                self._mark = self._forward
+
+    def _after_forward(self, module: nn.Module, *args: Any) -> None:
+        self.stop("update")
+        if torch.is_grad_enabled():
+            self._loss = status_mb("VmRSS")
+            self._most("activations", self._loss - self._forward)
+        self.start()
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """The loss is there, and with it the gradient of the head."""
+        self.stop("update")
+        kept = status_mb("VmRSS") - self._loss
+        self._most("gradient of the head", kept)
+        self._most("logits in chunks", status_mb("VmHWM") - self._loss - kept)
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        """All gradients are there, and no activation is."""
+        self.parts.setdefault("gradients", status_mb("VmRSS") - self._mark)
+
+    def _most(self, part: str, value: float) -> None:
+        self.parts[part] = max(self.parts.get(part, 0.0), value)
 
 
-def measure(case: str, size: str) -> dict[str, float]:
-    """Two steps in this process."""
+def measure(case: str, size: str) -> dict[str, dict[str, float]]:
+    """Two steps in this process: memory by phase and by part."""
     from lit_sdpo.callbacks.rollout import RolloutCallback
     from lit_sdpo.cli import LitSDPOCLI, run
     from lit_sdpo.rewards.combine import WeightedRewards
@@ -122,13 +180,22 @@ def measure(case: str, size: str) -> dict[str, float]:
                 return made
 
             rollout._generate = watched  # type: ignore[method-assign]
+            load, copy = self.model._load, self.model.attach_copies
+
+            def copied() -> None:
+                reader.grows("teacher and other copies", copy)
+                reader.watch_slices(self.model)
+
+            self.model._load = lambda: reader.grows("weights", load)
+            self.model.attach_copies = copied
             gc.collect()
             reader.begin = status_mb("VmRSS")
 
     with TemporaryDirectory() as folder:
         run(["fit", *settings(case, size), f"--trainer.default_root_dir={folder}"], Measured)
     most = reader.most
-    return {name: most[name] - (0 if name == "throughout" else most["throughout"]) for name in most}
+    phases = {name: most[name] - (0 if name == "throughout" else most["throughout"]) for name in most}
+    return {"phases": phases, "parts": reader.parts}
 
 
 def _lenient(module: Any) -> Any:
@@ -138,13 +205,23 @@ def _lenient(module: Any) -> Any:
     return replace(module.reprompt, allow_truncated=True) if hasattr(module, "reprompt") else None
 
 
-def predict(case: str, size: str) -> dict[str, float]:
+def predict(case: str, size: str) -> dict[str, dict[str, float]]:
     """The same from the plan."""
     from lit_sdpo.planning.plan import plan
 
     memory = plan(settings(case, size)).memory
     columns = {"throughout": memory.resident, "rollouts": memory.rollouts, "update": memory.update}
-    return {name: sum(parts.values()) / MIB for name, parts in columns.items()}
+    parts = {name: size / MIB for column in columns.values() for name, size in column.items()}
+    parts["gradients"] = 4 * memory.trained / MIB  # of one slice they take the place of activations
+    return {"phases": {name: sum(parts.values()) / MIB for name, parts in columns.items()}, "parts": parts}
+
+
+def _phases(found: dict[str, float], said: dict[str, float]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in said.items():
+        row |= {f"{name} MiB": round(found[name]), f"{name}: plan MiB": round(value)}
+    peak, planned = (x["throughout"] + max(x["rollouts"], x["update"]) for x in (found, said))
+    return row | {"peak MiB": round(peak), "plan ÷ measured": round(planned / peak, 2)}
 
 
 def main() -> None:
@@ -159,19 +236,24 @@ def main() -> None:
         print(json.dumps(measure(given.case, size)))
         return
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**17)
-    rows = []
+    rows, parts = [], []
     for case in [given.only] if given.only else CASES:
         arguments = ("--case", case, "--size", size, "--threads", str(given.threads))
         found = in_fresh_process("benchmarks.plan", *arguments, threads=given.threads)
         said = predict(case, size)
-        row: dict[str, Any] = {"case": case}
-        for name, value in said.items():
-            row |= {f"{name} MiB": round(found[name]), "plan": round(value)}
-            row = {(f"{name}: plan MiB" if key == "plan" else key): x for key, x in row.items()}
-        peak = found["throughout"] + max(found["rollouts"], found["update"])
-        row["peak MiB"] = round(peak)
-        row["plan ÷ measured"] = round((said["throughout"] + max(said["rollouts"], said["update"])) / peak, 2)
-        rows.append(row)
+        rows.append({"case": case, **_phases(found["phases"], said["phases"])})
+        parts += [
+            {
+                "case": case,
+                "part": name,
+                "plan MiB": round(said["parts"][name]),
+                "measured MiB": round(measured),
+                "plan ÷ measured": round(said["parts"][name] / measured, 2),
+            }
+            for name, measured in found["parts"].items()
+            if said["parts"].get(name)
+        ]
+    report("plan by part", parts, size=size, threads=given.threads)
     report("plan", rows, size=size, threads=given.threads)
 
 

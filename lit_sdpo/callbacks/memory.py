@@ -19,9 +19,9 @@ from lit_sdpo.units import GIB, size
 class MemoryBudget(Callback):
     """Prints an estimate of a step's memory, and chooses ``accumulate_grad_batches`` so that it fits a budget.
 
-    The estimate counts weights, copies such as a teacher, gradients, the optimizer's averages, and the larger of two
-    things that follow each other: the rollouts' keys and values, or the activations of one slice. Both are counted for
-    completions of full length, so most steps need less. Of weights that are divided among processes it counts a
+    The estimate counts weights, copies such as a teacher, the optimizer's averages, and the larger of two things that
+    follow each other: the rollouts' keys and values, or the gradients and activations of one slice. Both are counted
+    for completions of full length, so most steps need less. Of weights that are divided among processes it counts a
     process's part of all that, the layers that are gathered at a time in an update, and the whole weights in rollouts.
     The process itself, communication buffers, and what the allocator keeps come on top.
 
@@ -103,14 +103,13 @@ def estimate(
     share = max(prompt + completion, -(-(prompts * prompt + rows * completion) // slices))
     held, decoded = at_once(prompts, rows // prompts, getattr(rollout.engine, "max_rows", None))
     cached = held * prompt + decoded * completion
-    update = memory.update(share)
+    update = memory.update(share, slices)
     parts = {
         "weights": memory.weights,
         "copies": memory.copies,
-        "gradients": memory.gradients,
         "optimizer": memory.optimizer,
         "layers gathered at a time": memory.gathered,
-        f"activations of {share:,} tokens (1 of {slices})": update - memory.gathered,
+        f"gradients and activations of {share:,} tokens (1 of {slices})": update - memory.gathered,
         "weights gathered for rollouts": memory.whole,
         f"keys and values of {cached:,} tokens": cached * memory.cache,
     }

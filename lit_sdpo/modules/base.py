@@ -246,6 +246,7 @@ class OnPolicyModule(pl.LightningModule):
             return loss
 
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        optimizer.zero_grad(set_to_none=True)  # Lightning would keep them until the next backward pass
         if not self._skip:
             self.after_optimizer_step()
             for term in self.terms.values():

@@ -159,16 +159,22 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
     resident = {
         "weights": counted.weights,
         "teacher and other copies": counted.copies,
-        "gradients": counted.gradients,
         "optimizer": counted.optimizer,
     }
-    if devices.strategy == "DDP" and not devices.bucket_views:
+    if devices.strategy == "DDP":
         resident["gradients in buckets"] = counted.gradients
     added: dict[str, int] = {}
     if str(settings.get("trainer.precision")) in ("bf16-mixed", "16-mixed") and policy.dtype == torch.float32:
         counted, added["half-precision weights (autocast)"] = _mixed(counted, policy)
     slices, slice_tokens = _slices(counted, settings, window)
     tokens, rows = window.generated(samples)
+    activations = slice_tokens * (counted.per_token + counted.recomputed)
+    logits = min(counted.chunk, slice_tokens) * counted.logits
+    gradients = counted.gradients
+    if devices.strategy == "DDP" and devices.bucket_views:  # they are the buckets
+        gradients = 0
+    elif slices == 1:  # they take the place of activations
+        gradients = max(0, gradients - activations - logits)
     return DeviceMemory(
         resident=_there(resident),
         rollouts=_there(
@@ -182,9 +188,10 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
         update=_there(
             {
                 **added,
+                "gradients": gradients,
                 "layers gathered at a time": counted.gathered,
-                "activations": slice_tokens * (counted.per_token + counted.recomputed),
-                "logits in chunks": min(counted.chunk, slice_tokens) * counted.logits,
+                "activations": activations,
+                "logits in chunks": logits,
                 "gradient of the head": counted.head_gradient,
             }
         ),

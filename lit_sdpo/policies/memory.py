@@ -35,7 +35,7 @@ class StepMemory:
     Attributes:
         weights: Of the policy.
         copies: Of teachers, bases and anchors beside it.
-        gradients: Of the trained parameters.
+        gradients: Of the trained parameters; they are dropped after each optimizer step.
         optimizer: Two averages per trained parameter, as AdamW keeps them.
         logits: Of one token, in all the copies that the heaviest loss makes.
         chunk: Tokens whose logits exist at once.
@@ -63,12 +63,17 @@ class StepMemory:
     @property
     def resident(self) -> int:
         """What is there throughout."""
-        return self.weights + self.copies + self.gradients + self.optimizer
+        return self.weights + self.copies + self.optimizer
 
-    def update(self, tokens: int) -> int:
-        """Of the forward and backward pass over a slice of ``tokens``, beside what is resident."""
-        head = self.head_gradient + min(self.chunk, tokens) * self.logits
-        return self.gathered + head + tokens * (self.per_token + self.recomputed)
+    def update(self, tokens: int, slices: int = 2) -> int:
+        """Of the forward and backward pass over a slice of ``tokens``, beside what is resident.
+
+        The gradients of earlier slices lie beside all that a slice needs; those of a step's only slice take the place
+        of its activations.
+        """
+        needed = min(self.chunk, tokens) * self.logits + tokens * (self.per_token + self.recomputed)
+        needed = max(needed, self.gradients) if slices == 1 else needed + self.gradients
+        return self.gathered + self.head_gradient + needed
 
     def rollouts(self, tokens: int) -> int:
         """Of rollouts that hold the keys and values of ``tokens``, beside what is resident."""
@@ -76,7 +81,7 @@ class StepMemory:
 
     def tokens_within(self, budget: int) -> int:
         """Most tokens of a slice with which a step stays within ``budget`` bytes; 0 if none does."""
-        left = budget - self.resident - self.gathered - self.head_gradient
+        left = budget - self.resident - self.gradients - self.gathered - self.head_gradient
         few = left // (self.logits + self.per_token + self.recomputed)
         many = (left - self.chunk * self.logits) // (self.per_token + self.recomputed)
         return max(0, min(few, self.chunk), many)

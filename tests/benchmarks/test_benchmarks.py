@@ -102,8 +102,9 @@ def test_memory(method):
 @pytest.mark.slow
 def test_plan(run):
     measured, said = run(plan, "--tiny", "--case", "sdpo"), plan.predict("sdpo", "tiny")
-    assert measured.keys() == said.keys() == {"throughout", "rollouts", "update"}
-    assert min(said.values()) > 0
+    assert measured["phases"].keys() == said["phases"].keys() == {"throughout", "rollouts", "update"}
+    assert min(said["phases"].values()) > 0
+    assert measured["parts"].keys() == said["parts"].keys() - {"keys and values", "logits of a token"}
 
 
 @pytest.mark.slow

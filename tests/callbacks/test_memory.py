@@ -30,7 +30,7 @@ def test_the_estimate_is_said_before_the_first_step(tmp_path, tiny, caplog):
     module = method("sdpo", tiny)
     run(tmp_path, module, caplog)
     weights = sum(p.numel() * 4 for p in module.policy.parameters()) / 2**20
-    assert f"weights {weights:.1f} MiB, copies {weights:.1f} MiB, gradients {weights:.1f} MiB" in said(caplog)
+    assert f"weights {weights:.1f} MiB, copies {weights:.1f} MiB, optimizer {2 * weights:.1f} MiB" in said(caplog)
 
 
 def test_keys_and_values_are_those_of_the_rows_that_are_decoded_at_once(tmp_path, tiny, caplog):
@@ -48,12 +48,14 @@ def test_of_divided_weights_a_process_has_its_part_and_what_it_gathers(tmp_path,
     made = fit(tmp_path, module, toy_data(steps=2), rollout=rollout)
     whole = step_memory(module, module.policy)
     memory = step_memory(module, module.policy, 4)
-    assert memory.resident == sum(n // 4 for n in (whole.weights, whole.copies, whole.gradients, whole.optimizer))
+    assert memory.resident == sum(n // 4 for n in (whole.weights, whole.copies, whole.optimizer))
+    assert memory.gradients == whole.gradients // 4
     layers, outside = module.policy.model.layers, list(module.policy.get_input_embeddings().parameters())
     assert module.policy.get_output_embeddings().weight is outside[0]
     pieces = [*layers[:2].parameters(), *outside, module.policy.model.norm.weight]
     assert memory.gathered == 4 * sum(p.numel() for p in pieces)
-    assert memory.update(10) == memory.gathered + whole.update(10)
+    beside = memory.gathered + memory.gradients
+    assert memory.update(10) == beside + whole.update(10) - whole.gradients
     assert memory.rollouts(10) == whole.weights + whole.rollouts(10)
     assert memory.tokens_within(memory.resident + memory.update(100)) == 100
 

@@ -57,6 +57,23 @@ def test_g13_a_step_does_not_depend_on_how_it_is_cut(tmp_path, tiny, kind, aggre
         assert_close_gradients(gradient, gradients[0])
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+def test_gradients_do_not_lie_about_while_completions_are_drawn(tmp_path, tiny, slots):
+    """They are as large as the weights, and the memory of a rollout is what is left."""
+    held = []
+
+    class Watch(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            held.append(any(p.grad is not None for p in pl_module.parameters()))
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch.slot == 0:
+                held.append(any(p.grad is not None for p in pl_module.parameters()))
+
+    fit(tmp_path, method("grpo", tiny), toy_data(steps=2), Watch(), accumulate_grad_batches=slots)
+    assert held == [False, True, False, True]
+
+
 def test_aggregations_differ(tmp_path, tiny):
     made = [step_gradient(tmp_path, "grpo", tiny, aggregation=each)[0] for each in AGGREGATIONS]
     for a, b in [(0, 1), (1, 2), (0, 2)]:

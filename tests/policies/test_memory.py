@@ -73,3 +73,11 @@ def test_as_many_tokens_fit_as_were_asked_for(tiny, tokens):
     assert found == tokens
     assert memory.tokens_within(budget - 1) == tokens - 1
     assert memory.tokens_within(memory.resident) == 0
+
+
+@pytest.mark.parametrize("tokens", [1, 10**6])
+def test_gradients_of_a_single_slice_take_the_place_of_its_activations(tiny, tokens):
+    memory = step_memory(policy := load_policy(tiny), policy)
+    several = memory.update(tokens) - memory.head_gradient
+    one = memory.update(tokens, slices=1) - memory.head_gradient
+    assert one == max(several - memory.gradients, memory.gradients)
