@@ -10,16 +10,24 @@ from typing import Literal
 from torch import Tensor
 
 
-def strip_thinking(text: str) -> str:
-    """Remove the reasoning: closed ``<think>`` blocks, with the white space behind them.
+def strip_thinking(text: str, pattern: str | None = None) -> str:
+    r"""Remove the reasoning: closed ``<think>`` blocks, with the white space behind them.
 
     If a lone ``</think>`` is left, everything up to it goes too: many chat templates open the block in the prompt, so
     that a completion holds the end of it only. An unclosed block stays.
 
+    Args:
+        text: A completion.
+        pattern: A regular expression of what to remove instead; its dot matches line ends too.
+
     Example:
         >>> strip_thinking("<think>2 + 2</think> The answer is 4"), strip_thinking("2 + 2</think> 4")
         ('The answer is 4', '4')
+        >>> strip_thinking("[THINK]2 + 2[/THINK]4", r"\[THINK\].*?\[/THINK\]")
+        '4'
     """
+    if pattern is not None:
+        return re.sub(pattern, "", text, flags=re.DOTALL)
     text = re.sub(r"<think>.*?</think>\s*", "", text, flags=re.DOTALL)
     return re.sub(r".*</think>\s*", "", text, flags=re.DOTALL)
 

@@ -53,6 +53,8 @@ class Reprompt:
         solution_template: What stands for ``{solution}`` where there is a demonstration; holds ``{solution}``.
         feedback_template: What stands for ``{feedback}`` where it is shown; holds ``{feedback}``.
         thinking: ``strip`` the reasoning from demonstrations or ``keep`` it (the paper's CoT variants).
+        thinking_pattern: What ``strip`` removes, as a regular expression whose dot matches line ends too; ``None``
+            stands for ``<think>`` blocks.
         demonstration: The ``first`` verified sibling, as in the released code, or a ``random`` one.
         success_threshold: Smallest reward of a demonstration.
         allow_truncated: Completions that were cut off may be demonstrations.
@@ -72,6 +74,7 @@ class Reprompt:
     solution_template: str = "\n\nCorrect solution:\n\n{solution}"
     feedback_template: str = "\n\nThe following is feedback from your unsuccessful earlier attempt:\n\n{feedback}"
     thinking: Literal["strip", "keep"] = "strip"
+    thinking_pattern: str | None = None
     demonstration: Literal["first", "random"] = "first"
     success_threshold: float = 1.0
     allow_truncated: bool = False
@@ -91,6 +94,15 @@ class Reprompt:
             for placeholder in placeholders:
                 if placeholder not in getattr(self, name):
                     raise UserError(f"{placeholder} is missing", where=f"reprompt.{name}", fix=f"add {placeholder}")
+        if self.thinking_pattern is not None:
+            try:
+                re.compile(self.thinking_pattern)
+            except re.error as error:
+                raise UserError(
+                    f"{self.thinking_pattern!r} is no regular expression: {error}",
+                    where="reprompt.thinking_pattern",
+                    fix="mend it, or give null for <think> blocks",
+                ) from error
         if self.max_context_tokens is not None and self.max_context_tokens < 1:
             raise UserError(
                 f"{self.max_context_tokens} tokens hold no prompt",
@@ -145,7 +157,9 @@ class Reprompt:
             tokenizer: Counts the tokens of the budget.
             chat_template_options: Further arguments of the chat template, as in training.
         """
-        texts = [strip_thinking(t) for t in rollouts.texts] if self.thinking == "strip" else rollouts.texts
+        texts = rollouts.texts
+        if self.thinking == "strip":
+            texts = [strip_thinking(text, self.thinking_pattern) for text in texts]
         blank = torch.tensor([not text.strip() for text in texts], device=rollouts.rewards.device)
         allowed = allowed_demonstrations(
             rollouts.rewards.masked_fill(blank, torch.nan),

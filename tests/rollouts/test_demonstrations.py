@@ -27,6 +27,12 @@ def test_strip_thinking(text, expected):
     assert strip_thinking(expected) == expected
 
 
+def test_what_counts_as_thinking_can_be_said():
+    pattern = r"^.*?(?=\\boxed|<answer>)"
+    assert strip_thinking("3-3=0,\n0+1=1. \\boxed{1} <answer>1</answer>", pattern) == "\\boxed{1} <answer>1</answer>"
+    assert strip_thinking("no answer", pattern) == "no answer"
+
+
 def test_demonstrations_are_verified_finished_siblings_that_say_something_else():
     rewards = torch.tensor([1.0, 0.0, 1.0, torch.nan, 1.0, 1.0])
     groups = torch.tensor([5, 2, 5, 5, 2, 5])

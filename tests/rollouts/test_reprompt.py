@@ -102,6 +102,14 @@ def test_thinking_can_be_kept_and_truncated_demonstrations_allowed():
     assert "plan</think> 4" in kept.messages[1][-1]["content"]
 
 
+def test_a_demonstration_without_its_work_as_the_pattern_says():
+    batch = rollouts(["3+1=4. <answer>4</answer>", "5"], [1, 0])
+    got = Reprompt(thinking_pattern="^.*?(?=<answer>)").contexts(batch, Words())
+    assert "Correct solution:\n\n<answer>4</answer>" in got.messages[1][-1]["content"]
+    kept = Reprompt(thinking="keep", thinking_pattern="^.*?(?=<answer>)").contexts(batch, Words())
+    assert "3+1=4." in kept.messages[1][-1]["content"]
+
+
 def test_a_demonstration_of_white_space_is_none():
     batch = rollouts(["only thoughts</think>  ", "5"], [1, 0])
     assert Reprompt().contexts(batch, Words()).messages == [None, None]
@@ -162,6 +170,7 @@ def test_feedback_is_shortened_after_the_demonstration():
         ({"solution_template": "x"}, "solution_template"),
         ({"feedback_template": "x"}, "feedback_template"),
         ({"max_context_tokens": 0}, "max_context_tokens"),
+        ({"thinking_pattern": "("}, "thinking_pattern"),
     ],
 )
 def test_mistakes_are_named(options, where):
