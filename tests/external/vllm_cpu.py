@@ -28,6 +28,7 @@ from scipy.stats import chisquare
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import end_token_ids, load_policy, load_tokenizer, render
+from lit_sdpo.report.events import scalars
 from lit_sdpo.rollouts.engine import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.types import Sampling
@@ -276,6 +277,24 @@ def check_run(work: Path, url: str, model: Path) -> None:
     process = run(work, url, model, "whole")
     expect("a run of four stages", f"exit code {process.wait(1800)}", process.returncode == 0)
     say("its checkpoints", ", ".join(checkpoints(work, "whole")))
+    say_mismatch(work, "whole")
+
+
+def check_overlap(work: Path, url: str, model: Path) -> None:
+    """The same with the next step's completions drawn meanwhile: the first step of each stage is fresh."""
+    process = run(work, url, model, "overlap", "--data.steps=3", "--rollout.overlap=true")
+    expect("a run of four stages with overlap", f"exit code {process.wait(1800)}", process.returncode == 0)
+    ages = [int(age) for _, age in scalars(work / "overlap" / "version_0")["rollout/staleness"]]
+    expect("age of its completions, in steps", str(ages), ages == 4 * [0, 1, 1])
+    say_mismatch(work, "overlap")
+
+
+def say_mismatch(work: Path, name: str) -> None:
+    """How far the policy's own log-probabilities are from those its losses are against."""
+    logged = scalars(work / name / "version_0")
+    means, weights = (logged[f"rollout/mismatch/{what}"] for what in ("mean", "weight"))
+    text = ", ".join(f"{x:.2g}" for _, x in means)
+    say("mean |log π - log π_server| of its steps", f"{text}; weights {', '.join(f'{x:.4f}' for _, x in weights)}")
 
 
 def check_killed(work: Path, server: Server, model: Path) -> None:
@@ -327,6 +346,7 @@ def main() -> None:
         check_distribution(engine, policy, tokenizer)
         check_weights(engine, policy, tokenizer)
         check_run(work, url, model)
+        check_overlap(work, url, model)
         if running is not None:
             check_killed(work, running, model)
             running = Server(arguments.environment, model, arguments.port, work / "server2.log")
