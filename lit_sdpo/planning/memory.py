@@ -174,7 +174,7 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
     if devices.strategy == "DDP" and devices.bucket_views:  # they are the buckets
         gradients = 0
     elif slices == 1:  # they take the place of activations
-        gradients = max(0, gradients - activations - logits)
+        gradients = max(0, gradients - slice_tokens * counted.per_token - logits)
     return DeviceMemory(
         resident=_there(resident),
         rollouts=_there(

@@ -69,10 +69,11 @@ class StepMemory:
         """Of the forward and backward pass over a slice of ``tokens``, beside what is resident.
 
         The gradients of earlier slices lie beside all that a slice needs; those of a step's only slice take the place
-        of its activations.
+        of its activations, but for the layer that is recomputed last.
         """
-        needed = min(self.chunk, tokens) * self.logits + tokens * (self.per_token + self.recomputed)
-        needed = max(needed, self.gradients) if slices == 1 else needed + self.gradients
+        recomputed = tokens * self.recomputed
+        needed = min(self.chunk, tokens) * self.logits + tokens * self.per_token + recomputed
+        needed = max(needed, self.gradients + recomputed) if slices == 1 else needed + self.gradients
         return self.gathered + self.head_gradient + needed
 
     def rollouts(self, tokens: int) -> int:
