@@ -101,6 +101,7 @@ class Training:
         window = prepare(rollouts)
         if window.teacher_prompt_ids is not None:
             rollouts.taught = [prompt is not None for prompt in window.teacher_prompt_ids]
+        rollouts.advantages = window.advantages
         self._contributing = weigh(trainer, module, window)
         self._slices = window.slices(batch.slots)
         show(trainer, module, rollouts, task=batch.task.name, split="train", stage=batch.stage)

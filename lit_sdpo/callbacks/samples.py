@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
@@ -25,9 +26,11 @@ class SampleLogger(pl.Callback):
     """Write sampled completions to ``samples.jsonl`` in the run folder and show a few in TensorBoard.
 
     Every line of the file is one completion: ``id, task, stage, step, split, prompt`` (chat messages), ``completion,
-    reward`` (null where every reward abstained), ``advantage`` (reward minus the mean of its group; null without a
-    reward), ``score`` (the verifier's alone), ``finished, length`` (tokens), ``flags`` and, where it is asked for,
-    ``ids`` (tokens). In training a method with a teacher adds ``teacher_context``: whether the teacher had one.
+    reward`` (the weighted one; null where every reward abstained), ``advantage`` (what the loss multiplies its tokens
+    by; null in evaluations, for methods without advantages, and where the loss has none for it: it has no reward, or is
+    distilled instead), ``score`` (the verifier's alone, which decides what is a success), ``finished, length``
+    (tokens), ``flags`` and, where it is asked for, ``ids`` (tokens). In training a method with a teacher adds
+    ``teacher_context``: whether the teacher had one.
     ``step`` is the number of optimizer steps taken before the completion was sampled.
 
     TensorBoard shows the first completion of each of ``num_shown`` prompts per task and occasion as a table
@@ -105,7 +108,7 @@ class SampleLogger(pl.Callback):
         if not trainer.is_global_zero or trainer.sanity_checking or (split == "train" and at % self.every_n_steps):
             return
         if rollouts.replayed is not None:  # those belong to earlier tasks
-            rollouts = rollouts.take(range(int((~rollouts.replayed).sum()) // rollouts.num_generations))
+            rollouts = rollouts.take(range(int(rollouts.own.sum()) // rollouts.num_generations))
         records = [
             {"id": r["id"], "task": task, "stage": stage, "step": at, "split": split, **r}
             for r in _records(rollouts, token_ids=self.token_ids)
@@ -213,8 +216,9 @@ def _shorten(text: str, limit: int) -> str:
 
 def _records(rollouts: Rollouts, *, token_ids: bool) -> Iterator[dict[str, Any]]:
     g = rollouts.num_generations
-    groups = rollouts.rewards.view(-1, g)
-    advantages = (groups - groups.nanmean(1, keepdim=True)).flatten().tolist()
+    unknown = torch.full_like(rollouts.rewards, torch.nan)
+    known = unknown if rollouts.advantages is None else rollouts.advantages
+    advantages = known.masked_fill(rollouts.rewards.isnan(), torch.nan).tolist()
     rewards, ids = rollouts.rewards.tolist(), rollouts.completions.ids.tolist() if token_ids else []
     finished, lengths = rollouts.completions.finished.tolist(), rollouts.completions.lengths.tolist()
     for n, text in enumerate(rollouts.texts):

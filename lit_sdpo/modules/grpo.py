@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_sdpo.functional import group_advantages, kl_penalty, ppo_loss, token_logprobs_from_logits
 from lit_sdpo.modules.base import OnPolicyModule
-from lit_sdpo.modules.objective import Term, Tokens, judged
+from lit_sdpo.modules.objective import Term, Tokens, rewarded
 from lit_sdpo.policies.copies import base_of
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
@@ -48,12 +48,11 @@ class PolicyGradient(Term):
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
         """Advantages within each prompt's group; a completion without a reward carries no loss."""
-        counts = judged(rollouts)
+        counts = rewarded(rollouts)
         rewards = rollouts.rewards.masked_fill(~counts, torch.nan)
         advantages = group_advantages(rewards, rollouts.groups, self.advantage)
         if self.drop_flat_groups:
-            flat = (advantages == 0).view(-1, rollouts.num_generations).all(1)
-            counts = counts & ~flat.repeat_interleave(rollouts.num_generations)
+            counts = counts & ~rollouts.flat.repeat_interleave(rollouts.num_generations)
         return Part(
             active=batch.completion_mask & counts[:, None],
             contributes=counts & (advantages != 0),
@@ -90,7 +89,7 @@ class BaseKL(Term):
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
         """Every token with a reward."""
-        counts = judged(rollouts)
+        counts = rewarded(rollouts)
         return Part(active=batch.completion_mask & counts[:, None], contributes=counts)
 
     def losses(self, tokens: Tokens, part: Part) -> Tensor:

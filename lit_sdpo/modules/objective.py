@@ -178,10 +178,14 @@ class Term(nn.Module):
         return self.coefficient
 
 
+def rewarded(rollouts: Rollouts) -> Tensor:
+    """Rows of the current task that got a reward, bool [N]; without one there is nothing to reinforce."""
+    return rollouts.own & ~rollouts.rewards.isnan()
+
+
 def judged(rollouts: Rollouts) -> Tensor:
-    """Rows of the current task that got a reward, bool [N]; a completion without one carries no loss."""
-    known = ~rollouts.rewards.isnan()
-    return known if rollouts.replayed is None else known & ~rollouts.replayed
+    """Rows of the current task that the verifier scored, bool [N]; where it abstained, nothing is distilled."""
+    return rollouts.own & ~rollouts.scores.isnan()
 
 
 class Replay(Term):
@@ -189,7 +193,7 @@ class Replay(Term):
 
     Args:
         coefficient: Factor in the loss.
-        success_threshold: Smallest reward that counts as verified.
+        success_threshold: Smallest score of the verifier that counts as a success.
     """
 
     name = "replay"
@@ -200,8 +204,7 @@ class Replay(Term):
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
         """Rows of earlier tasks that succeeded."""
-        verified = rollouts.rewards >= self.success_threshold
-        rows = torch.zeros_like(verified) if rollouts.replayed is None else verified & rollouts.replayed
+        rows = rollouts.successes(self.success_threshold) & ~rollouts.own
         return Part(active=batch.completion_mask & rows[:, None], contributes=rows)
 
     def losses(self, tokens: Tokens, part: Part) -> Tensor:

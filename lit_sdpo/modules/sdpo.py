@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.grpo import PolicyGradient
 from lit_sdpo.modules.objective import Term, Tokens, judged
 from lit_sdpo.optimizers import SDPOAdamW
+from lit_sdpo.policies.attention import say_once
 from lit_sdpo.policies.load import render_all
 from lit_sdpo.policies.teachers import FrozenTeacher, Teacher
 from lit_sdpo.rollouts.reprompt import Reprompt
@@ -61,7 +63,7 @@ class Distillation(Term):
         self.importance_clip, self.token_mask = importance_clip, token_mask
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
-        """Rows whose teacher has something to tell, without the tokens that are masked at random."""
+        """Rows that were judged and whose teacher has something to tell, less the tokens that are masked at random."""
         prompts = batch.teacher_prompt_ids or []
         known = torch.tensor([prompt is not None for prompt in prompts], device=rollouts.rewards.device)
         known = known & judged(rollouts)
@@ -107,7 +109,8 @@ class SDPO(OnPolicyModule):
         \ell_t = D_\alpha\big(\pi(\cdot \mid x, y_{<t}),\; \pi_T(\cdot \mid x, c, y_{<t})\big)
         \cdot \min(\pi(y_t) / \pi_\text{old}(y_t),\; c_\text{max})
 
-    A completion whose group holds no other verified one gets no context and carries no loss.
+    Verified is what the task's verifier scored at least ``reprompt.success_threshold``, whatever further rewards say. A
+    completion whose group holds no other verified one gets no context and carries no loss.
 
     Args:
         teacher: Which weights give the target, and when they change; ``None`` is :class:`FrozenTeacher`.
@@ -172,27 +175,27 @@ class SDPO(OnPolicyModule):
         rendered = {repr(messages): messages for messages in contexts.messages if messages is not None}
         prompt_ids = render_all(self.tokenizer, list(rendered.values()), self.chat_template_options)
         ids = dict(zip(rendered, prompt_ids, strict=True))
-        own = _own(rollouts)
         prompts = [
             ids[repr(messages)] if mine and messages is not None else None
-            for mine, messages in zip(own.tolist(), contexts.messages, strict=True)
+            for mine, messages in zip(rollouts.own.tolist(), contexts.messages, strict=True)
         ]
-        self._observe(rollouts, own, sum(prompt is not None for prompt in prompts), contexts.truncated)
+        self._observe(rollouts, sum(prompt is not None for prompt in prompts), contexts.truncated)
         return self.prepare_terms(rollouts, LossBatch.of(rollouts, teacher_prompt_ids=prompts))
 
-    def _observe(self, rollouts: Rollouts, own: Tensor, known: int, truncated: int) -> None:
+    def _observe(self, rollouts: Rollouts, known: int, truncated: int) -> None:
         """Log how many rows have a context and tell the teacher how the rollouts went, both over all ranks."""
-        rewards, lengths = rollouts.rewards[own], rollouts.completions.lengths[own].float()
+        own = rollouts.own
+        scores, lengths = rollouts.scores[own], rollouts.completions.lengths[own].float()
         counts = lengths.new_tensor([len(lengths), known, truncated])
-        sums = torch.stack([rewards.nansum(), (~rewards.isnan()).sum(), lengths.sum(), *counts])
+        sums = torch.stack([scores.nansum(), (~scores.isnan()).sum(), lengths.sum(), *counts])
         reduce = self.trainer.strategy.reduce
         both = torch.cat([reduce(sums, reduce_op="sum"), reduce(lengths.max(), reduce_op="max")[None]])
-        reward, judged, tokens, rows, known_rows, shortened, longest = both.tolist()
+        score, scored, tokens, rows, known_rows, shortened, longest = both.tolist()
         self.log("sdpo/context_fraction", known_rows / rows, batch_size=1)
         self.log("sdpo/demonstration_truncated", shortened, batch_size=1)
-        self.teacher.observe(reward / max(judged, 1), longest * rows / tokens)
-
-
-def _own(rollouts: Rollouts) -> Tensor:
-    """Rows of the current task, bool [N]; nobody teaches the others."""
-    return torch.ones_like(rollouts.rewards, dtype=torch.bool) if rollouts.replayed is None else ~rollouts.replayed
+        if not scored and self.trainer.is_global_zero:
+            say_once(
+                "the verifier scored no completion of a step, so nothing is distilled in it: further rewards make no"
+                " success; let the task's verify return a score"
+            )
+        self.teacher.observe(score / scored if scored else math.nan, longest * rows / tokens)

@@ -22,7 +22,7 @@ class RoutedDistillation(Distillation):
 
     def row_weights(self, rollouts: Rollouts, known: Tensor, module: Any) -> Tensor | None:
         """Failures only."""
-        return (rollouts.rewards < module.reprompt.success_threshold).float()
+        return (~rollouts.successes(module.reprompt.success_threshold)).float()
 
     def losses(self, tokens: Tokens, part: Part) -> Tensor:
         """The divergence under the teacher's confidence."""

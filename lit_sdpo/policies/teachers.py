@@ -6,6 +6,7 @@ the student has become. It is part of the module, so its weights and its clock a
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -90,8 +91,13 @@ class Teacher(nn.Module):
             self.pending.zero_()
             self._tick(policy)
 
-    def observe(self, reward: float, longest_over_mean: float) -> None:
-        """What the latest rollouts were like, over all ranks; for teachers that wait for a good moment."""
+    def observe(self, score: float, longest_over_mean: float) -> None:
+        """What the latest rollouts were like, over all ranks; for teachers that wait for a good moment.
+
+        Args:
+            score: Mean of the verifier's own scores; nan where it scored nothing.
+            longest_over_mean: Longest over mean length of the completions.
+        """
 
     def _tick(self, policy: PreTrainedModel) -> None:
         self.ticks += 1
@@ -205,17 +211,18 @@ class RestartTeacher(Teacher):
 class GatedTeacher(Teacher):
     """CGTR (arXiv:2606.03532): a hard copy of the student only when the student has earned it.
 
-    Every ``check_every`` ticks the teacher is replaced if it is at least ``min_age`` ticks old, the mean reward of the
+    Every ``check_every`` ticks the teacher is replaced if it is at least ``min_age`` ticks old, the mean score of the
     last ``window`` rollouts exceeds that at the last replacement by ``reward_gain``, and the longest of the latest
-    completions is at most ``max_length_tail`` times their mean.
+    completions is at most ``max_length_tail`` times their mean. Scores are the verifier's own, as the source's rewards
+    are; further rewards do not count.
 
     Args:
         check_every: Ticks between checks (the source: 5).
         min_age: Ticks a teacher stays at least (the source: 30).
-        reward_gain: How much the mean reward has to rise (the source: 0.05).
+        reward_gain: How much the mean score has to rise (the source: 0.05).
         window: Rollouts in the mean (the source: 5).
         max_length_tail: Longest over mean completion length (the source: 3.2).
-        at_stage: What happens when a stage begins; the reference reward starts again unless it is ``keep``.
+        at_stage: What happens when a stage begins; the reference score starts again unless it is ``keep``.
         clock: ``optimizer_step`` or ``rollout``.
     """
 
@@ -251,11 +258,13 @@ class GatedTeacher(Teacher):
             self.reference.fill_(torch.nan)
             self.age.zero_()
 
-    def observe(self, reward: float, longest_over_mean: float) -> None:
-        """Keep the latest rewards; the first full window is the reference."""
-        self.rewards.copy_(self.rewards.roll(-1))
-        self.rewards[-1] = reward
+    def observe(self, score: float, longest_over_mean: float) -> None:
+        """Keep the latest scores; the first full window is the reference."""
         self.length_tail.fill_(longest_over_mean)
+        if math.isnan(score):
+            return
+        self.rewards.copy_(self.rewards.roll(-1))
+        self.rewards[-1] = score
         if bool(self.reference.isnan()):
             self.reference.copy_(self.rewards.mean())
 

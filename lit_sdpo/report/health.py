@@ -14,7 +14,7 @@ Change = Literal["rise", "fall", "share"]
 
 #: Where each signal is logged by this package.
 METRICS = {
-    "reward": "rollout/reward",
+    "reward": "rollout/reward/verifier",
     "entropy": "rollout/entropy",
     "divergence": "sdpo/divergence",
     "length": "rollout/length",

@@ -17,7 +17,7 @@ from lit_sdpo.functional import MatrixDrift
 from lit_sdpo.report.run import Run, Series
 from lit_sdpo.report.summary import resampled
 
-#: A training reward that counts as having learned the task.
+#: A mean score in training that counts as having learned the task.
 REWARD = 0.75
 #: Steps of a running mean or median of what is logged in every step.
 WINDOW = 5
@@ -182,13 +182,22 @@ def running(values: Sequence[float], how: Callable[[Sequence[float]], float] = f
     return [how(values[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(values))]
 
 
+def score_tag(run: Run) -> str:
+    """Where a run logged how well it did in training: the verifier's own score, or the reward if there is only that.
+
+    Further rewards differ between methods, and a penalty among them moves a reward where nothing was learned.
+    """
+    own = "rollout/reward/verifier"
+    return own if own in run.tags else "rollout/reward"
+
+
 def steps_to_reward(run: Run, reward: float = REWARD) -> float:
-    """Steps of a stage until the running mean of its training reward reaches a value, mean over the stages.
+    """Steps of a stage until the running mean of its training score reaches a value, mean over the stages.
 
     A stage that never reaches it counts with all its steps, so the number is then a lower bound.
     """
     needed = []
-    for steps, values in stages_of(run, "rollout/reward"):
+    for steps, values in stages_of(run, score_tag(run)):
         reached = [step for step, value in zip(steps, running(values), strict=True) if value >= reward]
         needed.append(float(reached[0] if reached else steps[-1] + 1))
     return _mean(needed)

@@ -33,7 +33,7 @@ def strip_thinking(text: str, pattern: str | None = None) -> str:
 
 
 def allowed_demonstrations(
-    rewards: Tensor,
+    scores: Tensor,
     groups: Tensor,
     *,
     success_threshold: float = 1.0,
@@ -48,9 +48,9 @@ def allowed_demonstrations(
     where texts are given, a sibling that says the very same.
 
     Args:
-        rewards: [N]; nan is no success.
+        scores: Of the verifier, [N]; nan is no success.
         groups: Group of each rollout, integer [N]; need not be contiguous.
-        success_threshold: Smallest reward of a demonstration.
+        success_threshold: Smallest score of a demonstration.
         truncated: Rollouts that were cut off, bool [N].
         allow_truncated: Also allow those.
         allow_own: Also allow a rollout's own completion, which tells its teacher what it was going to say.
@@ -61,7 +61,7 @@ def allowed_demonstrations(
         >>> allowed_demonstrations(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 0]))
         [[2], [0, 2], [0]]
     """
-    usable = rewards >= success_threshold
+    usable = scores >= success_threshold
     if truncated is not None and not allow_truncated:
         usable = usable & ~truncated.bool()
     group = groups.tolist()

@@ -56,7 +56,8 @@ class Reprompt:
         thinking_pattern: What ``strip`` removes, as a regular expression whose dot matches line ends too; ``None``
             stands for ``<think>`` blocks.
         demonstration: The ``first`` verified sibling, as in the released code, or a ``random`` one.
-        success_threshold: Smallest reward of a demonstration.
+        success_threshold: Smallest score of a success, that is of a demonstration: the verifier's own, as in validation
+            accuracy, never the weighted sum of the rewards.
         allow_truncated: Completions that were cut off may be demonstrations.
         dataset_demonstrations: Where no sibling can be shown, show the data set's reference answer, if it has one. This
             gives the teacher what the paper's SDPO never sees.
@@ -160,9 +161,10 @@ class Reprompt:
         texts = rollouts.texts
         if self.thinking == "strip":
             texts = [strip_thinking(text, self.thinking_pattern) for text in texts]
-        blank = torch.tensor([not text.strip() for text in texts], device=rollouts.rewards.device)
+        scores = rollouts.scores
+        blank = torch.tensor([not text.strip() for text in texts], device=scores.device)
         allowed = allowed_demonstrations(
-            rollouts.rewards.masked_fill(blank, torch.nan),
+            scores.masked_fill(blank, torch.nan),
             rollouts.groups,
             success_threshold=self.success_threshold,
             truncated=~rollouts.completions.finished,

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from lit_sdpo.data.task import Row
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.scores import verifier_scores
 from lit_sdpo.rollouts.mismatch import Mismatch
 
 
@@ -108,13 +109,15 @@ class Rollouts:
         num_generations: G; row n belongs to prompt ``n // G``.
         completions: The N completions.
         texts: Their decoded text, special tokens left out.
-        verdicts: What the task's verifier said of each.
+        verdicts: What the task's verifier said of each; empty for reference answers, which nobody has judged.
         rewards: The weighted reward per row, float32 [N]; nan where every component abstained.
         seeds: The seeds that the rows were drawn with, int64 [N].
         temperature: The completions were drawn at this temperature.
         replayed: Rows whose prompts come from an earlier stage's task, bool [N]; ``None`` where there are none.
         taught: Whether the teacher has a context for a row, N values; ``None`` before that is known and for methods
             without a teacher.
+        advantages: What a policy gradient made of the rewards, float32 [N], nan for rows that it leaves to another
+            term; ``None`` before that is known and for methods without advantages.
     """
 
     rows: Sequence[Row]
@@ -128,6 +131,7 @@ class Rollouts:
     temperature: float = 1.0
     replayed: Tensor | None = None
     taught: list[bool] | None = None
+    advantages: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of completions, N."""
@@ -137,6 +141,29 @@ class Rollouts:
     def groups(self) -> Tensor:
         """Index of each row's prompt, int64 [N]."""
         return torch.arange(len(self), device=self.rewards.device) // self.num_generations
+
+    @property
+    def own(self) -> Tensor:
+        """Rows of the current task, bool [N]: all that are not replayed."""
+        return torch.ones_like(self.rewards, dtype=torch.bool) if self.replayed is None else ~self.replayed
+
+    @property
+    def scores(self) -> Tensor:
+        """The verifier's own score per row, float32 [N]; nan where it abstained."""
+        if not self.verdicts:
+            return torch.full_like(self.rewards, torch.nan)
+        return verifier_scores(self.verdicts, self.rewards.device)
+
+    def successes(self, threshold: float = 1.0) -> Tensor:
+        """Rows that the verifier, not the weighted reward, scored at least ``threshold``, bool [N]."""
+        return self.scores >= threshold
+
+    @property
+    def flat(self) -> Tensor:
+        """Prompts whose known rewards are all equal, bool [P]: no advantage, nothing to reinforce."""
+        groups = self.rewards.view(-1, self.num_generations)
+        unknown = groups.isnan()
+        return groups.masked_fill(unknown, -torch.inf).amax(1) <= groups.masked_fill(unknown, torch.inf).amin(1)
 
     @property
     def completion_mask(self) -> Tensor:
@@ -158,16 +185,17 @@ class Rollouts:
                 drawn.ids[index], drawn.lengths[index], drawn.logprobs[index], drawn.finished[index]
             ),
             texts=[self.texts[n] for n in rows],
-            verdicts=[self.verdicts[n] for n in rows],
+            verdicts=[self.verdicts[n] for n in rows] if self.verdicts else [],
             rewards=self.rewards[index],
             seeds=self.seeds[index],
             replayed=None if self.replayed is None else self.replayed[index],
             taught=None if self.taught is None else [self.taught[n] for n in rows],
+            advantages=None if self.advantages is None else self.advantages[index],
         )
 
     @classmethod
     def cat(cls, parts: Sequence[Rollouts]) -> Rollouts:
-        """Several rollouts of the same number of generations, one after the other."""
+        """Several rollouts of the same number of generations, one after the other, before a method has seen them."""
         width = max(part.completions.ids.shape[1] for part in parts)
 
         def stack(name: str) -> Tensor:
@@ -187,6 +215,8 @@ class Rollouts:
             rewards=torch.cat([part.rewards for part in parts]),
             seeds=torch.cat([part.seeds for part in parts]),
             replayed=torch.cat([n if p.replayed is None else p.replayed for p, n in zip(parts, none, strict=True)]),
+            taught=None,
+            advantages=None,
         )
 
 
@@ -269,6 +299,15 @@ class LossBatch:
     def sequences(self) -> Sequences:
         """The rows as the student reads them."""
         return Sequences(self.prompt_ids, self.completion_ids, self.completion_mask)
+
+    @property
+    def advantages(self) -> Tensor | None:
+        """The advantages in the parts, [N], nan where another term has the row; ``None`` where no part has any."""
+        for part in self.parts.values():
+            if (found := part.values.get("advantages")) is not None:
+                # Dropped flat groups count nowhere either, and their advantages are the 0 that they look like.
+                return found.masked_fill(~part.active.any(1) & (found != 0), torch.nan)
+        return None
 
     @property
     def contributes(self) -> Tensor:

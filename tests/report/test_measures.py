@@ -92,6 +92,11 @@ def test_steps_to_a_reward_are_a_mean_over_stages():
     made = run(tags={"rollout/reward": list(enumerate(first + never))})
     assert steps_to_reward(made) == (6 + 10) / 2
     assert steps_to_reward(made, reward=0.4) == 0
+    penalised = {
+        "rollout/reward": [(n, -1.0) for n in range(20)],
+        "rollout/reward/verifier": made.tags["rollout/reward"],
+    }
+    assert steps_to_reward(run(tags=penalised)) == (6 + 10) / 2
     assert math.isnan(steps_to_reward(empty()))
 
 
