@@ -46,7 +46,8 @@ class MemoryBudget(Callback):
         if rollout is None or getattr(module, "policy", None) is None:
             return
         try:
-            memory = step_memory(module, module.policy, shards_of(trainer.strategy))
+            masters = getattr(module, "float32_masters", False)
+            memory = step_memory(module, module.policy, shards_of(trainer.strategy), masters)
         except UNCOUNTABLE as error:
             if self.gib is not None:
                 raise UserError(
@@ -108,6 +109,7 @@ def estimate(
         "weights": memory.weights,
         "copies": memory.copies,
         "optimizer": memory.optimizer,
+        "float32 masters": memory.masters,
         "layers gathered at a time": memory.gathered,
         f"gradients and activations of {share:,} tokens (1 of {slices})": update - memory.gathered,
         "weights gathered for rollouts": memory.whole,

@@ -21,7 +21,7 @@ from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.planning.settings import Devices, Settings
 from lit_sdpo.policies.load import WHERE, architecture_from, resolve
-from lit_sdpo.policies.memory import StepMemory, activation_bytes, nbytes, step_memory
+from lit_sdpo.policies.memory import StepMemory, activation_bytes, nbytes, optimizer_bytes, step_memory
 from lit_sdpo.rollouts.blocks import at_once
 
 LOGIT_COPIES = 3
@@ -41,6 +41,7 @@ class DeviceMemory:
         parameters: Of the policy.
         trained: Of these, those that are trained.
         checkpoint: Bytes of a checkpoint.
+        stepped: What the optimizer's step adds: the gradients, in float32 where there are masters.
     """
 
     resident: dict[str, int]
@@ -51,11 +52,13 @@ class DeviceMemory:
     parameters: int
     trained: int
     checkpoint: int
+    stepped: int = 0
 
     @property
     def peak(self) -> int:
         """The most at any time."""
-        return sum(self.resident.values()) + max(sum(self.rollouts.values()), sum(self.update.values()))
+        passing = (sum(self.rollouts.values()), sum(self.update.values()), self.stepped)
+        return sum(self.resident.values()) + max(passing)
 
 
 @dataclass(frozen=True)
@@ -154,12 +157,13 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
     on_cpu = settings.get("trainer.accelerator") == "cpu"
     vocabulary = policy.config.get_text_config().vocab_size
     share = devices.shards
-    counted = step_memory(module, policy, share)
+    counted = step_memory(module, policy, share, module.float32_masters)
     counted = replace(counted, chunk=default_chunk_size(vocabulary, torch.device("cpu" if on_cpu else "cuda")))
     resident = {
         "weights": counted.weights,
         "teacher and other copies": counted.copies,
         "optimizer": counted.optimizer,
+        "float32 masters": counted.masters,
     }
     if devices.strategy == "DDP":
         resident["gradients in buckets"] = counted.gradients
@@ -199,7 +203,8 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
         slice_tokens=slice_tokens,
         parameters=sum(p.numel() for p in policy.parameters()),
         trained=sum(p.numel() for p in policy.parameters() if p.requires_grad),
-        checkpoint=_checkpoint_bytes(module) + 2 * nbytes(p for p in policy.parameters() if p.requires_grad),
+        stepped=counted.stepped,
+        checkpoint=_checkpoint_bytes(module) + sum(optimizer_bytes(policy, module.float32_masters)),
     )
 
 
