@@ -24,6 +24,7 @@ from transformers import (
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.attention import recomputation_contexts
 from lit_sdpo.policies.compiling import compile_layers
+from lit_sdpo.policies.dropout import switch_off_dropout
 from lit_sdpo.policies.fused import fuse
 
 #: ``model_name`` of the small model that ships with the package.
@@ -38,7 +39,8 @@ class Lora:
     Attributes:
         rank: Rank of the update.
         alpha: The update is scaled by ``alpha / rank``.
-        dropout: On the adapters' input.
+        dropout: On the adapters' input, in updates; for ``SFT`` only, as completions are sampled without it. Dropout of
+            the model itself is off.
         target_modules: Names of the adapted layers; ``all-linear`` for all but the head.
     """
 
@@ -46,6 +48,11 @@ class Lora:
     alpha: int = 32
     dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
+
+    def __post_init__(self) -> None:
+        """Check the share."""
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"{self.dropout} is no share", where="model.lora.dropout", fix="give one from 0 to below 1")
 
 
 def resolve(model_name: str) -> str:
@@ -112,7 +119,7 @@ def load_policy(
     random_weights: bool = False,
     config_overrides: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """Load the model in training mode.
+    """Load the model in training mode, in which its own dropout is off and only an adapter's acts.
 
     Args:
         model_name: Folder, Hub name or ``micro``.
@@ -152,6 +159,7 @@ def load_policy(
         raise UserError(
             f"cannot load {model_name!r} ({_first_line(error)})", where=WHERE, fix="check the name"
         ) from error
+    switch_off_dropout(policy)
     fuse(policy)
     if compile:
         compile_layers(policy)
