@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from lit_sdpo.errors import UserError
 from lit_sdpo.functional import sdpo_loss
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.grpo import PolicyGradient
@@ -16,6 +17,7 @@ from lit_sdpo.modules.objective import Term, Tokens, judged
 from lit_sdpo.optimizers import SDPOAdamW
 from lit_sdpo.policies.attention import say_once
 from lit_sdpo.policies.load import render_all
+from lit_sdpo.policies.masters import is_rounded, trained
 from lit_sdpo.policies.teachers import FrozenTeacher, Teacher
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.sampling import uniforms
@@ -153,6 +155,21 @@ class SDPO(OnPolicyModule):
         """Copy the policy into the teacher too."""
         super().attach_copies()
         self.teacher.attach(self.policy)
+
+    def on_fit_start(self) -> None:
+        """Find out whether the teacher can average what the precision has made of the weights.
+
+        Raises:
+            UserError: They are adapters in bfloat16 or float16, which have no float32 average beside them.
+        """
+        super().on_fit_start()
+        adapters = hasattr(self.policy, "peft_config")
+        if adapters and self.teacher.averages and any(map(is_rounded, trained(self.policy))):
+            raise UserError(
+                f"{type(self.teacher).__name__} averages adapters, and small shares are lost in their rounding",
+                where="trainer.precision",
+                fix="set it to 32-true or bf16-mixed; under model.dtype: bfloat16 adapters are float32",
+            )
 
     def on_train_epoch_start(self) -> None:
         """Begin a stage."""

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from lit_sdpo.callbacks import StageCheckpoint
+from lit_sdpo.errors import UserError
 from lit_sdpo.modules import WeightAnchor
 from lit_sdpo.optimizers import MuonAdamW, PaperAdamW
-from lit_sdpo.policies.load import load_policy
+from lit_sdpo.policies.load import Lora, load_policy
 from lit_sdpo.policies.masters import MASTER, MasterWeights, trained
 from lit_sdpo.policies.memory import nbytes, optimizer_bytes, step_memory
 from lit_sdpo.policies.moved import MovedShare
-from lit_sdpo.policies.teachers import EMATeacher
+from lit_sdpo.policies.teachers import EMATeacher, FrozenTeacher
 from tests.training import fit, method, toy_data, weights
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -343,3 +344,17 @@ def test_an_optimizer_holds_what_was_counted(tiny):
     held = [value for state in made.state.values() for value in state.values() if value.dim() or value.numel() > 1]
     counted = step_memory(policy, policy, masters=True)
     assert nbytes(held) == counted.optimizer + counted.masters == sum(optimizer_bytes(policy, True))
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_an_average_of_rounded_adapters_is_refused(tmp_path, tiny):
+    def run(teacher, precision, dtype="float32"):
+        module = method("sdpo", tiny, optimizer=paper, teacher=teacher, lora=Lora(rank=2), dtype=dtype)
+        fit(tmp_path, module, toy_data(), precision=precision)
+        return module
+
+    with pytest.raises(UserError, match="averages adapters") as error:
+        run(EMATeacher(0.1), "bf16-true")
+    assert error.value.where == "trainer.precision"
+    assert run(FrozenTeacher(), "bf16-true")._masters is not None
+    assert run(EMATeacher(0.1), "32-true", "bfloat16")._masters is None  # PEFT keeps adapters in float32
