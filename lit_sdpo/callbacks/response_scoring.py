@@ -21,6 +21,7 @@ from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import completion_hidden, logits
 from lit_sdpo.rollouts.engine import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
+from lit_sdpo.rollouts.texts import completion_texts
 from lit_sdpo.rollouts.types import Completions, Sampling
 
 #: Most tokens of prompts and responses in one forward; on a CPU what a layer makes of them should fit the cache.
@@ -46,7 +47,7 @@ class Responses:
     num_generations: int
     lengths: Tensor
     finished: Tensor
-    texts: list[str]
+    texts: Sequence[str]
     successes: Tensor | None
 
 
@@ -80,6 +81,7 @@ def respond(
         [sample_seeds(seed, "response_drift", stream, p.task, item_ids=p.names, num_generations=g) for p in asked]
     ).to(model.device)
     prompts = [ids for p in asked for ids in p.ids]
+    end_ids = end_token_ids(model, tokenizer) if tokenizer.eos_token_id is not None else []
     drawn: list[Completions] = []
     for start in range(0, len(prompts), size):
         with weights.within():
@@ -89,7 +91,7 @@ def respond(
                 num_generations=g,
                 sampling=Sampling(max_new_tokens=max_new_tokens),
                 seeds=seeds[start * g : (start + size) * g],
-                end_ids=end_token_ids(model, tokenizer) if tokenizer.eos_token_id is not None else [],
+                end_ids=end_ids,
                 pad_id=tokenizer.pad_token_id or 0,
             )
         drawn += [_row(part, n) for n in range(len(part.lengths))]
@@ -102,10 +104,15 @@ def respond(
         mask = torch.arange(width, device=lengths.device) < lengths[:, None]
         ids = torch.cat([pad(row.ids, (0, width))[:, :width] for row in own])
         repeated = [prompt for prompt in p.ids for _ in range(g)]
-        texts = tokenizer.batch_decode(
-            [row[:n] for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)], skip_special_tokens=True
-        )
         finished = torch.cat([row.finished for row in own])
+        texts = completion_texts(
+            tokenizer,
+            p.ids,
+            [row.messages for row in p.rows] or [()] * len(p.ids),
+            [row[:n] for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)],
+            finished.tolist(),
+            end_ids=end_ids,
+        )
         found[p.task] = Responses(Sequences(repeated, ids, mask), g, lengths, finished, texts, p.successes(texts, g))
     return found
 

@@ -228,7 +228,7 @@ def _records(rollouts: Rollouts, *, token_ids: bool) -> Iterator[dict[str, Any]]
         record = {
             "id": row.id,
             "prompt": [dict(message) for message in row.messages],
-            "completion": text,
+            "completion": str(text),  # The text alone: a checkpoint keeps some of them.
             "reward": rewards[n] if math.isfinite(rewards[n]) else None,
             "advantage": advantages[n] if math.isfinite(advantages[n]) else None,
             "score": verdict.score if verdict else None,

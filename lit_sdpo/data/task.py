@@ -58,7 +58,7 @@ class Task(ABC):
 
     @abstractmethod
     def verify(self, completion: str, row: Row) -> Verdict:
-        """Judge one completion. Never raises on any text."""
+        """Judge one completion. Never raises on any text; thinking that never ended is not asked about."""
 
 
 @dataclass(kw_only=True)

@@ -9,24 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.base import Verdict, failed
+from lit_sdpo.rewards.thinking import Completion, final_text
 
 if TYPE_CHECKING:
     from lit_sdpo.data.task import Row
 
 _BOX_PARTS = re.compile(r"\\boxed\s*\{|\\\\(?!boxed)|\\[{}]|[{}]")
-
-
-def final_text(completion: str) -> str | None:
-    """What counts as the answer: the text after the last ``</think>``, or ``None`` while the model still thinks.
-
-    Example:
-        >>> final_text("<think>maybe 3</think>It is 4.")
-        'It is 4.'
-        >>> final_text("<think>maybe 3") is None
-        True
-    """
-    text = completion.rpartition("</think>")[2]
-    return None if "<think>" in text else text
 
 
 def last_boxed(text: str) -> str | None:
@@ -74,7 +62,7 @@ class Contract(ABC):
         """Judge ``completion`` as an answer to ``row``."""
         text = final_text(completion)
         if text is None:
-            return Verdict(0.0, f"No answer was given before the thinking ended. {self.form}".strip(), ("no_answer",))
+            return unanswered(completion, self.form)
         try:
             return self.judge(text, row.ground_truth)
         except UserError:
@@ -127,6 +115,18 @@ class Contract(ABC):
     def malformed(self, what: str) -> Verdict:
         """The verdict on an answer that is not in the format."""
         return Verdict(0.0, f"{what} {self.form}".strip(), ("wrong_format",))
+
+
+def unanswered(completion: str, form: str = "") -> Verdict:
+    """The verdict on thinking that never ended: whatever it holds, there is no answer.
+
+    Args:
+        completion: What the model wrote.
+        form: What to tell it about the form of an answer.
+    """
+    cut_off = isinstance(completion, Completion) and not completion.finished
+    what = "The thinking was cut off before an answer." if cut_off else "No answer was given before the thinking ended."
+    return Verdict(0.0, f"{what} {form}".strip(), ("no_answer",))
 
 
 def right_or(correct: bool, feedback: str) -> Verdict:

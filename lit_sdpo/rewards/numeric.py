@@ -51,7 +51,10 @@ class NumberNear(Contract):
     def reference(self, ground_truth: str, extra: Mapping[str, Any]) -> str | None:
         """The ground truth in a box."""
         self._truth(ground_truth)
-        return rf"\boxed{{{ground_truth.strip()}}}"
+        text = rf"\boxed{{{ground_truth.strip()}}}"
+        if self.judge(text, ground_truth).score != 1.0:
+            raise ValueError("it cannot be written in a box")
+        return text
 
     @staticmethod
     def _truth(ground_truth: str) -> Fraction:

@@ -18,6 +18,7 @@ from lit_sdpo.rewards.combine import Scores, WeightedRewards
 from lit_sdpo.rewards.pool import verify_all
 from lit_sdpo.rollouts.allocation import keep_freed_memory
 from lit_sdpo.rollouts.sampling import sample_seeds
+from lit_sdpo.rollouts.texts import completion_texts
 from lit_sdpo.rollouts.types import Completions, RolloutEngine, Rollouts, Sampling
 
 
@@ -108,7 +109,15 @@ def generate(
     with eval_mode(policy), torch.no_grad(), autocast or nullcontext():
         completions = engine.generate(policy, **asked)
     tokens = token_lists(completions)
-    texts: list[str] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    texts = completion_texts(
+        tokenizer,
+        asked["prompts"],
+        [row.messages for row in rows],
+        tokens,
+        completions.finished.tolist(),
+        end_ids=asked["end_ids"],
+        template_options=draw.template_options,
+    )
     sampled = time.perf_counter()
     repeated = [row for row in rows for _ in range(draw.num_generations)]
     verdicts = verify_all(task, texts, repeated)
@@ -127,7 +136,7 @@ def generate(
         prompt_ids=asked["prompts"],
         num_generations=draw.num_generations,
         completions=completions,
-        texts=texts,
+        texts=list(texts),
         verdicts=verdicts,
         rewards=scores.rewards.to(policy.device),
         seeds=asked["seeds"],

@@ -108,7 +108,8 @@ class Rollouts:
         prompt_ids: Token ids of the P prompts.
         num_generations: G; row n belongs to prompt ``n // G``.
         completions: The N completions.
-        texts: Their decoded text, special tokens left out.
+        texts: Their texts without the tokens that frame a turn. From ``generate`` each is a
+            :class:`~lit_sdpo.rewards.thinking.Completion`, which knows where its thinking ends.
         verdicts: What the task's verifier said of each; empty for reference answers, which nobody has judged.
         rewards: The weighted reward per row, float32 [N]; nan where every component abstained.
         seeds: The seeds that the rows were drawn with, int64 [N].

@@ -63,6 +63,7 @@ def test_files_without_mistakes(tmp_path, check):
             "line 1",
             "refuses the row's own answer (no, never)",
         ),
+        ([row(1, verifier="tests.data.test_check.always")], "answer", "line 1", "takes an empty answer for right"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, check, rows, kind, place, message):
@@ -88,6 +89,15 @@ class Never:
 
     def reference(self, ground_truth, extra):
         return ground_truth
+
+
+def always(completion, row):
+    from lit_sdpo import Verdict
+
+    return Verdict(1.0)
+
+
+always.isolated = False
 
 
 def test_all_mistakes_are_found_and_the_rest_goes_on(tmp_path, check):

@@ -7,8 +7,9 @@ import pytest
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.base import Verdict, Verifier
-from lit_sdpo.rewards.contract import Contract, final_text, last_boxed
+from lit_sdpo.rewards.contract import Contract, last_boxed
 from lit_sdpo.rewards.registry import CONTRACTS, in_process, verifier
+from lit_sdpo.rewards.thinking import final_text
 
 
 def row(ground_truth, name=""):

@@ -11,6 +11,7 @@ from lit_sdpo.data.readers import Entry, scan
 from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
+from lit_sdpo.rewards.registry import CONTRACTS
 from lit_sdpo.rewards.registry import verifier as find_verifier
 
 #: Prompts whose lengths are measured at once.
@@ -151,6 +152,7 @@ class Checker:
         self._waiting.clear()
 
     def _answer(self, group: Group, row: Row, place: str) -> None:
+        self._nothing(row, place)
         if row.reference is None:
             group.unchecked["the rows hold no correct completion"] += 1
             return
@@ -165,6 +167,14 @@ class Checker:
         if verdict.score < 1.0:
             what = f"{row.verifier} refuses the row's own answer ({verdict.feedback or 'no reason given'})"
             self.report.findings.append(Finding("answer", place, what, "mend the ground truth, or name its verifier"))
+
+    def _nothing(self, row: Row, place: str) -> None:
+        """Whether a verifier of the user's own takes any answer; contracts refuse such rows when they are read."""
+        if row.verifier in CONTRACTS or self._missing(row.verifier):
+            return
+        if (find_verifier(row.verifier)("", row).score or 0.0) >= 1.0:
+            what, fix = f"{row.verifier} takes an empty answer for right", "mend the ground truth, or the verifier"
+            self.report.findings.append(Finding("answer", place, what, fix))
 
     def _missing(self, name: str) -> str:
         """What a verifier lacks on this machine, or nothing."""
