@@ -22,7 +22,7 @@ def nothing_runs(monkeypatch, tmp_path):
     def generate(*args, **kwargs):
         pytest.fail("the run has begun")
 
-    monkeypatch.setattr("lit_sdpo.rollouts.engine.NativeEngine.generate", generate)
+    monkeypatch.setattr("lit_sdpo.rollouts.native.NativeEngine.generate", generate)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
 

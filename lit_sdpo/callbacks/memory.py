@@ -102,7 +102,7 @@ def estimate(
     """
     prompts, rows, prompt, completion = window
     share = max(prompt + completion, -(-(prompts * prompt + rows * completion) // slices))
-    held, decoded = at_once(prompts, rows // prompts, getattr(rollout.engine, "max_rows", None))
+    held, decoded = at_once(prompts, rows // prompts, rollout.engine.max_rows)
     cached = held * prompt + decoded * completion
     update = memory.update(share, slices)
     parts = {

@@ -19,10 +19,10 @@ from lit_sdpo.functional.response_drift import pairwise_cosine, smoothed_rate, s
 from lit_sdpo.policies.load import end_token_ids
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import completion_hidden, logits
-from lit_sdpo.rollouts.engine import NativeEngine
+from lit_sdpo.rollouts.engine import Completions, Sampling
+from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.texts import completion_texts
-from lit_sdpo.rollouts.types import Completions, Sampling
 
 #: Most tokens of prompts and responses in one forward; on a CPU what a layer makes of them should fit the cache.
 BATCH_TOKENS, CPU_BATCH_TOKENS = 16_384, 4_096
@@ -94,7 +94,7 @@ def respond(
                 end_ids=end_ids,
                 pad_id=tokenizer.pad_token_id or 0,
             )
-        drawn += [_row(part, n) for n in range(len(part.lengths))]
+        drawn += [part.select(slice(n, n + 1)) for n in range(len(part.lengths))]
     found, start = {}, 0
     for p in asked:
         own = drawn[start : start + len(p.ids) * g]
@@ -115,11 +115,6 @@ def respond(
         )
         found[p.task] = Responses(Sequences(repeated, ids, mask), g, lengths, finished, texts, p.successes(texts, g))
     return found
-
-
-def _row(drawn: Completions, n: int) -> Completions:
-    own = slice(n, n + 1)
-    return Completions(drawn.ids[own], drawn.lengths[own], drawn.logprobs[own], drawn.finished[own])
 
 
 def compare(policy: Weights, base: Weights, sequences: Sequences) -> tuple[Tensor, Tensor]:

@@ -11,17 +11,17 @@ from lightning.pytorch.callbacks import Callback
 
 from lit_sdpo.callbacks.overlap import Overlap
 from lit_sdpo.callbacks.prompt_budget import PromptBudget
-from lit_sdpo.callbacks.rollout_checks import check_module, check_overlap, check_replay, imitates
+from lit_sdpo.callbacks.rollout_checks import check_engine, check_module, check_overlap, check_replay, imitates
 from lit_sdpo.callbacks.rollout_evaluation import Evaluation
 from lit_sdpo.callbacks.rollout_training import Training
 from lit_sdpo.data.task import Row
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.failures import FailureLimit
-from lit_sdpo.rollouts.engine import NativeEngine
-from lit_sdpo.rollouts.generate import Draw, Generation, generate, holding
+from lit_sdpo.rollouts.engine import RolloutEngine, Sampling
+from lit_sdpo.rollouts.generate import Draw, Generation, generate
+from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.reference import reference_ids
-from lit_sdpo.rollouts.types import RolloutEngine, Sampling
 from lit_sdpo.seed import run_seed
 
 
@@ -57,7 +57,7 @@ class RolloutCallback(Callback):
 
     Raises:
         UserError: The module lacks what is needed, a prompt exceeds the budget, prompt and completion exceed what
-            tokenizer or model can read, or the verifier fails too often.
+            tokenizer or model can read, or the verifier fails too often. The engine is no :class:`RolloutEngine`.
     """
 
     def __init__(
@@ -78,7 +78,8 @@ class RolloutCallback(Callback):
         self.num_generations = num_generations
         self.sampling = sampling or Sampling()
         self.evaluation_sampling = evaluation_sampling or self.sampling
-        self.engine = engine or NativeEngine()
+        self.engine = NativeEngine() if engine is None else engine
+        check_engine(self.engine)
         self.rewards = rewards or WeightedRewards()
         self.resample_rounds = resample_rounds
         self.max_prompt_tokens = max_prompt_tokens
@@ -165,8 +166,7 @@ class RolloutCallback(Callback):
     def on_exception(self, *arguments: Any, **options: Any) -> None:
         """Leave nothing on its way, and the engine as somebody else can use it."""
         self.on_train_epoch_end()
-        if (leave := getattr(self.engine, "leave", None)) is not None:
-            leave()
+        self.engine.leave()
 
     teardown = on_exception
 
@@ -174,7 +174,7 @@ class RolloutCallback(Callback):
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin a new evaluation; its batches may be more on one process than on another."""
         module: Any = pl_module
-        self._held.enter_context(holding(self.engine, module.policy))
+        self._held.enter_context(self.engine.holding(module.policy))
         draw = self._draw(module, self.evaluation_sampling)
         self._evaluation = Evaluation(self._generate, draw, self.failures, module.device)
 

@@ -11,7 +11,7 @@ import torch
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.failures import FailureLimit, count_failures
-from lit_sdpo.rollouts.types import RolloutEngine
+from lit_sdpo.rollouts.engine import RolloutEngine
 
 
 def imitates(module: Any) -> bool:
@@ -28,6 +28,20 @@ def check_module(module: Any) -> None:
     for name in ("policy", "tokenizer"):
         if not hasattr(module, name):
             raise UserError(f"{type(module).__name__} has no attribute {name!r}, which rollouts need", where="model")
+
+
+def check_engine(engine: object) -> None:
+    """Whether it says what a run needs to know of it, which a class that has the right method alone does not.
+
+    Raises:
+        UserError: It is no subclass of the base class.
+    """
+    if not isinstance(engine, RolloutEngine):
+        raise UserError(
+            f"{type(engine).__name__} is no rollout engine",
+            where="rollout.engine",
+            fix="derive it from lit_sdpo.RolloutEngine, whose docstring says what an engine has to give",
+        )
 
 
 def check_replay(trainer: pl.Trainer, module: Any, resample_rounds: int) -> None:
@@ -60,10 +74,10 @@ def check_overlap(engine: RolloutEngine, module: Any, resample_rounds: int) -> N
             depends on rewards that are not there yet.
     """
     reason, fix = None, "set it to false"
-    if not hasattr(engine, "ahead"):
+    if not engine.can_ask_ahead:
         reason = f"{type(engine).__name__} samples with the very weights that the update changes"
         fix += ", or take an engine with a server of its own, such as lit_sdpo.rollouts.vllm.VLLMEngine"
-    elif getattr(engine, "sleep_level", None) is not None:
+    elif engine.sleep_level is not None:
         reason = "the server sleeps while an update runs (sleep_level), so it can draw nothing then"
         fix += ", or the engine's sleep_level to null"
     elif imitates(module):

@@ -16,12 +16,13 @@ from lit_sdpo.callbacks.rollout_log import log_rollouts, show
 from lit_sdpo.callbacks.window_weights import weigh
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.failures import FailureLimit
-from lit_sdpo.rollouts.generate import Draw, Generation, holding, questions
+from lit_sdpo.rollouts.engine import RolloutEngine
+from lit_sdpo.rollouts.generate import Draw, Generation, questions
 from lit_sdpo.rollouts.mismatch import Mismatch
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.reference import reference_rollouts
 from lit_sdpo.rollouts.selection import uneven_groups, with_uneven_groups
-from lit_sdpo.rollouts.types import LossBatch, RolloutEngine, Rollouts
+from lit_sdpo.rollouts.types import LossBatch, Rollouts
 
 
 class Training:
@@ -58,7 +59,7 @@ class Training:
 
     def begin(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:
         """Have this step's rollouts, and the next ones asked for where that is wanted, as early as possible."""
-        sampled_elsewhere = getattr(self.engine, "mismatched", False) and not imitates(module)
+        sampled_elsewhere = (self.engine.mismatched or self.overlap is not None) and not imitates(module)
         self.mismatch = Mismatch(module.device) if sampled_elsewhere else None
         collected = None if self.overlap is None else self.overlap.collect()
         if collected is not None:
@@ -95,7 +96,7 @@ class Training:
         if imitates(module):
             rollouts = reference_rollouts(batch.rows, module.tokenizer, module.device, self.draw.template_options)
         else:
-            with holding(self.engine, module.policy) if collected is None else nullcontext():
+            with self.engine.holding(module.policy) if collected is None else nullcontext():
                 rollouts = self._rollouts(trainer, module, batch, collected)
         prepare: Callable[[Rollouts], LossBatch] = getattr(module, "prepare_rollouts", LossBatch.of)
         window = prepare(rollouts)

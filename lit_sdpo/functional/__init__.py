@@ -31,6 +31,7 @@ from lit_sdpo.functional.divergence import (
     squared_hellinger,
 )
 from lit_sdpo.functional.ema import ema_update_
+from lit_sdpo.functional.filters import FilteredLogprobs, filtered_logprobs, lowest_kept, nucleus
 from lit_sdpo.functional.importance import importance_clip, mismatch_weights
 from lit_sdpo.functional.logprobs import (
     TopK,
@@ -99,6 +100,7 @@ from lit_sdpo.functional.weight_change import WeightChange, merge_changes, weigh
 
 __all__ = [
     "Aggregation",
+    "FilteredLogprobs",
     "Interval",
     "LeadingDirections",
     "MatrixDrift",
@@ -131,6 +133,7 @@ __all__ = [
     "excess_kl_estimate",
     "excess_reverse_kl",
     "fill_masked",
+    "filtered_logprobs",
     "forgetting",
     "forgetting_by_stage",
     "forward_transfer",
@@ -151,6 +154,7 @@ __all__ = [
     "log_tail_mass",
     "logit_divergence",
     "longest_repeated_suffix",
+    "lowest_kept",
     "matrix_drift",
     "mcnemar",
     "mean_interval",
@@ -162,6 +166,7 @@ __all__ = [
     "ngram_counts",
     "ngram_ratio",
     "ngrams",
+    "nucleus",
     "on_support",
     "ood_change",
     "pass_at_k",

@@ -10,8 +10,8 @@ import torch
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules.objective import Tokens
-from lit_sdpo.rollouts.engine import NativeEngine
 from lit_sdpo.rollouts.mismatch import Mismatch
+from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.types import LossBatch, Sampling
 from lit_sdpo.rollouts.vllm import VLLMEngine

@@ -29,7 +29,7 @@ from scipy.stats import chisquare
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import end_token_ids, load_policy, load_tokenizer, render
 from lit_sdpo.report.events import scalars
-from lit_sdpo.rollouts.engine import NativeEngine
+from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.types import Sampling
 from lit_sdpo.rollouts.vllm import VLLMEngine, server

@@ -168,7 +168,7 @@ class FakeServer:
         ids, logprobs = [], []
         while len(ids) < body["max_tokens"]:
             logits = self.worker.logits([body["prompt"] + ids])[:, -1]
-            token, logprob = sample(logits, sampling, torch.rand(1, generator=generator))
+            token, logprob, _ = sample(logits, sampling, torch.rand(1, generator=generator))
             ids.append(int(token))
             logprobs.append(float(logprob))
             if ids[-1] in body["stop_token_ids"]:
