@@ -40,10 +40,14 @@ def test_the_numbers_are_those_of_the_single_functions():
 
 
 def test_truncated_numbers_are_close_to_the_full_ones():
-    before, after = matrices(120, 90)
+    before, after = matrices(120, 90, eps=1e-2)
     full, short = (matrix_drift(before, after, rank=6, full_up_to=size)._asdict() for size in (512, 0))
     known_shift = F.subspace_change(before.double(), after.double(), 6, power_iterations=2).spectrum_shift.item()
-    assert short.pop("spectrum_shift") == pytest.approx(known_shift, rel=0.01)  # of the leading values only
+    # Of the leading values only. A float32 singular value is off by a few eps of the largest, on every CPU by others,
+    # so the shift is off by as much whatever its size.
+    rounding = 16 * torch.finfo(torch.float32).eps
+    assert short.pop("spectrum_shift") == pytest.approx(known_shift, rel=1e-3, abs=rounding)
+    assert rounding < 0.02 * known_shift
     full.pop("spectrum_shift")
     assert short.pop("stable_rank") == pytest.approx(full.pop("stable_rank"), rel=0.05)
     assert short == pytest.approx(full, rel=0.02, abs=1e-6)
