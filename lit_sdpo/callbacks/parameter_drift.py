@@ -50,7 +50,7 @@ class ParameterDrift(pl.Callback):
         rank: Dimension of the leading subspaces: below 1 a share of the matrix's smaller side, else a number. The paper
             leaves it open.
         share: Share of entries in a principal mask. The paper leaves it open; 10 % fits its plots.
-        threshold: Smallest change of an entry that counts as an update.
+        threshold: Smallest change of an entry that counts in ``mask_update_absolute``.
         full_up_to: Largest smaller side of a matrix that is decomposed fully, in float64; larger ones are decomposed
             by a randomised range finder, and their spectrum shift is that of the leading singular values.
         base: File ``parameter_drift_base.pt`` of another run, to measure from where that one began.
@@ -180,6 +180,8 @@ class ParameterDrift(pl.Callback):
         self.rows = []
         for (step, stage, number), numbers in zip(times, values, strict=True):
             name, kind, layer = state_dict["names"][number]
+            if len(numbers) == len(MatrixDrift._fields) - 1:  # older checkpoints have no mask_update of bfloat16 copies
+                numbers.insert(MatrixDrift._fields.index("mask_update"), math.nan)
             self.rows.append(DriftRow(step, stage, name, kind, layer, MatrixDrift(*numbers)))
 
 

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from lit_sdpo.callbacks.response_models import Weights
 from lit_sdpo.callbacks.response_prompts import Prompts
 from lit_sdpo.functional.logprobs import default_chunk_size
-from lit_sdpo.functional.razor import excess_kl_estimate
-from lit_sdpo.functional.response_drift import pairwise_cosine, smoothed_rate, sum_by_row, token_drift
+from lit_sdpo.functional.razor import excess_kl_bounds
+from lit_sdpo.functional.response_drift import pairwise_cosine, sum_by_row, token_drift
 from lit_sdpo.policies.load import end_token_ids
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import completion_hidden, logits
@@ -128,7 +128,7 @@ def compare(policy: Weights, base: Weights, sequences: Sequences) -> tuple[Tenso
         sequences: N prompts and responses.
 
     Returns:
-        The sums over each response's tokens of :class:`~lit_sdpo.functional.response_drift.TokenDrift`, float64 [N, 4],
+        The sums over each response's tokens of :class:`~lit_sdpo.functional.response_drift.TokenDrift`, float64 [N, 5],
         and the means of the base's last hidden states from which those tokens are predicted, float32 [N, D].
     """
     sums, features = [], []
@@ -139,7 +139,7 @@ def compare(policy: Weights, base: Weights, sequences: Sequences) -> tuple[Tenso
         if base != policy:  # before training they are one
             with base.within():
                 base_hidden = completion_hidden(base.model, part)
-        rows = part.completion_mask.nonzero(as_tuple=True)[0]
+        rows, said = part.completion_mask.nonzero(as_tuple=True)[0], part.completion_ids[part.completion_mask]
         found = []
         for span in _spans(policy.model, hidden):
             with policy.within():
@@ -147,7 +147,7 @@ def compare(policy: Weights, base: Weights, sequences: Sequences) -> tuple[Tenso
             if base != policy:
                 with base.within():
                     theirs = logits(base.model, base_hidden[span])
-            found.append(torch.stack(token_drift(mine, theirs), -1))
+            found.append(torch.stack(token_drift(mine, theirs, said[span]), -1))
         sums.append(sum_by_row(torch.cat(found), rows, len(part)))
         features.append(_mean_by_row(base_hidden, part.completion_mask))
     return torch.cat(sums).cpu(), torch.cat(features).cpu()
@@ -262,12 +262,10 @@ def _numbers(
         "similarity": (pairwise_cosine(my_features.view(len(one), g, -1), their_features.view(len(one), g, -1)), one),
     }
     if mine.successes is not None and theirs.successes is not None:
-        judged = [r.successes.view(-1, g) for r in (mine, theirs) if r.successes is not None]
-        trials = [(~known.isnan()).sum(1) for known in judged]
-        rates = [smoothed_rate(known.nansum(1), n) for known, n in zip(judged, trials, strict=True)]
-        # Exact sums over tokens in the place of the responses' log-ratios: the same mean, less noise.
-        sums = on_mine[:, 1].view(-1, g)
-        excess = excess_kl_estimate(sums, torch.zeros_like(sums), *rates)
-        known = ((trials[0] > 0) & (trials[1] > 0)).double()
-        numbers["excess_kl"] = (excess * known, known)
+        log_ratios, right = (x.cpu().view(-1, g) for x in (on_mine[:, 4], mine.successes))
+        base_log_ratios, base_right = (x.cpu().view(-1, g) for x in (on_theirs[:, 4], theirs.successes))
+        bounds = excess_kl_bounds(log_ratios, right, base_log_ratios, base_right)
+        judged = (~right.isnan()).any(1).double()
+        for name, bound in zip(("excess_kl", "excess_kl_at_most"), bounds, strict=True):
+            numbers[name] = (bound.nan_to_num() * judged, judged)
     return numbers

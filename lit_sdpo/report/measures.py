@@ -262,6 +262,13 @@ _ALL = (
     ),
     Measure("nss", "shift of the singular values (NSS)", "", -1, from_run=_last_drift("spectrum_shift"), ratio=True),
     Measure("mask_update", "update of the principal mask", "share", -1, from_run=_last_drift("mask_update")),
+    Measure(
+        "mask_update_absolute",
+        "update of the principal mask by more than a threshold",
+        "share",
+        -1,
+        from_run=_last_drift("mask_update_absolute"),
+    ),
     Measure("mask_overlap", "overlap of the principal masks", "share", 1, from_run=_last_drift("mask_overlap")),
     Measure("left_angle", "largest principal angle", "degrees", -1, from_run=_last_drift("left_angle")),
     Measure("forward_kl", "KL(base ‖ policy)", "nats", -1, from_run=_last_response("forward_kl"), ratio=True),

@@ -251,3 +251,20 @@ def context(case: Case, dtype: torch.dtype) -> Result:
     )
     mask = [int(bool(candidates) or used) for candidates, used in zip(allowed, shown, strict=True)]
     return {"allowed_demos": allowed, "uses_feedback": shown, "teacher_mask": mask}
+
+
+@group
+def excess_kl(case: Case, dtype: torch.dtype) -> Result:
+    i = case["inputs"]
+    policy, base = (torch.tensor(i[name], dtype=dtype) for name in ("policy", "base"))
+    success = torch.tensor(i["success"])
+    alpha, z = policy[success].sum(), base[success].sum()
+    return {
+        "success_rate": alpha,
+        "base_success_rate": z,
+        "kl": F.kl(policy, base),
+        "binary_kl": F.binary_kl(alpha, z),
+        "razor": F.razor_policy(base, success, alpha),
+        "excess_reverse_kl": F.excess_reverse_kl(policy, base, success),
+        "excess_forward_kl": F.excess_forward_kl(policy, base, success),
+    }
