@@ -103,14 +103,7 @@ class ParameterDrift(pl.Callback):
                 rank_zero_warn(f"ParameterDrift is new to this run: it measures from step {trainer.global_step} on.")
             self._base.keep(parameters, self._folder)
         else:
-            self._base.open(folders_above(trainer.ckpt_path))
-        for name, p in parameters.items():
-            if name not in self._base.weights or self._base.weights[name].shape != p.shape:
-                raise UserError(
-                    f"it holds no weight {name!r} of shape {list(p.shape)}",
-                    where=str(self._base.path or FILE),
-                    fix="give the file of a run with the same model",
-                )
+            self._base.open(folders_above(trainer.ckpt_path), parameters)
         self._write()  # resumed, perhaps into a new folder
 
     # ---------------------------------------------------------------------------------------------------- measurements

@@ -157,7 +157,7 @@ class ResponseDrift(pl.Callback):
         self._base_responses = {}
         if self.rows:  # resumed, perhaps into a new folder
             if not adapted(policy):
-                self._base.open(folders_above(trainer.ckpt_path))
+                self._base.open(folders_above(trainer.ckpt_path), policy.state_dict())
             self._write()
             return
         if trainer.global_step > 0:

@@ -18,8 +18,10 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.modules.objective import Replay, Slice, Term, Tokens
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import PaperAdamW, WarmupConstant
+from lit_sdpo.policies.chat import check_template
 from lit_sdpo.policies.copies import ModelCopy
-from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
+from lit_sdpo.policies.fitting import check_finite
+from lit_sdpo.policies.load import Lora, check_vocabulary, load_policy, load_tokenizer
 from lit_sdpo.policies.scoring import weighted_loss
 from lit_sdpo.policies.sharding import is_sharded, release, shard, whole
 from lit_sdpo.rollouts.prompts import PromptBatch
@@ -99,6 +101,7 @@ class OnPolicyModule(pl.LightningModule):
             config_overrides=config_overrides,
         )
         self.tokenizer = load_tokenizer(model_name)
+        check_template(self.tokenizer, chat_template_options)
         #: The model in training, once it is loaded.
         self.policy: Any = None
         self.terms: Any = nn.ModuleDict()
@@ -140,10 +143,11 @@ class OnPolicyModule(pl.LightningModule):
         """Load the policy and copy it into whatever needs a copy, once; then divide both among the processes.
 
         Raises:
-            UserError: The strategy asks for tensor parallelism.
+            UserError: The model cannot be used, or the strategy asks for tensor parallelism.
         """
         if self.policy is None:
             self.policy = self._load()
+            check_vocabulary(self.policy, self.tokenizer)
             self.policy.train()
             self.attach_copies()
             self._attach_anchor()
@@ -173,6 +177,16 @@ class OnPolicyModule(pl.LightningModule):
 
     def _copies(self) -> list[ModelCopy]:
         return [part for part in self.modules() if isinstance(part, ModelCopy)]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that are not finite; what is missing or of another shape is refused as they are loaded.
+
+        Raises:
+            UserError: With the first names.
+        """
+        saved = checkpoint.get("state_dict", {})
+        weights = [(name, saved[name]) for name, _ in self.named_parameters() if name in saved]
+        check_finite(weights, "ckpt_path", "go on from an earlier checkpoint")
 
     def on_fit_start(self) -> None:
         """Teachers and bases are in eval mode on purpose, which Lightning would warn of."""
