@@ -51,8 +51,12 @@ def explained(what: str, *, where: str = "", fix: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, MemoryError):
+    except MemoryError:
         raise
+    except UserError as error:
+        if error.where:
+            raise
+        raise UserError(error.what, where=where, fix=error.fix) from error
     except Exception as error:
         if lacks_memory(error):
             raise

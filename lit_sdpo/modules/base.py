@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from lit_sdpo.errors import UserError
+from lit_sdpo.errors import UserError, explained
 from lit_sdpo.modules.objective import Replay, Slice, Term, Tokens
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import PaperAdamW, WarmupConstant
@@ -24,6 +24,7 @@ from lit_sdpo.policies.fitting import check_finite
 from lit_sdpo.policies.load import Lora, check_vocabulary, load_policy, load_tokenizer
 from lit_sdpo.policies.scoring import weighted_loss
 from lit_sdpo.policies.sharding import is_sharded, release, shard, whole
+from lit_sdpo.ranges import check_number, check_optimizer
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
@@ -87,6 +88,7 @@ class OnPolicyModule(pl.LightningModule):
         config_overrides: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_number("replay_coefficient", replay_coefficient, at_least=0)
         self.optimizer, self.scheduler, self.reset_optimizer = optimizer, scheduler, reset_optimizer
         self.aggregation = aggregation
         self.chat_template_options = chat_template_options
@@ -193,12 +195,20 @@ class OnPolicyModule(pl.LightningModule):
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
 
     def configure_optimizers(self) -> Any:
-        """Build the optimizer and the scheduler from their callables."""
+        """Build the optimizer and the scheduler from their callables.
+
+        Raises:
+            UserError: One of them cannot be built, or its numbers are out of range.
+        """
         release(self.policy)
-        optimizer = self.optimizer((n, p) for n, p in self.policy.named_parameters() if p.requires_grad)
+        with explained("the optimizer cannot be built", where="model.optimizer", fix="mend its options"):
+            optimizer = self.optimizer((n, p) for n, p in self.policy.named_parameters() if p.requires_grad)
+        check_optimizer(optimizer)
         if self.scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+        with explained("the schedule cannot be built", where="model.scheduler", fix="mend its options"):
+            scheduler = self.scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
         """Begin a stage."""

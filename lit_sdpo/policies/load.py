@@ -27,6 +27,7 @@ from lit_sdpo.policies.chat import render_all as render_all
 from lit_sdpo.policies.compiling import compile_layers
 from lit_sdpo.policies.fitting import check_finite, check_loading, report_kept_back
 from lit_sdpo.policies.fused import fuse
+from lit_sdpo.ranges import check_integer, check_number
 
 #: ``model_name`` of the small model that ships with the package.
 MICRO = "micro"
@@ -48,6 +49,12 @@ class Lora:
     alpha: int = 32
     dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_integer("rank", self.rank, at_least=1)
+        check_integer("alpha", self.alpha, at_least=1)
+        check_number("dropout", self.dropout, at_least=0, below=1)
 
 
 def resolve(model_name: str, where: str = WHERE) -> str:

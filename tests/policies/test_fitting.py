@@ -55,7 +55,7 @@ CHANGES = {
 def test_g16_what_does_not_fit_is_named(changed, kind):
     change, config, text = CHANGES[kind]
     folder = changed(change, **config)
-    with pytest.raises(UserError, match=".") as caught:
+    with pytest.raises(UserError) as caught:
         load_policy(folder)
     assert caught.value.where == "model.model_name"
     assert text in caught.value.what
