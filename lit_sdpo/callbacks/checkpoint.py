@@ -25,6 +25,7 @@ from lit_sdpo.checkpoints.random_state import of_all_ranks, set_random_state
 from lit_sdpo.checkpoints.signals import Signals
 from lit_sdpo.checkpoints.writing import probe, remove_leftovers, tensor_bytes
 from lit_sdpo.errors import UserError
+from lit_sdpo.ranges import check_integer
 
 
 class StageCheckpoint(Checkpoint):
@@ -66,9 +67,9 @@ class StageCheckpoint(Checkpoint):
         on_mismatch: Literal["error", "warn"] = "error",
         signals: bool = False,
     ) -> None:
-        for name, value in (("keep", keep), ("keep_steps", keep_steps), ("every_n_steps", every_n_steps)):
-            if value is not None and value < 1 and (name, value) != ("keep", -1):
-                raise UserError(f"{name} is {value}", where=f"checkpoint.{name}", fix="at least 1")
+        check_integer("keep", keep, at_least=1, or_minus_one=True)
+        check_integer("every_n_steps", every_n_steps, at_least=1, optional=True)
+        check_integer("keep_steps", keep_steps, at_least=1)
         self.keep, self.every_n_steps, self.keep_steps = keep, every_n_steps, keep_steps
         self.on_save_error, self.on_mismatch = on_save_error, on_mismatch
         self.signals = Signals() if signals else None

@@ -25,6 +25,7 @@ from lit_sdpo.functional.intervals import mean_interval, ratio_interval, sum_of_
 from lit_sdpo.functional.response_drift import mmd_matrix
 from lit_sdpo.policies.scoring import eval_mode
 from lit_sdpo.policies.sharding import is_sharded
+from lit_sdpo.ranges import check_integer, check_seed
 from lit_sdpo.report.responses import (
     Estimate,
     ResponseRow,
@@ -112,15 +113,12 @@ class ResponseDrift(pl.Callback):
         batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        for name, good in {
-            "num_prompts": num_prompts >= 2,
-            "num_generations": num_generations >= 1,
-            "batch_size": batch_size is None or batch_size >= 1,
-            "max_new_tokens": max_new_tokens is None or max_new_tokens >= 1,
-            "distance_prompts": distance_prompts == 0 or distance_prompts >= 2,
-        }.items():
-            if not good:
-                raise UserError(f"{name} is out of range", where=f"ResponseDrift.{name}", fix="see its description")
+        check_integer("num_prompts", num_prompts, at_least=2)
+        check_integer("num_generations", num_generations, at_least=1)
+        check_integer("batch_size", batch_size, at_least=1, optional=True)
+        check_integer("max_new_tokens", max_new_tokens, at_least=1, optional=True)
+        check_integer("distance_prompts", distance_prompts, at_least=0 if distance_prompts == 0 else 2)
+        check_seed("seed", seed)
         self.num_prompts, self.num_generations, self.max_new_tokens = num_prompts, num_generations, max_new_tokens
         self.prompts, self.tasks, self.stages, self.encoder = prompts, tasks, stages, encoder
         self.distance_prompts, self.batch_size, self.seed = distance_prompts, batch_size, seed
@@ -158,7 +156,7 @@ class ResponseDrift(pl.Callback):
         self._base_responses = {}
         if self.rows:  # resumed, perhaps into a new folder
             if not adapted(policy):
-                self._base.open(folders_above(trainer.ckpt_path))
+                self._base.open(folders_above(trainer.ckpt_path), policy.state_dict())
             self._write()
             return
         if trainer.global_step > 0:

@@ -11,10 +11,18 @@ from lightning.pytorch.callbacks import Callback
 
 from lit_sdpo.callbacks.overlap import Overlap
 from lit_sdpo.callbacks.prompt_budget import PromptBudget
-from lit_sdpo.callbacks.rollout_checks import check_engine, check_module, check_overlap, check_replay, imitates
+from lit_sdpo.callbacks.rollout_checks import (
+    check_clipping,
+    check_engine,
+    check_module,
+    check_overlap,
+    check_replay,
+    imitates,
+)
 from lit_sdpo.callbacks.rollout_evaluation import Evaluation
 from lit_sdpo.callbacks.rollout_training import Training
 from lit_sdpo.data.task import Row
+from lit_sdpo.ranges import check_integer, check_seed, check_share
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.failures import FailureLimit
 from lit_sdpo.rollouts.engine import RolloutEngine, Sampling
@@ -73,17 +81,16 @@ class RolloutCallback(Callback):
         max_verifier_failures: float = 0.05,
         overlap: bool = False,
     ) -> None:
-        if num_generations < 1:
-            raise ValueError(f"num_generations must be at least 1, got {num_generations}")
-        self.num_generations = num_generations
+        self.num_generations = check_integer("num_generations", num_generations, at_least=1)
         self.sampling = sampling or Sampling()
         self.evaluation_sampling = evaluation_sampling or self.sampling
         self.engine = NativeEngine() if engine is None else engine
         check_engine(self.engine)
         self.rewards = rewards or WeightedRewards()
-        self.resample_rounds = resample_rounds
-        self.max_prompt_tokens = max_prompt_tokens
-        self.seed = run_seed(seed)
+        self.resample_rounds = check_integer("resample_rounds", resample_rounds)
+        self.max_prompt_tokens = check_integer("max_prompt_tokens", max_prompt_tokens, at_least=1)
+        self.seed = run_seed(check_seed("seed", seed, optional=True))
+        check_share("max_verifier_failures", max_verifier_failures)
         self.failures = FailureLimit(max_verifier_failures)
         #: Scores of the samples of each item in the last evaluation, by task and item id.
         self.item_scores: dict[str, dict[str, list[float]]] = {}
@@ -98,6 +105,7 @@ class RolloutCallback(Callback):
         """Check the module, and every prompt against the budget."""
         module: Any = pl_module
         check_module(module)
+        check_clipping(trainer)
         check_replay(trainer, module, self.resample_rounds)
         if self._overlap is not None:
             check_overlap(self.engine, module, self.resample_rounds)

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.ranges import OutOfRangeError, check_number
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.failures import FailureLimit, count_failures
 from lit_sdpo.rollouts.engine import RolloutEngine
@@ -42,6 +43,18 @@ def check_engine(engine: object) -> None:
             where="rollout.engine",
             fix="derive it from lit_sdpo.RolloutEngine, whose docstring says what an engine has to give",
         )
+
+
+def check_clipping(trainer: pl.Trainer) -> None:
+    """Whether clipping leaves gradients that point where they did; Lightning takes 0 and less for none without a word.
+
+    Raises:
+        UserError: The largest norm or value is no number above 0.
+    """
+    try:
+        check_number("gradient_clip_val", trainer.gradient_clip_val, above=0, optional=True)
+    except OutOfRangeError as error:
+        raise UserError(error.what, where="trainer.gradient_clip_val", fix="give null for no clipping") from error
 
 
 def check_replay(trainer: pl.Trainer, module: Any, resample_rounds: int) -> None:

@@ -20,6 +20,7 @@ from lit_sdpo.functional.precision import tempered
 from lit_sdpo.policies.copies import FixedWeights
 from lit_sdpo.policies.scoring import Scorer, completion_hidden
 from lit_sdpo.policies.sharding import is_sharded
+from lit_sdpo.ranges import check_number
 from lit_sdpo.rollouts.mismatch import CAP
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
@@ -154,7 +155,7 @@ class Term(nn.Module):
 
     def __init__(self, coefficient: float = 1.0) -> None:
         super().__init__()
-        self.coefficient = coefficient
+        self.coefficient = check_number("coefficient", coefficient, at_least=0)
 
     @abstractmethod
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
@@ -200,7 +201,7 @@ class Replay(Term):
 
     def __init__(self, coefficient: float, success_threshold: float = 1.0) -> None:
         super().__init__(coefficient)
-        self.success_threshold = success_threshold
+        self.success_threshold = check_number("success_threshold", success_threshold, above=0)
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
         """Rows of earlier tasks that succeeded."""

@@ -17,6 +17,7 @@ from lit_sdpo.optimizers import SDPOAdamW
 from lit_sdpo.policies.attention import say_once
 from lit_sdpo.policies.load import render_all
 from lit_sdpo.policies.teachers import FrozenTeacher, Teacher
+from lit_sdpo.ranges import check_integer, check_number, check_share
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.sampling import uniforms
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
@@ -53,14 +54,10 @@ class Distillation(Term):
         coefficient: float = 1.0,
     ) -> None:
         super().__init__(coefficient)
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is a number from 0 to 1, got {alpha}")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
-        if not 0 <= token_mask < 1:
-            raise ValueError(f"token_mask is a share from 0 to below 1, got {token_mask}")
-        self.alpha, self.top_k, self.tail = alpha, top_k, tail
-        self.importance_clip, self.token_mask = importance_clip, token_mask
+        self.alpha, self.tail = check_share("alpha", alpha), tail
+        self.top_k = check_integer("top_k", top_k, at_least=1, optional=True)
+        self.importance_clip = check_number("importance_clip", importance_clip, above=0)
+        self.token_mask = check_number("token_mask", token_mask, at_least=0, below=1)
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
         """Rows that were judged and whose teacher has something to tell, less the tokens that are masked at random."""
@@ -142,6 +139,7 @@ class SDPO(OnPolicyModule):
         optimizer: OptimizerCallable = SDPOAdamW,
         **kwargs: Any,
     ) -> None:
+        check_number("outcome_coefficient", outcome_coefficient, at_least=0)
         super().__init__(model_name, optimizer=optimizer, **kwargs)
         self.teacher = teacher or FrozenTeacher()
         self.reprompt = reprompt or Reprompt()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from lit_sdpo.ranges import check_number
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.contract import Contract, last_boxed, right_or
 from lit_sdpo.rewards.math_form import read_number, tidy
@@ -32,8 +32,8 @@ class NumberNear(Contract):
     form = r"Put the number in \boxed{}."
 
     def __init__(self, relative: float = 1e-2, absolute: float = 1e-9) -> None:
-        if not (relative >= 0 and absolute >= 0 and math.isfinite(relative + absolute)):
-            raise ValueError(f"tolerances must be finite and not negative, got {relative} and {absolute}")
+        check_number("relative", relative, at_least=0)
+        check_number("absolute", absolute, at_least=0)
         self.relative, self.absolute = Fraction(relative), Fraction(absolute)
 
     def judge(self, text: str, ground_truth: str) -> Verdict:

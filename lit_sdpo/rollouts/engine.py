@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional.filters import TRANSFORMERS_ORDER, Filter
+from lit_sdpo.ranges import check_integer, check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Sampling:
 
     Attributes:
         max_new_tokens: Longest completion in tokens (the paper: 14,336).
-        temperature: Divides the logits; 0 takes the most likely token. Losses use the same temperature.
+        temperature: Divides the logits, 0.01 to 100; 0 takes the most likely token. Losses use the same temperature.
         top_k: Keep the k most likely tokens; 0 keeps all.
         top_p: Keep the smallest set of tokens with at least this mass; 1 keeps all.
         min_p: Drop tokens below this share of the most likely token's probability; 0 keeps all.
@@ -42,16 +43,12 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must not be negative (0 keeps all tokens), got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        if not 0 <= self.min_p < 1:
-            raise ValueError(f"min_p must be in [0, 1), got {self.min_p}")
+        check_integer("max_new_tokens", self.max_new_tokens, at_least=1)
+        if self.temperature != 0:  # what is smaller divides logits into infinite ones
+            check_number("temperature", self.temperature, at_least=0.01, at_most=100)
+        check_integer("top_k", self.top_k)
+        check_number("top_p", self.top_p, above=0, at_most=1)
+        check_number("min_p", self.min_p, at_least=0, below=1)
 
     @property
     def filtered(self) -> bool:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lit_sdpo.policies.attention import UnsupportedModelError, attending, obstacle, say_once
 from lit_sdpo.policies.sharding import base_model, gathered
+from lit_sdpo.ranges import check_integer, check_share
 from lit_sdpo.rollouts.blocks import blocks, join, rows_of
 from lit_sdpo.rollouts.decoders import Decoder, RepeatedPrompts, SharedPrompts
 from lit_sdpo.rollouts.engine import Completions, RolloutEngine, Sampling
@@ -57,16 +58,10 @@ class NativeEngine(RolloutEngine):
         prefill_tokens: int = 8192,
         max_rows: int | None = None,
     ) -> None:
-        if not 0 <= compact_below <= 1:
-            raise ValueError(f"compact_below must be in [0, 1], got {compact_below}")
-        if prefill_tokens < 1:
-            raise ValueError(f"prefill_tokens must be at least 1, got {prefill_tokens}")
-        if max_rows is not None and max_rows < 1:
-            raise ValueError(f"max_rows must be at least 1, got {max_rows}")
-        self.compact_below = compact_below
+        self.compact_below = check_share("compact_below", compact_below)
         self.share_prompts = share_prompts
-        self.prefill_tokens = prefill_tokens
-        self.max_rows = max_rows
+        self.prefill_tokens = check_integer("prefill_tokens", prefill_tokens, at_least=1)
+        self.max_rows = check_integer("max_rows", max_rows, at_least=1, optional=True)
 
     def generate(
         self,

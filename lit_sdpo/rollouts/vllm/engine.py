@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.ranges import check_integer, check_number
 from lit_sdpo.rollouts.engine import Call, Completions, RolloutEngine, Sampling
 from lit_sdpo.rollouts.vllm.answers import Ahead, Row, completions_of, repeated
 from lit_sdpo.rollouts.vllm.client import RESUME, WHERE, Client, RefusedError
@@ -67,11 +68,11 @@ class VLLMEngine(RolloutEngine):
         tolerance: float | None = None,
         sleep_level: int | None = None,
     ) -> None:
-        if timeout <= 0 or patience < 0 or concurrency < 1:
-            raise ValueError(
-                f"timeout must be above 0, patience not below 0 and concurrency at least 1, got {timeout}, {patience}"
-                f" and {concurrency}"
-            )
+        check_number("timeout", timeout, above=0)
+        check_number("patience", patience, at_least=0)
+        check_integer("concurrency", concurrency, at_least=1)
+        check_number("tolerance", tolerance, at_least=0, optional=True)
+        check_integer("sleep_level", sleep_level, at_least=1, at_most=2, optional=True)
         self.client = Client(url, timeout=timeout, patience=patience)
         self.synchroniser = Synchroniser(self.client, weights_folder, tolerance, sleep_level)
         self.concurrency, self.seeded, self.sleep_level = concurrency, seeded, sleep_level
