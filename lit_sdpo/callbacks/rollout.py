@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lit_sdpo.callbacks.overlap import Overlap
 from lit_sdpo.callbacks.prompt_budget import PromptBudget
-from lit_sdpo.callbacks.rollout_checks import check_module, check_overlap, check_replay, imitates
+from lit_sdpo.callbacks.rollout_checks import check_module, check_overlap, check_replay, check_slots, imitates
 from lit_sdpo.callbacks.rollout_evaluation import Evaluation
 from lit_sdpo.callbacks.rollout_training import Training
 from lit_sdpo.data.task import Row
@@ -145,6 +145,7 @@ class RolloutCallback(Callback):
         """Generate once per window, then hand slice k to slot k."""
         # ModelCheckpoint prefers a metric "step", which would be the last evaluation's, to the real one.
         trainer.callback_metrics.pop("step", None)
+        check_slots(trainer, batch.slots)
         if batch.slot == 0:
             self._training.begin(trainer, pl_module, batch)
         self._training.hand_out(batch)
