@@ -88,6 +88,13 @@ def test_callbacks_that_the_trainer_switches_off(small, switch, monkeypatch):
     assert {"StreamProgressBar", "StageCheckpoint"} - {off} <= names
 
 
+@pytest.mark.parametrize("asks", ["--checkpoint.every_n_steps=1", "--ckpt_path=last"])
+def test_checkpoints_that_are_asked_for_and_switched_off_are_refused(small, asks, capsys):
+    assert main(["fit", *small, "--trainer.enable_checkpointing=false", asks]) == 2
+    name = asks[2:].partition("=")[0]
+    assert f"trainer.enable_checkpointing: it is false, and {name} is set" in capsys.readouterr().err
+
+
 def test_an_error_inside_of_the_run_is_exit_code_1_with_a_traceback(small, monkeypatch, capsys):
     def fail(self, *args, **kwargs):
         raise ValueError("the weights have diverged")

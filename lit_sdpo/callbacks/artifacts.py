@@ -186,6 +186,8 @@ class ArtifactMonitor(pl.Callback):
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_last_batch:  # stopped inside the stage
+            return
         self._report(trainer, pl_module)
         self._report_training(trainer)
         self._train, self._last = {}, None

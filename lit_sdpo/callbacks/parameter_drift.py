@@ -113,6 +113,8 @@ class ParameterDrift(pl.Callback):
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_last_batch:  # stopped inside the stage
+            return
         if trainer.global_step > self._measured_step:
             self._measure(trainer, pl_module)
         rows = self._last()

@@ -170,7 +170,7 @@ class ResponseDrift(pl.Callback):
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not trainer.is_last_batch:  # stopped inside the stage
             return
         if self.rows[-1].step == trainer.global_step:  # nothing was trained, or a resumed run ends its stage again
             return

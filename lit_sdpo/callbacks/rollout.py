@@ -17,6 +17,7 @@ from lit_sdpo.callbacks.rollout_checks import (
     check_module,
     check_overlap,
     check_replay,
+    check_slots,
     imitates,
 )
 from lit_sdpo.callbacks.rollout_evaluation import Evaluation
@@ -154,6 +155,7 @@ class RolloutCallback(Callback):
         """Generate once per window, then hand slice k to slot k."""
         # ModelCheckpoint prefers a metric "step", which would be the last evaluation's, to the real one.
         trainer.callback_metrics.pop("step", None)
+        check_slots(trainer, batch.slots)
         if batch.slot == 0:
             self._training.begin(trainer, pl_module, batch)
         self._training.hand_out(batch)

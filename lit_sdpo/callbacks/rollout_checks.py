@@ -102,6 +102,20 @@ def check_overlap(engine: RolloutEngine, module: Any, resample_rounds: int) -> N
         raise UserError(reason, where="rollout.overlap", fix=fix)
 
 
+def check_slots(trainer: pl.Trainer, slots: int) -> None:
+    """Whether the step that the loader has cut is the step that the Trainer takes.
+
+    Raises:
+        UserError: Something has changed ``accumulate_grad_batches`` since the stage began.
+    """
+    if slots != trainer.accumulate_grad_batches:
+        raise UserError(
+            f"it is {trainer.accumulate_grad_batches}, and this stage's steps are cut into {slots} slices",
+            where="trainer.accumulate_grad_batches",
+            fix="leave it as it is while a stage runs",
+        )
+
+
 def failure_share(trainer: pl.Trainer, module: Any, verdicts: Sequence[Verdict], limit: FailureLimit) -> float:
     """Share of verdicts over all ranks that are failures; all ranks call it together.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from lit_sdpo.data.flags import check_evaluation, check_training
 from lit_sdpo.data.stream import EvaluationLoader, WindowLoader
 from lit_sdpo.data.task import Row, Split, Stage, Task
 from lit_sdpo.errors import UserError
@@ -156,6 +157,8 @@ class ContinualDataModule(pl.LightningDataModule):
                 if not len(entry.task.rows("train")):
                     raise UserError(f"task {entry.task.name!r} has no training rows", where=f"data.stages[{i}].task")
             self._check_trainer()
+        elif self.trainer and not self.trainer.fast_dev_run and self.evaluated:  # type: ignore[attr-defined]
+            check_evaluation(self.trainer, "limit_test_batches" if stage == "test" else "limit_val_batches")
         split: Split = "test" if stage == "test" else "validation"
         for task in self.evaluated:
             if not self.evaluation_rows(task, split):
@@ -172,21 +175,13 @@ class ContinualDataModule(pl.LightningDataModule):
         trainer: Any = self.trainer
         if trainer is None or trainer.fast_dev_run:
             return
-        wanted = "pass **data.trainer_arguments() to the Trainer (the command line does)"
-        if trainer.reload_dataloaders_every_n_epochs != 1:
-            raise UserError(
-                "loaders have to be rebuilt each epoch", where="trainer.reload_dataloaders_every_n_epochs", fix=wanted
-            )
-        if trainer.max_steps != -1:
-            raise UserError(
-                "max_steps would cut a stage", where="trainer.max_steps", fix="set the steps of the stages instead"
-            )
-        if trainer.max_epochs is None or not 0 <= trainer.max_epochs <= len(self.stages):
-            raise UserError(
-                f"{trainer.max_epochs} epochs for {len(self.stages)} stages", where="trainer.max_epochs", fix=wanted
-            )
-        if trainer.overfit_batches:
-            raise UserError("it would replace the stream", where="trainer.overfit_batches", fix="leave it at 0")
+        check_training(
+            trainer,
+            stages=len(self.stages),
+            steps=self.total_steps,
+            eval_every=self.eval_every,
+            evaluates=bool(self.evaluated),
+        )
         for i, stage in enumerate(self.stages):
             if stage.prompts_per_step < trainer.world_size:
                 raise UserError(

@@ -224,6 +224,7 @@ class OnPolicyModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Begin a stage."""
+        self._tally = {}  # of a step that was cut, whose slices are no part of the next one
         if self.trainer.current_epoch == 0:
             return
         if self.reset_optimizer:
