@@ -12,7 +12,7 @@ from tests.verifiers.__main__ import judge, main
 CASES = Path(__file__).with_name("cases")
 
 
-@pytest.mark.parametrize("family", ["science", "tooluse", "logic", pytest.param("math", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["science", "tooluse", "logic", "math", "math2"])
 def test_cases(family, capsys):
     assert main([str(CASES / f"{family}.jsonl")]) == 0
     assert capsys.readouterr().out.strip().endswith("passed, 0 failed")
