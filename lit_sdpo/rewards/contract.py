@@ -14,29 +14,40 @@ from lit_sdpo.rewards.thinking import Completion, final_text
 if TYPE_CHECKING:
     from lit_sdpo.data.task import Row
 
-_BOX_PARTS = re.compile(r"\\boxed\s*\{|\\\\(?!boxed)|\\[{}]|[{}]")
+_BOX_PARTS = re.compile(r"\\\\|\\boxed\s*\{|\\[{}]|[{}]")
 
 
 def last_boxed(text: str) -> str | None:
     r"""Content of the last ``\boxed{...}`` whose braces balance, in one pass over the text.
 
+    Of nested boxes the outer one is the answer, with all that it holds; a box that is nothing but a box is that one.
+    After two backslashes, which break a line, ``boxed`` is a word.
+
     Example:
         >>> last_boxed(r"first \boxed{1}, then \boxed{\frac{1}{2}} and \boxed{cut")
         '\\frac{1}{2}'
+        >>> last_boxed(r"\boxed{4\boxed{3}}"), last_boxed(r"\boxed{\boxed{3}}"), last_boxed(r"\\boxed{3}") is None
+        ('4\\boxed{3}', '3', True)
     """
-    opened: list[int] = []  # Start of a box's content, or -1 for any other brace.
-    start = end = -1
+    opened: list[tuple[int, int]] = []  # Start of a brace's or box's token, and start of a box's content or -1.
+    outer: tuple[int, int] | None = None  # Start of the token and end of the content of the last box.
+    inner: tuple[int, int] | None = None  # Of the innermost box, where each is the whole of the one around it.
     for part in _BOX_PARTS.finditer(text):
         token = part.group()
         if token.startswith("\\boxed"):
-            opened.append(part.end())
+            opened.append((part.start(), part.end()))
         elif token == "{":
-            opened.append(-1)
+            opened.append((part.start(), -1))
         elif token == "}" and opened:
-            begin = opened.pop()
-            if begin > start:
-                start, end = begin, part.start()
-    return text[start:end] if start >= 0 else None
+            start, begin = opened.pop()
+            if begin < 0:
+                continue
+            bare = False
+            if outer is not None and outer[0] >= begin:
+                bare = not (text[begin : outer[0]] + text[outer[1] + 1 : part.start()]).strip()
+            inner = inner if bare else (begin, part.start())
+            outer = (start, part.start())
+    return text[slice(*inner)] if inner is not None else None
 
 
 class Contract(ABC):

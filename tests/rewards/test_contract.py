@@ -50,7 +50,7 @@ def test_only_what_follows_the_thinking_counts(completion, text):
         (r"{ open \boxed{5}", "5"),
         (r"} closed \boxed{5}", "5"),
         (r"a \\ \boxed{5}", "5"),
-        (r"\\boxed{5}", "5"),
+        (r"\\boxed{5}", None),
         (r"\boxed{\boxed{5}}", "5"),
         (r"\boxed {5}", "5"),
         (r"\boxed{\begin{matrix}1\\{2}\end{matrix}}", r"\begin{matrix}1\\{2}\end{matrix}"),
