@@ -179,7 +179,8 @@ class _Reader:
                 raise UnreadableError("numbers side by side")
             if before == "}" and _opens_with(self.tokens, self.at - 1) != "^":
                 raise UnreadableError("a number behind a bracket")
-        if token == r"\frac" and before[0].isdigit():
+        numerator = self.peek(2) if self.peek(1) == "{" else self.peek(1)
+        if token == r"\frac" and before[0].isdigit() and numerator.isdigit() and self.peek(3) in ("}", "{"):
             raise UnreadableError("a mixed number inside of a formula")
 
     def signed_factor(self) -> Node:

@@ -192,7 +192,7 @@ def exact_value(text: str) -> Fraction | None:
     if found := _MIXED.match(text):
         sign, whole, *parts = found.groups()
         upper, lower = (int(part) for part in parts if part)
-        return _signed(sign, int(whole) + Fraction(upper, lower)) if lower else None
+        return _signed(sign, int(whole) + Fraction(upper, lower)) if upper < lower else None
     if found := _REPEATING.match(text):
         sign, whole, head, period = found.groups()
         shift = 10 ** len(head)

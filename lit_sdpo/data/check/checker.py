@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from lit_sdpo.data.check.overlap import OverlapFinder
+from lit_sdpo.data.check.pairs import PairFinder
 from lit_sdpo.data.check.report import Finding, Group, Report
 from lit_sdpo.data.readers import Entry, scan
 from lit_sdpo.data.source import Source
@@ -43,12 +44,14 @@ class Checker:
         max_prompt_tokens: The longest prompt that is allowed.
         answers: Put each row's reference to its own verifier.
         overlap: Compares training with evaluated prompts.
+        pairs: Compares the answers of different rows, where that is asked for.
     """
 
     measure: Callable[[Sequence[Row]], list[int]] | None = None
     max_prompt_tokens: int | None = None
     answers: bool = True
     overlap: OverlapFinder = field(default_factory=OverlapFinder)
+    pairs: PairFinder | None = None
 
     def __post_init__(self) -> None:
         share = self.overlap.share
@@ -75,7 +78,8 @@ class Checker:
     def rows(self, task: str, split: str, rows: Iterable[Row]) -> None:
         """Check rows that come from no file, such as those of a generated task."""
         for row in rows:
-            self._row(self._group(task, split), row, f"{task} ({split}), row {row.id!r}", evaluated=split != "train")
+            place = f"{task} ({split}), row {row.id!r}"
+            self._row(self._group(task, split), row, place, f"{task} ({split})", evaluated=split != "train")
 
     def finish(self) -> tuple[Report, set[str]]:
         """The report, and the places of the training rows that are evaluated too."""
@@ -97,6 +101,8 @@ class Checker:
         for name, count in self._unasked.items():
             report.notes.append(f"{count} prompts do not name the answer format of {name} ({_FORMATS[name]})")
         report.groups = list(self._groups.values())
+        if self.pairs is not None:
+            report.pairs = list(self.pairs.find())
         if not report.groups and not report.findings:
             report.findings.append(Finding("source", "all sources", "there are no rows", "give files with rows"))
         return report, repeated
@@ -114,12 +120,12 @@ class Checker:
         if entry.row is None:
             group.left_out += 1
         else:
-            self._row(group, entry.row, entry.place, evaluated=split != "train")
+            self._row(group, entry.row, entry.place, str(part.source), evaluated=split != "train")
 
     def _group(self, task: str, split: str) -> Group:
         return self._groups.setdefault((task, split), Group(task, split))
 
-    def _row(self, group: Group, row: Row, place: str, *, evaluated: bool) -> None:
+    def _row(self, group: Group, row: Row, place: str, source: str, *, evaluated: bool) -> None:
         group.rows += 1
         ids = self._ids.setdefault((group.task, group.split), {})
         if row.id in ids:
@@ -139,6 +145,8 @@ class Checker:
                 self._measure()
         if self.answers:
             self._answer(group, row, place)
+        if self.pairs is not None and not self._missing(row.verifier):
+            self.pairs.add(source, place, row)
 
     def _measure(self) -> None:
         if self.measure is None or not self._waiting:
