@@ -23,7 +23,7 @@ from lit_sdpo.policies.chat import check_template
 from lit_sdpo.policies.copies import ModelCopy
 from lit_sdpo.policies.fitting import check_finite
 from lit_sdpo.policies.load import Lora, check_vocabulary, load_policy, load_tokenizer
-from lit_sdpo.policies.masters import MasterWeights, is_rounded, say_what_is_rounded, trained, what_moves
+from lit_sdpo.policies.masters import MasterWeights, exact_values, is_rounded, say_what_is_rounded, trained, what_moves
 from lit_sdpo.policies.moved import MovedShare
 from lit_sdpo.policies.scoring import weighted_loss
 from lit_sdpo.policies.sharding import is_sharded, release, shard, whole
@@ -96,6 +96,12 @@ class OnPolicyModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         check_number("replay_coefficient", replay_coefficient, at_least=0)
+        if lora is not None and lora.dropout and self.learns_from == "policy":
+            raise UserError(
+                "with dropout in its adapters the policy that learns is not the one that sampled",
+                where="model.lora.dropout",
+                fix="set it to 0; SFT, which samples nothing, takes it",
+            )
         self.optimizer, self.scheduler, self.reset_optimizer = optimizer, scheduler, reset_optimizer
         self.aggregation, self.float32_masters = aggregation, float32_masters
         self.chat_template_options = chat_template_options
@@ -147,7 +153,9 @@ class OnPolicyModule(pl.LightningModule):
 
     def penalty(self) -> Tensor | None:
         """What the loss says about the weights rather than about tokens; counted once per step."""
-        return self.weight_anchor.penalty(self.policy) if self.weight_anchor is not None else None
+        if self.weight_anchor is None:
+            return None
+        return self.weight_anchor.penalty(self.policy, exact_values(self.policy, self._masters))
 
     # ------------------------------------------------------------------------------------------------------- Lightning
     def configure_model(self) -> None:
@@ -232,7 +240,7 @@ class OnPolicyModule(pl.LightningModule):
         for term in self.terms.values():
             term.start_stage(self)
         if self.weight_anchor is not None:
-            self.weight_anchor.start_stage(self.policy)
+            self.weight_anchor.start_stage(self.policy, exact_values(self.policy, self._masters))
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """The loss of one slice, scaled so that the step's gradient is that of the whole window."""

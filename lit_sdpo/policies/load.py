@@ -26,6 +26,7 @@ from lit_sdpo.policies.chat import render as render
 from lit_sdpo.policies.chat import render_all as render_all
 from lit_sdpo.policies.compiling import compile_layers
 from lit_sdpo.policies.fitting import check_finite, check_loading, report_kept_back
+from lit_sdpo.policies.dropout import switch_off_dropout
 from lit_sdpo.policies.fused import fuse
 from lit_sdpo.ranges import check_integer, check_number
 
@@ -41,7 +42,8 @@ class Lora:
     Attributes:
         rank: Rank of the update.
         alpha: The update is scaled by ``alpha / rank``.
-        dropout: On the adapters' input.
+        dropout: On the adapters' input, in updates; for ``SFT`` only, as completions are sampled without it. Dropout of
+            the model itself is off.
         target_modules: Names of the adapted layers; ``all-linear`` for all but the head.
     """
 
@@ -125,7 +127,7 @@ def load_policy(
     config_overrides: Mapping[str, Any] | None = None,
     where: str = WHERE,
 ) -> PreTrainedModel:
-    """Load the model in training mode.
+    """Load the model in training mode, in which its own dropout is off and only an adapter's acts.
 
     Args:
         model_name: Folder, Hub name or ``micro``.
@@ -158,6 +160,7 @@ def load_policy(
             policy: Any = AutoModelForCausalLM.from_config(config, dtype=None if dtype == "auto" else chosen, **options)
     else:
         policy = _loaded(source, model_name, where, dtype=chosen, **options)
+    switch_off_dropout(policy)
     fuse(policy)
     if compile:
         compile_layers(policy)

@@ -154,12 +154,16 @@ def trained(policy: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in policy.parameters() if parameter.requires_grad]
 
 
+def exact_values(policy: nn.Module, masters: MasterWeights | None) -> list[Tensor]:
+    """The parameters that take gradients, masters in the place of those that have one."""
+    weights: list[Tensor] = list(trained(policy))
+    return weights if masters is None else masters.of(weights)
+
+
 def what_moves(policy: nn.Module, masters: MasterWeights | None) -> dict[str, Sequence[Tensor]]:
     """What a step changes, by the name under which its share is logged: the weights, and masters if there are any."""
-    weights = trained(policy)
-    if masters is None:
-        return {"train/moved_share": weights}
-    return {"train/moved_share": weights, "train/moved_share_masters": masters.of(weights)}
+    found: dict[str, Sequence[Tensor]] = {"train/moved_share": trained(policy)}
+    return found if masters is None else {**found, "train/moved_share_masters": exact_values(policy, masters)}
 
 
 def say_what_is_rounded(policy: nn.Module, masters: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import pytest
@@ -11,8 +12,11 @@ import torch
 from torch import nn
 
 from lit_sdpo.callbacks import StageCheckpoint
+from lit_sdpo.modules import WeightAnchor
 from lit_sdpo.optimizers import MuonAdamW, PaperAdamW
+from lit_sdpo.policies.load import load_policy
 from lit_sdpo.policies.masters import MASTER, MasterWeights, trained
+from lit_sdpo.policies.memory import nbytes, optimizer_bytes, step_memory
 from lit_sdpo.policies.moved import MovedShare
 from lit_sdpo.policies.teachers import EMATeacher
 from tests.training import fit, method, toy_data, weights
@@ -287,3 +291,55 @@ def test_a_resumed_run_in_bfloat16_ends_with_the_same_weights(tmp_path, tiny, dt
     resumed = run(tmp_path / "resumed", path)
     assert all(torch.equal(a, b) for a, b in zip(resumed, whole, strict=True))
     assert any(not torch.equal(a, a.bfloat16().float()) for a in whole)
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", "32-true"), ("float32", "bf16-true")])
+def test_a_weight_anchor_holds_what_moved_in_the_masters(tmp_path, tiny, dtype, precision):
+    """At a rate at which bfloat16 weights hardly move, the entries that moved most are those of float32."""
+
+    def run(dtype, precision):
+        anchor = WeightAnchor(strength=1.0, share=0.1)
+        module = method("sft", tiny, optimizer=lambda p: torch.optim.SGD(p, lr=1e-5), dtype=dtype, weight_anchor=anchor)
+        fit(tmp_path, module, toy_data(["a", "b"], steps=3), precision=precision)
+        masks = torch.cat([getattr(anchor, f"mask_{n}").flatten() for n in range(len(trained(module.policy)))])
+        return module, masks
+
+    half, found = run(dtype, precision)
+    _, expected = run("float32", "32-true")
+    assert int((found & expected).sum()) > 0.9 * int(expected.sum())
+    values = half._masters.of(trained(half.policy))
+    penalty = half.weight_anchor.penalty(half.policy, values)
+    penalty.backward()
+    anchors = [getattr(half.weight_anchor, f"anchor_{n}") for n in range(len(values))]
+    masks = [getattr(half.weight_anchor, f"mask_{n}") for n in range(len(values))]
+    held = sum(int(m.sum()) for m in masks)
+    exact = sum(float(((v - a).abs() * m).sum()) for v, a, m in zip(values, anchors, masks, strict=True)) / held
+    assert 0 < penalty.item() == pytest.approx(exact, rel=1e-4)
+    for weight, value, anchor, mask in zip(trained(half.policy), values, anchors, masks, strict=True):
+        assert torch.equal(weight.grad, ((value - anchor).sign() * mask / held).to(weight.dtype))
+
+
+def test_the_estimate_counts_masters(tiny):
+    policy = load_policy(tiny, dtype="bfloat16")
+    count = sum(p.numel() for p in policy.parameters())
+    kept, plain = (step_memory(policy, policy, masters=masters) for masters in (True, False))
+    assert (kept.weights, kept.gradients, kept.optimizer, kept.masters) == (2 * count, 2 * count, 8 * count, 4 * count)
+    assert (plain.optimizer, plain.masters) == (4 * count, 0)
+    assert kept.resident - plain.resident == 8 * count
+    assert kept.stepped == 4 * count
+    assert replace(kept, head_gradient=0).update(0) == 4 * count
+    assert kept.tokens_within(kept.resident + kept.stepped - 1) == 0
+    full = load_policy(tiny)
+    assert step_memory(full, full, masters=True) == step_memory(full, full)
+
+
+def test_an_optimizer_holds_what_was_counted(tiny):
+    policy = load_policy(tiny, dtype="bfloat16")
+    made = PaperAdamW(policy.named_parameters())
+    MasterWeights(made)
+    for parameter in policy.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    made.step()
+    held = [value for state in made.state.values() for value in state.values() if value.dim() or value.numel() > 1]
+    counted = step_memory(policy, policy, masters=True)
+    assert nbytes(held) == counted.optimizer + counted.masters == sum(optimizer_bytes(policy, True))
