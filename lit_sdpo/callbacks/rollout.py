@@ -28,6 +28,7 @@ from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.failures import FailureLimit
 from lit_sdpo.rollouts.engine import RolloutEngine, Sampling
 from lit_sdpo.rollouts.generate import Draw, Generation, generate
+from lit_sdpo.rollouts.mismatch import Correction
 from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.reference import reference_ids
@@ -63,6 +64,9 @@ class RolloutCallback(Callback):
             least 50 of them; such completions have no score.
         overlap: Draw the next window's completions while this one's update runs; their weights are then one optimizer
             step old. Needs an engine with a server; see ``docs/vllm.md``.
+        correction: What losses make of the difference between engine and policy, where the engine is another program:
+            ``weight`` multiplies them with ``min(π / π_engine, 2)`` and takes ratios between policies, as the code of
+            arXiv:2607.01763 does; ``ratio`` takes the ratios against the engine. See ``docs/vllm.md``.
 
     Raises:
         UserError: The module lacks what is needed, a prompt exceeds the budget, prompt and completion exceed what
@@ -81,6 +85,7 @@ class RolloutCallback(Callback):
         seed: int | None = None,
         max_verifier_failures: float = 0.05,
         overlap: bool = False,
+        correction: Correction = "weight",
     ) -> None:
         self.num_generations = check_integer("num_generations", num_generations, at_least=1)
         self.sampling = sampling or Sampling()
@@ -98,6 +103,7 @@ class RolloutCallback(Callback):
         self._budget = PromptBudget(max_prompt_tokens)
         self._held = ExitStack()
         self._overlap = Overlap(self.engine) if overlap else None
+        self.correction = correction
         self._training: Training  # from setup on
         self._evaluation: Evaluation  # from its start on
 
@@ -117,6 +123,7 @@ class RolloutCallback(Callback):
             self.failures,
             self.resample_rounds,
             self._overlap,
+            self.correction,
         )
         self._budget = PromptBudget(self.max_prompt_tokens)
         data: Any = getattr(trainer, "datamodule", None)
@@ -163,9 +170,9 @@ class RolloutCallback(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: PromptBatch, batch_idx: int
     ) -> None:
-        """Log how far the engine that sampled is from the policy."""
-        mismatch = self._training.mismatch
-        if mismatch is not None and batch.slot == batch.slots - 1 and getattr(pl_module, "log_due", False):
+        """Log how far the engine that sampled is from the policy, which its window's first update has found out."""
+        mismatch, last = self._training.mismatch, batch.slot == batch.slots - 1
+        if mismatch is not None and batch.update == 0 and last and getattr(pl_module, "log_due", False):
             mismatch.log(trainer, pl_module)
 
     def on_train_epoch_end(self, *arguments: Any, **options: Any) -> None:

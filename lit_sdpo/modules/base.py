@@ -251,8 +251,8 @@ class OnPolicyModule(pl.LightningModule):
 
         def token_losses(logits: Tensor, span: slice) -> Tensor:
             tokens = Tokens(slice_, span, logits)
-            if rows.mismatch is not None:
-                rows.mismatch.add(tokens.logprobs, tokens.sampled_logprobs)
+            if rows.mismatch is not None and rows.fresh:
+                tokens.meet_engine(rows.mismatch)
             total = torch.zeros(len(tokens.ids), device=logits.device)
             for name, term in self.terms.items():
                 weight = weights[name][span]

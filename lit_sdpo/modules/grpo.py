@@ -22,8 +22,10 @@ class PolicyGradient(Term):
     r"""Reinforce what scored above its group's mean, within a clipped ratio.
 
     .. math::
-        \ell = -\min(r A,\; \mathrm{clip}(r, 1 - \epsilon_\text{low}, 1 + \epsilon_\text{high}) A),
+        \ell = -w \min(r A,\; \mathrm{clip}(r, 1 - \epsilon_\text{low}, 1 + \epsilon_\text{high}) A),
         \qquad r = \exp(\log \pi - \log \pi_\text{old})
+
+    with :math:`w` the token's weight for the difference between engine and policy, 1 where the policy itself sampled.
 
     Args:
         advantage: How the advantage A is normalised; see :class:`GRPO`.
@@ -69,7 +71,7 @@ class PolicyGradient(Term):
             tokens.logprobs, tokens.old_logprobs, advantages, low=self.clip_eps_low, high=self.clip_eps_high
         )
         tokens.slice.module.tally_mean("train/clip_fraction", loss.clipped_low | loss.clipped_high, tokens, part)
-        return loss.per_token
+        return loss.per_token * tokens.engine_weights
 
 
 class BaseKL(Term):

@@ -170,15 +170,19 @@ class LossBatch:
         prompt_ids: The student's prompt of each row, N lists.
         completion_ids: int64 [N, T].
         completion_mask: bool [N, T].
-        old_logprobs: Log-probabilities at rollout, float32 [N, T].
+        old_logprobs: What the policy's ratios are against, float32 [N, T]: its log-probabilities before the window's
+            first update, under the whole distribution at the temperature. The sampler's own where that ran the policy;
+            else the first update fills them in.
         parts: One for each term of the objective, by name.
         teacher_prompt_ids: The teacher's prompt of each row, or ``None`` for a row without context; absent for methods
             without a teacher.
         temperature: The completions were drawn at this temperature, and losses score them at it.
-        fresh: The policy is the very one that drew the rollouts: this is their first update, and no other program
-            than the policy's own drew them.
-        mismatch: Keeps how far the policy is from the engine that drew the rollouts; ``None`` where the policy's own
-            program did.
+        fresh: This is the window's first update: the policy is the one that its ratios are against.
+        sampled_logprobs: Log-probabilities as the engine reported them, under what its filters kept, float32 [N, T].
+        engine_weights: Weight of each token for the difference between engine and policy, float32 [N, T]; filled in by
+            the first update.
+        mismatch: Compares engine and policy; ``None`` where the policy itself sampled, and then the two above are of
+            no use.
     """
 
     prompt_ids: list[list[int]]
@@ -189,16 +193,21 @@ class LossBatch:
     teacher_prompt_ids: list[list[int] | None] | None = None
     temperature: float = 1.0
     fresh: bool = True
+    sampled_logprobs: Tensor = field(default_factory=lambda: torch.empty(0))
+    engine_weights: Tensor = field(default_factory=lambda: torch.empty(0))
     mismatch: Mismatch | None = None
 
     @classmethod
     def of(cls, rollouts: Rollouts, teacher_prompt_ids: list[list[int] | None] | None = None) -> LossBatch:
         """All rows of some rollouts, without a term yet."""
+        drawn = rollouts.completions
         return cls(
             prompt_ids=[rollouts.prompt_ids[n // rollouts.num_generations] for n in range(len(rollouts))],
-            completion_ids=rollouts.completions.ids,
+            completion_ids=drawn.ids,
             completion_mask=rollouts.completion_mask,
-            old_logprobs=rollouts.completions.logprobs,
+            old_logprobs=drawn.logprobs if drawn.log_kept_mass is None else drawn.logprobs + drawn.log_kept_mass,
+            sampled_logprobs=drawn.logprobs,
+            engine_weights=torch.ones_like(drawn.logprobs),
             teacher_prompt_ids=teacher_prompt_ids,
             temperature=rollouts.temperature,
         )
@@ -237,6 +246,8 @@ class LossBatch:
             completion_ids=self.completion_ids[index, :width],
             completion_mask=self.completion_mask[index, :width],
             old_logprobs=self.old_logprobs[index, :width],
+            sampled_logprobs=self.sampled_logprobs[index, :width],
+            engine_weights=self.engine_weights[index, :width],
             parts={name: part.select(index, width) for name, part in self.parts.items()},
             teacher_prompt_ids=None if self.teacher_prompt_ids is None else [self.teacher_prompt_ids[i] for i in rows],
         )
