@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
@@ -80,6 +80,8 @@ class RolloutCallback(Callback):
     ) -> None:
         if num_generations < 1:
             raise ValueError(f"num_generations must be at least 1, got {num_generations}")
+        if correction not in get_args(Correction):
+            raise ValueError(f"correction is one of {', '.join(get_args(Correction))}, got {correction!r}")
         self.num_generations = num_generations
         self.sampling = sampling or Sampling()
         self.evaluation_sampling = evaluation_sampling or self.sampling
