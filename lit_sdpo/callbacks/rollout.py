@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
@@ -88,6 +88,8 @@ class RolloutCallback(Callback):
         correction: Correction = "weight",
     ) -> None:
         self.num_generations = check_integer("num_generations", num_generations, at_least=1)
+        if correction not in get_args(Correction):
+            raise ValueError(f"correction is one of {', '.join(get_args(Correction))}, got {correction!r}")
         self.sampling = sampling or Sampling()
         self.evaluation_sampling = evaluation_sampling or self.sampling
         self.engine = NativeEngine() if engine is None else engine

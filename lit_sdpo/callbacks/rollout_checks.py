@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.functional.filters import TRANSFORMERS_ORDER
 from lit_sdpo.ranges import OutOfRangeError, check_number
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.failures import FailureLimit, count_failures
@@ -35,13 +36,19 @@ def check_engine(engine: object) -> None:
     """Whether it says what a run needs to know of it, which a class that has the right method alone does not.
 
     Raises:
-        UserError: It is no subclass of the base class.
+        UserError: It is no subclass of the base class, or its order of filters is none.
     """
     if not isinstance(engine, RolloutEngine):
         raise UserError(
             f"{type(engine).__name__} is no rollout engine",
             where="rollout.engine",
             fix="derive it from lit_sdpo.RolloutEngine, whose docstring says what an engine has to give",
+        )
+    if sorted(engine.filter_order) != sorted(TRANSFORMERS_ORDER):
+        raise UserError(
+            f"the filter_order of {type(engine).__name__} is {list(engine.filter_order)}",
+            where="rollout.engine",
+            fix=f"name each of {', '.join(TRANSFORMERS_ORDER)} once",
         )
 
 

@@ -30,14 +30,15 @@ class Distillation(Term):
         \ell_t = D_\alpha\big(\pi(\cdot \mid x, y_{<t}),\; \pi_T(\cdot \mid x, c, y_{<t})\big)
         \cdot \min(\pi(y_t) / \pi_\text{old}(y_t),\; c_\text{max})
 
-    Subclasses change one thing each: the rows (:meth:`row_weights`), the target (:meth:`target`) or the divergence
+    times the token's weight for the difference between engine and policy, 1 where the policy itself sampled. Subclasses
+    change one thing each: the rows (:meth:`row_weights`), the target (:meth:`target`) or the divergence
     (:meth:`divergence`).
 
     Args:
         alpha: 0 is KL(teacher‖student), 1 KL(student‖teacher), between them the Jensen-Shannon form.
         top_k: Compare on the student's k most likely tokens; ``None`` on the whole vocabulary.
         tail: Add the mass outside the top-k as one bucket; otherwise both sides are renormalised.
-        importance_clip: Largest importance weight.
+        importance_clip: Largest ratio of the policy to what it was before the window's first update.
         token_mask: Share of tokens that are left out at random, in the loss and in its denominator.
         coefficient: Factor in the loss.
     """
@@ -115,7 +116,8 @@ class SDPO(OnPolicyModule):
         alpha: 0 is KL(teacher‖student), 1 KL(student‖teacher), between them the Jensen-Shannon form (the paper: 0.5).
         top_k: Compare on the student's k most likely tokens; ``None`` on the whole vocabulary (the paper: 100).
         tail: Add the mass outside the top-k as one bucket, as the paper does; otherwise both sides are renormalised.
-        importance_clip: Largest importance weight (the paper: 2); matters when rollouts are trained on more than once.
+        importance_clip: Largest ratio of the policy to what it was before the window's first update (the paper: 2);
+            matters when rollouts are trained on more than once.
         token_mask: Share of response tokens left out at random (the paper's ablation: 0.25, 0.5, 0.75).
         outcome_coefficient: Factor of an added policy-gradient term on the rewards' advantages; 0 adds none.
         optimizer: From parameters to optimizer (the paper: AdamW, learning rate 1e-5, weight decay 0.01).

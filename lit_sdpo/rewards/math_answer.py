@@ -83,9 +83,11 @@ def _single(text: str, depth: int) -> Answer:
 
 def _alternatives(text: str, depth: int) -> Answer | None:
     """Answers with *or* between them."""
-    parts = [part for part in split_top(text, _OR) if part]
-    if len(split_top(text, _OR)) == 1:
+    parts = split_top(text, _OR)
+    if len(parts) == 1:
         return None
+    if not all(parts):
+        return Opaque(packed(text))
     answers = [read_answer(part, depth + 1) for part in parts]
     if (name := _common_name(answers)) is not None:
         values = [answer.values[0][1] for answer in answers if isinstance(answer, Named)]
@@ -125,9 +127,9 @@ def _listed(text: str, depth: int) -> Answer | None:
     split = split_with(text, _AND)
     if len(split) == 1:
         return None
-    answers = [read_answer(part, depth + 1) for part, _ in split if part]
-    if not answers:
-        return None
+    if not all(part for part, _ in split):
+        return Opaque(packed(text))
+    answers = [read_answer(part, depth + 1) for part, _ in split]
     by_and = all(_WORD_AND.search(sign) for _, sign in split[:-1])
     answers = list(_with_names(answers))
     if (name := _common_name(answers)) is not None:
@@ -143,8 +145,6 @@ def _listed(text: str, depth: int) -> Answer | None:
         pairs = [pair for answer in answers if isinstance(answer, Named) for pair in answer.values]
         if len({name for name, _ in pairs}) == len(pairs):
             return Named(tuple(sorted(pairs, key=lambda pair: pair[0])))
-    if len(answers) == 1 and len(split) > 1 and split[-1][0]:
-        return answers[0]
     return Items(tuple(_flat(answers)))
 
 
@@ -272,7 +272,7 @@ def _words(text: str) -> Words | None:
     if _ONLY_WORDS.match(text):
         plain = " ".join(re.findall(r"[^\s(){}]+", re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text))).strip(" .!?'-")
         if len(plain) != 1:
-            return Words(plain.casefold())
+            return Words(plain)
         return Words(plain, Node("var", value=plain))
     if not _LETTERS.match(text) or packed(text) in _CONSTANTS:
         return None

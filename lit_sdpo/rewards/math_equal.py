@@ -13,13 +13,12 @@ from lit_sdpo.rewards.math_kinds import (
     Items,
     Matrix,
     Named,
-    Opaque,
     Parts,
     Quantity,
     Relation,
     Words,
     real_set,
-)  # fmt: skip
+)
 from lit_sdpo.rewards.math_sets import RealSet
 from lit_sdpo.rewards.math_value import equal, exact, proportional, real_value
 
@@ -45,14 +44,14 @@ def _by_kind(left: Answer, right: Answer, inside: bool) -> bool | None:
             return _named(left, right)
         case Named(), Relation():
             return any(_relations(own, right) for own in _equations(left))
-        case Named(), _:
-            return _named_and_bare(left, right, inside)
+        case Named(), _ if not inside or len(left.values) > 1:
+            return _named_and_bare(left, right) or None
         case RealSet(), _:
             other = real_set(right)
-            return other is not None and left.same(other)
+            return None if other is None else left.same(other)
         case Items(), Items():
             return _items(left, right)
-        case Items(kind="set"), Quantity() | Words() | Named() if not inside and len(left.members) == 1:
+        case Items(kind="set"), Quantity() | Words() | Bracket() if not inside and len(left.members) == 1:
             return answers_equal(left.members[0], right, inside=True)
         case Items(kind="list"), _ if len(left.members) == 1:
             return answers_equal(left.members[0], right, inside)
@@ -62,7 +61,7 @@ def _by_kind(left: Answer, right: Answer, inside: bool) -> bool | None:
             return _relations(left, right)
         case Matrix(), Matrix():
             return _matrices(left, right)
-        case Parts(), _:
+        case Parts(), Parts() | Quantity():
             return _parts(left, right)
         case Words(), Words():
             return _words(left, right)
@@ -70,8 +69,6 @@ def _by_kind(left: Answer, right: Answer, inside: bool) -> bool | None:
             return not right.units and not right.percent and equal(left.node, right.node)
         case Based(), Based():
             return left == right
-        case Opaque(), _:
-            return False
         case _:
             return None
 
@@ -137,13 +134,15 @@ def _equations(named: Named) -> list[Relation]:
     return [Relation((Node("var", value=name), value.node), ("=",))]
 
 
-def _named_and_bare(left: Named, right: Answer, inside: bool) -> bool:
-    """``x = 5`` is 5; ``x = 3, y = 4`` is the point (3, 4), in the order of the alphabet."""
-    if len(left.values) == 1:
-        return answers_equal(left.values[0][1], right, inside)
-    letters = all(len(name) == 1 for name, _ in left.values)
-    point = isinstance(right, Bracket) and (right.left, right.right) == ("(", ")")
-    return letters and point and isinstance(right, Bracket) and _in_order([v for _, v in left.values], right.members)
+def _named_and_bare(left: Named, right: Answer) -> bool:
+    """``x = 5`` is 5; ``x = 3, y = 4`` is (3, 4), in the order of the alphabet; ``x_1 = 3, x_2 = 4`` is a list too."""
+    names, values = zip(*left.values, strict=True)
+    if len(names) == 1:
+        return answers_equal(values[0], right)
+    if isinstance(right, Bracket) and (right.left, right.right) == ("(", ")"):
+        return all(len(name) == 1 for name in names) and _in_order(values, right.members)
+    indexed = all("_" in name for name in names) and len({name.partition("_")[0] for name in names}) == 1
+    return indexed and isinstance(right, Items) and _items(Items(values), right)
 
 
 def _items(left: Items, right: Items) -> bool:
@@ -233,9 +232,14 @@ def _of_day(parts: Parts) -> tuple[Fraction, ...]:
 
 
 def _words(left: Words, right: Words) -> bool:
-    """Words in any case; letters that may be variables in theirs."""
-    if left.text == right.text:
-        return True
-    if left.node is not None and right.node is not None:
-        return False
-    return len(left.text) > 1 and left.text.casefold() == right.text.casefold()
+    """Words in any case, but letters, formulas of chemistry and the like (``Aa``, ``CO``) in theirs."""
+    mine, other = left.text.split(), right.text.split()
+    return len(mine) == len(other) and all(
+        a == b or (a.casefold() == b.casefold() and _has_no_case(a) and _has_no_case(b))
+        for a, b in zip(mine, other, strict=True)
+    )
+
+
+def _has_no_case(word: str) -> bool:
+    usual = word in (word.lower(), word.upper(), word.capitalize())
+    return usual and (len(word) > 3 or word.casefold() in ("no", "yes") or (len(word) == 3 and not word.isupper()))

@@ -81,6 +81,7 @@ _SYMBOL = re.compile(r"\\[a-zA-Z]+|\\.", re.DOTALL)
 _BARE = re.compile(
     r"(?<![\\a-zA-Z])[a-zA-Z]\.[a-zA-Z]\.?(?![a-zA-Z])|(?<![\\a-zA-Z])[a-zA-Z]{2,}(?:['-][a-zA-Z]+)*|[^\W\d_a-zA-Z\u0370-\u03ff]+\.?"
 )
+_NAME = re.compile(r"[a-zA-Z]+")
 _PARSED_NAMES = re.compile(r"\\(?:begin|end|mathbb|mathcal|mathfrak|mathscr)\s*\{[^{}]*\}")
 
 
@@ -206,7 +207,8 @@ def packed(text: str) -> str:
     text = re.sub(
         r"(?<=\d) +(?=[\d.])|(\\[a-zA-Z]+)(?![a-zA-Z]) *(?=[a-zA-Z0-9])", lambda found: f"{found[1] or ''}\x00", text
     )
-    return text.replace(" ", "").replace("\x00", " ")
+    text = re.sub(r"([_^])\{([a-zA-Z]|\d(?!\}\d))\}", r"\1\2", text.replace(" ", ""))
+    return text.replace("\x00", " ")
 
 
 def split_top(text: str, separator: re.Pattern[str]) -> list[str]:
@@ -233,7 +235,7 @@ def split_with(text: str, separator: re.Pattern[str]) -> list[tuple[str, str]]:
                 depth += 1 if text[at] == "{" else -1
                 at += 1
             else:
-                at += len(name.group()) if (name := re.match(r"[a-zA-Z]+", text[at:])) else 1
+                at = name.end() if (name := _NAME.match(text, at)) else at + 1
         else:
             depth += (text[at] in "([{") - (text[at] in ")]}")
             at += 1

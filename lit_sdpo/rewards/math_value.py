@@ -249,11 +249,10 @@ def _values(node: Node, points: tuple[tuple[tuple[str, Fraction], ...], ...], re
 
 
 def _close(left: tuple[Any, int, int], right: tuple[Any, int, int]) -> bool:
-    """Equal up to what rounding may do."""
+    """Equal up to what rounding may do; both values have to have been computed with the same number of bits."""
     mp = _context()
-    bits = min(left[2], right[2])
-    mp.prec = max(left[2], right[2])
-    return bool(abs(left[0] - right[0]) <= mp.mpf(2) ** (max(left[1], right[1]) - bits + 60))
+    mp.prec = left[2]
+    return bool(abs(left[0] - right[0]) <= mp.mpf(2) ** (max(left[1], right[1]) - left[2] + 60))
 
 
 #: Points by kind: positive, of both signs, large, whole. The last may be outside of what the others allow.
@@ -273,6 +272,8 @@ def _points(names: frozenset[str]) -> tuple[tuple[tuple[str, Fraction], ...], ..
         low, high = _RANGES[index]
         return (low + (high - low) * Fraction(int(share * 10**6), 10**6)).limit_denominator(10**6)
 
+    if not names:
+        return ((),)
     indices = range(len(_RANGES) + _WHOLE_POINTS)
     return tuple(tuple((name, at(name, index)) for name in sorted(names)) for index in indices)
 
@@ -300,8 +301,26 @@ def equal(left: Node, right: Node) -> bool:
         return False
     if any((mine is None) != (other is None) for mine, other in pairs):
         return False
-    both = [(mine, other) for mine, other in pairs if mine is not None]
-    return len(both) >= 3 and all(_close(mine, other) for mine, other in both)
+    places = [index for index, (mine, _) in enumerate(pairs) if mine is not None]
+    return len(places) >= min(3, len(pairs)) and all(
+        _same_at(left, right, pairs[index], dict(_points(names)[index]), real) for index in places
+    )
+
+
+def _same_at(
+    left: Node,
+    right: Node,
+    values: tuple[tuple[Any, int, int], tuple[Any, int, int]],
+    point: Mapping[str, Fraction],
+    real: bool,
+) -> bool:
+    """Whether two formulas are equal at a point; the value of fewer bits is computed again with those of the other."""
+    mine, other = values
+    if mine[2] < other[2]:
+        mine = _at(left, point, real, other[2])
+    if other[2] < mine[2]:
+        other = _at(right, point, real, mine[2])
+    return mine[2] == other[2] and _close(mine, other)
 
 
 def proportional(left: Node, right: Node, positive: bool = False) -> bool:

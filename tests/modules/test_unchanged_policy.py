@@ -24,6 +24,7 @@ FILTERS = [
     {"min_p": 0.1},
     {"temperature": 1.5, "top_p": 0.5},
     {"temperature": 1.3, "top_k": 30, "top_p": 0.9, "min_p": 0.05},
+    {"top_p": 0.7, "min_p": 0.2},  # what top_p leaves depends on which comes first
 ]
 CERTAIN = [{"top_k": 1}, {"temperature": 0.0}]
 MIXED = {"temperature": 1.3, "top_p": 0.8, "min_p": 0.05}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import random
 import threading
 import time
 
@@ -147,3 +149,41 @@ def test_a_ground_truth_may_lack_closing_braces_at_its_end():
 )
 def test_the_outer_of_nested_boxes_is_the_answer(text, answer):
     assert last_boxed(text) == answer
+
+
+def test_the_order_of_the_two_does_not_matter():
+    answers = sorted({answer for pair in (*EQUAL, *DIFFERENT) for answer in pair})
+    draw = random.Random(0)
+    for _ in range(4000):
+        left, right = draw.sample(answers, 2)
+        assert same(left, right) == same(right, left), (left, right)
+
+
+CONSTANTS = {
+    r"\frac{1}{e^{500}}": 1 / math.e**500,
+    "e^{-3}": math.e**-3,
+    r"\sqrt{2}+\sqrt{3}": 2**0.5 + 3**0.5,
+    r"\pi^2": math.pi**2,
+    r"\log_2 3": math.log2(3),
+    r"\sin 1": math.sin(1),
+    "10^{-20}": 1e-20,
+    "2^{100}": 2.0**100,
+    r"\cos\frac{\pi}{5}": math.cos(math.pi / 5),
+    r"\frac{1+\sqrt5}{4}": (1 + 5**0.5) / 4,
+    r"\sqrt[3]{-8}": -2.0,
+    r"\arctan 1": math.pi / 4,
+    r"\binom{10}{3}": 120.0,
+    "5!": 120.0,
+    r"\lfloor \pi \rfloor": 3.0,
+    r"|{-3}|": 3.0,
+    r"\frac{\pi}{4}": math.pi / 4,
+    r"e^{i\pi}": -1.0,
+    r"7^{-30}": 7.0**-30,
+    "0": 0.0,
+}
+
+
+def test_constants_are_equal_where_floating_point_says_so():
+    for left, mine in CONSTANTS.items():
+        for right, other in CONSTANTS.items():
+            assert same(left, right) == math.isclose(mine, other, rel_tol=1e-9), (left, right)

@@ -76,6 +76,17 @@ def test_a_class_with_the_method_alone_is_refused():
         rollout_callback(engine=OnlyTheMethod())
 
 
+def test_orders_and_corrections_that_there_are_not():
+    engine = Least()
+    engine.filter_order = ("top_p",)
+    with pytest.raises(
+        UserError, match=r"filter_order of Least is \['top_p'\]\. Name each of top_k, top_p, min_p once"
+    ):
+        rollout_callback(engine=engine)
+    with pytest.raises(ValueError, match="weight, ratio"):
+        rollout_callback(correction="both")
+
+
 FIT = ["fit", "--config", "configs/micro/sdpo.yaml"]
 
 
