@@ -208,8 +208,24 @@ class LitSDPOCLI(LightningCLI):
             kept = [c for c in self.trainer_defaults["callbacks"] if not isinstance(c, pl.callbacks.ProgressBar)]
             self.trainer_defaults["callbacks"] = kept
         if trainer.get("enable_checkpointing") is False:
+            if self.subcommand == "fit":
+                self._check_without_checkpoints()
             self._parser(self.subcommand).callback_keys.remove("checkpoint")
         return super().instantiate_trainer(**kwargs)
+
+    def _check_without_checkpoints(self) -> None:
+        """Nothing that asks for checkpoints is passed over where they are switched off.
+
+        Raises:
+            UserError: Naming what does.
+        """
+        for key, why in (
+            ("checkpoint.every_n_steps", "it asks for checkpoints"),
+            ("ckpt_path", "what saves them is what compares this run with the one that goes on"),
+        ):
+            if self._get(self.config, key):
+                fix = "set it to true, or leave out one of the two"
+                raise UserError(f"it is false, and {key} is set: {why}", where="trainer.enable_checkpointing", fix=fix)
 
     def after_fit(self) -> None:
         """Say where the results are."""
@@ -217,7 +233,8 @@ class LitSDPOCLI(LightningCLI):
         if folder is not None and self.trainer.is_global_zero:
             print(f"run folder:  {folder}")
             print(f"tensorboard: tensorboard --logdir {folder}")
-            print(f"samples:     {folder / 'samples.jsonl'}")
+            if (samples := folder / "samples.jsonl").exists():
+                print(f"samples:     {samples}")
 
 
 def trainer_defaults() -> dict[str, Any]:

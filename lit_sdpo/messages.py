@@ -32,6 +32,7 @@ _LOST = re.compile(
     r"gloo/transport|Connection (reset|closed) by peer|Timed out waiting \d+ms|NCCL.*(remote process|timeout|aborted)"
 )
 _KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}
+_KINDS |= {"list": "a list", "dict": "a mapping"}
 
 
 @dataclass
@@ -73,16 +74,22 @@ def explain_parsing(report: str, *, keys: Iterable[str] = (), namespaces: Sequen
         owner = nested[1] if nested else place.owner
         fix = _choose(option, _options(owner))
         return UserError(f"{owner.rpartition('.')[2]} has no option {option!r}", where=f"{where}.{option}", fix=fix)
-    if found := re.search(r"Expected a dot import path string: (.*)", text):
-        fix = _choose(found[1], _class_names(place, namespaces), other="the import path of your own class")
-        return UserError(f"there is no class {found[1]!r}", where=where, fix=fix)
+    given = re.search(r"Given value: (.*?)(?:\. Got value: .*)?$", report, re.MULTILINE)
+    kinds = re.findall(r"Expected an? <class '(float|int|bool|str)'>", text)
+    path = re.search(r"Expected a dot import path string: (.*)", text)
+    if path and not {"float", "int"} & set(kinds):
+        fix = _choose(path[1], _class_names(place, namespaces), other="the import path of your own class")
+        return UserError(f"there is no class {path[1]!r}", where=where, fix=fix)
+    got = re.search(r"Got value: (.*)", text)
+    value = got[1] if got else given[1] if given else ""
     if choices := [c for group in re.findall(r"Literal\[(.*?)\](?:\.|\n|$)", text) for c in group.split(", ")]:
         names = list(dict.fromkeys(choice.strip("'\"") for choice in choices))
-        got = re.search(r"Got value: (.*)", text)
-        value = got[1] if got else (re.search(r"Given value: (.*)", report) or ["", ""])[1]
         return UserError(f"{value!r} is not allowed", where=where, fix=_choose(value, names))
-    if found := re.search(r"Expected an? <class '(\w+)'>\. Got value: (.*)", text):
-        return UserError(f"{found[2]!r} is not allowed", where=where, fix=f"give {_KINDS.get(found[1], found[1])}")
+    if kinds:
+        names = list(dict.fromkeys(_KINDS[kind] for kind in sorted(kinds, key=list(_KINDS).index)))
+        return UserError(f"{value!r} is not allowed", where=where, fix=f"give {', or '.join(names)}")
+    if found := re.search(r"Expected an? <class '(\w+)'>", text):
+        return UserError(f"{value!r} is not allowed", where=where, fix=f"give {_KINDS.get(found[1], found[1])}")
     if found := re.search(r"the following arguments are required: (.*)", text):
         return UserError(f"{place.owner.rpartition('.')[2]} lacks {found[1]}", where=where, fix=f"add {found[1]}")
     return UserError(place.lines[0] if place.lines else report.strip().splitlines()[0], where=where)
@@ -101,21 +108,28 @@ def explain_building(
     """
     while error.__cause__ is not None and not isinstance(error, UserError):
         error = error.__cause__
-    if isinstance(error, UserError):
-        return UserError(error.what, where=error.where, fix=error.fix)
+    mistake = error if isinstance(error, UserError) else None
+    if mistake is not None and mistake.where:
+        return UserError(mistake.what, where=mistake.where, fix=mistake.fix)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     refused = bool(frames) and frames[-1].f_globals["__name__"].startswith("lightning.")  # not a defect of ours
-    if not isinstance(error, ValueError | MisconfigurationException) and not (isinstance(error, TypeError) and refused):
+    known = isinstance(error, UserError | ValueError | MisconfigurationException)
+    if not known and not (isinstance(error, TypeError) and refused):
         return None
     owners = [type(f.f_locals["self"]) for f in frames if f.f_code.co_name in ("__init__", "__post_init__")]
     if not owners:
-        return None
+        return mistake
     owner = owners[-1]
     named = [name for name in _parameters(owner) if re.search(rf"\b{name}\b", str(error))]
     places = [key for key in keys if named and key.rpartition(".")[2] == named[0]]
-    own = [place for place in places if _is_of(owners, (owners_of or {}).get(place.partition(".")[0]))]
-    places = own or places
-    return UserError(str(error), where=places[0] if len(places) == 1 else owner.__name__)
+    tops = owners_of or {}
+    own = [place for place in places if _is_of(owners, tops.get(place.partition(".")[0]))]
+    direct = [place for place in own if place.count(".") == 1 and _is_of([owner], tops.get(place.partition(".")[0]))]
+    places = direct or own or places
+    where = places[0] if len(places) == 1 else owner.__name__
+    return (
+        UserError(str(error), where=where) if mistake is None else UserError(mistake.what, where=where, fix=mistake.fix)
+    )
 
 
 def _is_of(owners: Sequence[type], kind: type | None) -> bool:
@@ -159,7 +173,7 @@ def _innermost(report: str) -> _Place:
     for line in map(str.strip, report.splitlines()):
         if place.lines and line.startswith(("Parser key", "Given value", "Problem with")):
             break
-        if found := re.match(r'(?:- )?Parser key "(.+?)":', line):
+        if found := re.search(r'(?:^|^- |: )Parser key "(.+?)":$', line):
             place.keys.append(found[1])
             place.owner, place.types = owner, []
         elif found := re.match(r"(?:- )?Problem with given class_path '(.+?)':", line):

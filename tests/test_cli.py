@@ -88,11 +88,18 @@ def test_callbacks_that_the_trainer_switches_off(small, switch, monkeypatch):
     assert {"StreamProgressBar", "StageCheckpoint"} - {off} <= names
 
 
+@pytest.mark.parametrize("asks", ["--checkpoint.every_n_steps=1", "--ckpt_path=last"])
+def test_checkpoints_that_are_asked_for_and_switched_off_are_refused(small, asks, capsys):
+    assert main(["fit", *small, "--trainer.enable_checkpointing=false", asks]) == 2
+    name = asks[2:].partition("=")[0]
+    assert f"trainer.enable_checkpointing: it is false, and {name} is set" in capsys.readouterr().err
+
+
 def test_an_error_inside_of_the_run_is_exit_code_1_with_a_traceback(small, monkeypatch, capsys):
     def fail(self, *args, **kwargs):
         raise ValueError("the weights have diverged")
 
-    monkeypatch.setattr("lit_sdpo.rollouts.engine.NativeEngine.generate", fail)
+    monkeypatch.setattr("lit_sdpo.rollouts.native.NativeEngine.generate", fail)
     assert main(["fit", *small]) == 1
     assert "Traceback" in (errors := capsys.readouterr().err)
     assert "the weights have diverged" in errors
@@ -112,7 +119,7 @@ def test_interruption_is_exit_code_130(small, monkeypatch):
         raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("lit_sdpo.rollouts.engine.NativeEngine.generate", interrupt)
+    monkeypatch.setattr("lit_sdpo.rollouts.native.NativeEngine.generate", interrupt)
     try:
         assert main(["fit", *small]) == 130
     finally:

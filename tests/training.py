@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import lightning.pytorch as pl
 import torch
 
@@ -104,6 +106,10 @@ def trainer(tmp_path, data, *callbacks, **options):
 
 
 def fit(tmp_path, module, data, *callbacks, rollout=None, ckpt_path=None, **options):
+    """Evaluates with ``limit_val_batches=1.0``, and then everything; else there is nothing to evaluate."""
+    if not options.get("limit_val_batches"):
+        data = copy.copy(data)
+        data.evaluate_trained, data.probes = False, []
     made = trainer(tmp_path, data, rollout or rollout_callback(), *callbacks, **options)
     made.fit(module, data, ckpt_path=ckpt_path)
     return made

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, Timer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -21,10 +21,19 @@ from lit_sdpo.checkpoints.divided import guard
 from lit_sdpo.checkpoints.identity import BASE_WEIGHTS, KEY, compare, describe, stamp, weights_fingerprint
 from lit_sdpo.checkpoints.last import FOLDER
 from lit_sdpo.checkpoints.manifest import in_order
+from lit_sdpo.checkpoints.position import (
+    evaluation_due,
+    inside_stage,
+    stage_reopened,
+    stopping,
+    where_stopped,
+    window_ended,
+)
 from lit_sdpo.checkpoints.random_state import of_all_ranks, set_random_state
 from lit_sdpo.checkpoints.signals import Signals
 from lit_sdpo.checkpoints.writing import probe, remove_leftovers, tensor_bytes
 from lit_sdpo.errors import UserError
+from lit_sdpo.ranges import check_integer
 
 
 class StageCheckpoint(Checkpoint):
@@ -33,6 +42,9 @@ class StageCheckpoint(Checkpoint):
     With ``every_n_steps`` it also saves ``checkpoints/step=<n>.ckpt`` inside a stage: after an optimizer step, after
     the evaluation that may follow it, and never while rollouts are still to be used. A run that goes on from any of
     them ends with the same weights, optimizer, random state, metrics and files as one that was not interrupted.
+
+    A run that is stopped inside a stage (``trainer.should_stop``: ``max_time``, ``EarlyStopping``, any other callback)
+    saves there too. Inside a window the stop waits for the window's end; no evaluation is added.
 
     Where ``ModelParallelStrategy`` saves a folder with a part of each process, it is written beside its place, compared
     and moved as a file is, with a manifest of its own.
@@ -66,9 +78,9 @@ class StageCheckpoint(Checkpoint):
         on_mismatch: Literal["error", "warn"] = "error",
         signals: bool = False,
     ) -> None:
-        for name, value in (("keep", keep), ("keep_steps", keep_steps), ("every_n_steps", every_n_steps)):
-            if value is not None and value < 1 and (name, value) != ("keep", -1):
-                raise UserError(f"{name} is {value}", where=f"checkpoint.{name}", fix="at least 1")
+        check_integer("keep", keep, at_least=1, or_minus_one=True)
+        check_integer("every_n_steps", every_n_steps, at_least=1, optional=True)
+        check_integer("keep_steps", keep_steps, at_least=1)
         self.keep, self.every_n_steps, self.keep_steps = keep, every_n_steps, keep_steps
         self.on_save_error, self.on_mismatch = on_save_error, on_mismatch
         self.signals = Signals() if signals else None
@@ -77,7 +89,8 @@ class StageCheckpoint(Checkpoint):
         self._base: str | None = None
         self._loading: RemovableHandle | None = None
         self._random: dict[str, Any] | None = None
-        self._due = self._leave = False
+        self._due = self._leave = self._stop = False
+        self._saved: Path | None = None
         self._answered = 0
         self._began = False
         self._resumed_at: int | None = None
@@ -86,7 +99,8 @@ class StageCheckpoint(Checkpoint):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._description = self._base = self._random = self._resumed_at = None
-        self._due = self._leave = self._began = False
+        self._due = self._leave = self._stop = self._began = False
+        self._saved = None
         guard(trainer.strategy)
         if stage == TrainerFn.FITTING and not trainer.strategy.restore_checkpoint_after_setup:
             # The checkpoint's weights replace the base before any other hook.
@@ -131,41 +145,71 @@ class StageCheckpoint(Checkpoint):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._resumed_at is not None:  # training never started
+        stopped = where_stopped(trainer)
+        if self._began:
+            if stopped:
+                saved = f"{self._saved} is the newest checkpoint" if self._saved else "nothing was saved"
+                rank_zero_info(f"The run was stopped {stopped}; {saved}. ckpt_path: last trains the rest.")
+        elif self._resumed_at is not None and not stopped:
             rank_zero_info(
                 f"Nothing left to train: all {trainer.max_epochs} stages were complete at step {self._resumed_at}."
             )
+        elif trainer.should_stop:
+            raise _stopped_before_the_first_step(trainer)
 
     # --------------------------------------------------------------------------------------------------------- saving
     @override
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        slots = trainer.accumulate_grad_batches
-        if (batch_idx + 1) % slots and not trainer.is_last_batch:
-            return
-        step = trainer.global_step
-        self._due |= self.every_n_steps is not None and step % self.every_n_steps == 0
-        updates = getattr(getattr(trainer, "datamodule", None), "updates_per_rollout", 1)
-        if trainer.is_last_batch or (batch_idx + 1) // slots % updates:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._due |= self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        self._stop_in_time(trainer)
+        if not inside_stage(trainer):
             return  # the stage's end saves, or rollouts are still to be used
         self._listen(trainer)
-        loop = trainer.fit_loop
-        evaluates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
-        if self._due and not evaluates:
+        if evaluation_due(trainer):
+            return  # saved after it
+        if stopping(trainer):
+            self._due = True
+            # Lightning would evaluate because of the stop, which an uninterrupted run does not.
+            trainer.fit_loop.epoch_loop._skip_next_val = True
+        if self._due:
             self._save_step(trainer)
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._due and trainer.state.fn == TrainerFn.FITTING and trainer.global_step and not trainer.is_last_batch:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not trainer.global_step:
+            return
+        self._stop_in_time(trainer)
+        if inside_stage(trainer) and (self._due or stopping(trainer)):
             self._save_step(trainer)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_last_batch:
+            self._end_inside(trainer)
+            return
         self._listen(trainer)
         self._save(trainer, f"stage={trainer.current_epoch}-step={trainer.global_step}.ckpt")
         if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             self._leave_if_asked(trainer)
+
+    def _stop_in_time(self, trainer: pl.Trainer) -> None:
+        """Let a stop that was asked for inside a window wait for the window's end, as nothing can go on from there."""
+        self._stop |= trainer.should_stop
+        if not window_ended(trainer):
+            trainer.should_stop &= not trainer.fit_loop._can_stop_early
+            return
+        if trainer.world_size > 1:
+            self._stop = trainer.strategy.reduce_boolean_decision(self._stop, all=False)
+        trainer.should_stop, self._stop = self._stop, False
+
+    def _end_inside(self, trainer: pl.Trainer) -> None:
+        """The stage ends before its last step; usually that is saved by now, unless the stop came after the hooks."""
+        if inside_stage(trainer) and (self._saved is None or self._saved.name != _step_name(trainer)):
+            with stage_reopened(trainer):
+                self._save_step(trainer)
 
     def _listen(self, trainer: pl.Trainer) -> None:
         """Find out whether any process was sent a signal; all of them have to ask."""
@@ -181,7 +225,7 @@ class StageCheckpoint(Checkpoint):
         self._due |= ending or notice
 
     def _save_step(self, trainer: pl.Trainer) -> None:
-        self._save(trainer, f"step={trainer.global_step}.ckpt")
+        self._save(trainer, _step_name(trainer))
         self._leave_if_asked(trainer)
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
@@ -201,6 +245,7 @@ class StageCheckpoint(Checkpoint):
             rank_zero_warn(str(error))
             trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other processes wait
             return
+        self._saved = self._folder / name
         if trainer.is_global_zero:
             self._remove_old(trainer, self._folder)
 
@@ -280,6 +325,27 @@ class StageCheckpoint(Checkpoint):
             if self._base is not None:
                 self._description[BASE_WEIGHTS] = self._base
         return self._description
+
+
+def _step_name(trainer: pl.Trainer) -> str:
+    return f"step={trainer.global_step}.ckpt"
+
+
+def _stopped_before_the_first_step(trainer: pl.Trainer) -> UserError:
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for timer in callbacks:
+        if isinstance(timer, Timer) and (left := timer.time_remaining()) is not None and left <= 0:
+            used = f"{timer.time_elapsed():.0f} s are used, those before the checkpoint included"
+            return UserError(
+                f"the time is over before the first step: {used}",
+                where="trainer.max_time",
+                fix="give more time in all, or leave it out",
+            )
+    return UserError(
+        "the run was told to stop before its first step: nothing was trained",
+        where="trainer.callbacks",
+        fix="leave out the callback that stops it",
+    )
 
 
 def _finite(trainer: pl.Trainer) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_sdpo.callbacks.folder import run_folder
+from lit_sdpo.checkpoints.position import evaluation_due, inside_stage
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.teachers import Teacher
 from lit_sdpo.report.health import METRICS, STATES, Health, Watch
@@ -38,7 +39,8 @@ class CollapseMonitor(pl.Callback):
     Args:
         actions: What to do when the run begins to collapse, in the order ``warn``, ``restart_teacher`` (the student's
             weights become the teacher's), ``freeze_teacher`` (it follows the student no more within a stage), ``save``
-            (``checkpoints/collapse-step=<n>.ckpt`` in the run folder) and ``stop`` (after this step and an evaluation).
+            (``checkpoints/collapse-step=<n>.ckpt`` in the run folder, at the next step that a run can go on from) and
+            ``stop`` (after this step).
         metrics: Where each signal is logged; names of another project replace those of this package, ``None`` leaves
             a signal out. Signals: ``reward`` (from 0 to 1), ``entropy``, ``divergence``, ``length``, ``length_tail``,
             ``truncated``, ``repetition``, ``invalid``, ``leakage``, ``flat_groups``.
@@ -132,8 +134,12 @@ class CollapseMonitor(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == self._step:  # inside a window
-            return
+        if trainer.global_step > self._step:  # a window's last slice
+            self._judge(trainer, pl_module)
+        if self._save_due and inside_stage(trainer) and not evaluation_due(trainer):
+            self._save(trainer)
+
+    def _judge(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._step = trainer.global_step
         before = self.health.state
         self.health = self.watch.see(self._values(trainer, pl_module))
@@ -171,19 +177,20 @@ class CollapseMonitor(pl.Callback):
         if "stop" in self.actions:
             self._stopped = text
             trainer.should_stop = True
-        if "save" in self.actions:
-            # Nothing can be resumed from a stage's last step: its end is saved instead.
-            self._save_due = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-            if not self._save_due:
-                self._save(trainer)
+        self._save_due |= "save" in self.actions
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._save_due and inside_stage(trainer):
+            self._save(trainer)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._save_due:
-            self._save_due = False
+        if self._save_due and trainer.is_last_batch:
             self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
+        self._save_due = False
         if (folder := run_folder(trainer)) is not None:
             trainer.save_checkpoint(folder / "checkpoints" / f"collapse-step={self._step}.ckpt", weights_only=False)
 

@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from typing_extensions import override
 
+from lit_sdpo.ranges import check_integer, check_number
+
 
 class StreamProgressBar(TQDMProgressBar):
     """Show stage and task, optimizer step, reward, accuracy of the current task, and speed.
@@ -32,8 +34,8 @@ class StreamProgressBar(TQDMProgressBar):
     """
 
     def __init__(self, refresh_rate: int = 1, seconds_between_lines: float = 30.0) -> None:
-        if seconds_between_lines < 0:
-            raise ValueError(f"seconds_between_lines must not be negative, got {seconds_between_lines}")
+        check_integer("refresh_rate", refresh_rate)
+        check_number("seconds_between_lines", seconds_between_lines, at_least=0)
         super().__init__(refresh_rate=refresh_rate)
         self.seconds_between_lines = seconds_between_lines
         self._printed = 0.0

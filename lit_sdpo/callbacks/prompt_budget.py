@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
-from lit_sdpo.policies.load import render_all
+from lit_sdpo.policies.chat import left_out, render_all
 
 #: Rows of a generated or very large split that are checked.
 CHECKED_ROWS = 20_000
@@ -32,6 +32,7 @@ class PromptBudget:
         self.max_prompt_tokens = max_prompt_tokens
         self.prompt = self.completion = 0
         self._where = ""
+        self._turns: set[tuple[tuple[str, bool], ...]] = set()
 
     def add(
         self,
@@ -51,10 +52,11 @@ class PromptBudget:
             completion: Most tokens of a row's completion.
 
         Raises:
-            UserError: A prompt is longer than allowed.
+            UserError: A prompt is longer than allowed, or the template leaves a message of it out.
         """
         checked = [rows[n] for n in range(min(len(rows), CHECKED_ROWS))]
         prompts = render_all(tokenizer, [row.messages for row in checked], options)
+        self._check_template(tokenizer, options, where, checked)
         for row, ids in zip(checked, prompts, strict=True):
             if len(ids) > self.max_prompt_tokens:
                 raise UserError(
@@ -66,6 +68,26 @@ class PromptBudget:
             own = completion(row)
             if len(ids) + own > self.prompt + self.completion:
                 self.prompt, self.completion, self._where = len(ids), own, f"{where}, row {row.id!r}"
+
+    def _check_template(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        options: Mapping[str, Any] | None,
+        where: str,
+        rows: Sequence[Row],
+    ) -> None:
+        """One row of each order of turns stands for all of them."""
+        for row in rows:
+            turns = tuple((message["role"], "tool_calls" in message) for message in row.messages)
+            if turns in self._turns:
+                continue
+            self._turns.add(turns)
+            if lost := left_out(tokenizer, row.messages, options):
+                raise UserError(
+                    f"the chat template leaves {lost} of row {row.id!r} out",
+                    where=where,
+                    fix="use a template that writes it, or rows without it",
+                )
 
     def check(self, limit: int | None) -> None:
         """Compare with what a tokenizer or model can read.

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from lit_sdpo.callbacks.base_weights import folders_above
 from lit_sdpo.callbacks.folder import run_folder
+from lit_sdpo.ranges import check_integer
 from lit_sdpo.rollouts.types import Rollouts
 
 #: Left as they are in a table cell; every other printable ASCII character could mean something to Markdown or HTML.
@@ -53,12 +54,9 @@ class SampleLogger(pl.Callback):
     def __init__(
         self, every_n_steps: int = 10, num_shown: int = 4, max_characters: int = 400, token_ids: bool = False
     ) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
-        if num_shown < 0:
-            raise ValueError(f"num_shown must not be negative, got {num_shown}")
-        if max_characters < 20:
-            raise ValueError(f"max_characters must be at least 20, got {max_characters}")
+        check_integer("every_n_steps", every_n_steps, at_least=1)
+        check_integer("num_shown", num_shown)
+        check_integer("max_characters", max_characters, at_least=20)
         self.every_n_steps, self.num_shown, self.max_characters = every_n_steps, num_shown, max_characters
         self.token_ids = token_ids
         #: What was written at the first evaluation, by task and id.
@@ -228,7 +226,7 @@ def _records(rollouts: Rollouts, *, token_ids: bool) -> Iterator[dict[str, Any]]
         record = {
             "id": row.id,
             "prompt": [dict(message) for message in row.messages],
-            "completion": text,
+            "completion": str(text),  # The text alone: a checkpoint keeps some of them.
             "reward": rewards[n] if math.isfinite(rewards[n]) else None,
             "advantage": advantages[n] if math.isfinite(advantages[n]) else None,
             "score": verdict.score if verdict else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lit_sdpo.configs import expand
 from lit_sdpo.data.check.checker import Checker, Part
 from lit_sdpo.data.check.deduplicated import check_target, write
 from lit_sdpo.data.check.overlap import OverlapFinder
+from lit_sdpo.data.check.pairs import PairFinder
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.jsonl import planned
 from lit_sdpo.data.source import Source
@@ -53,6 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         max_prompt_tokens=budget,
         answers=not options.skip_answers,
         overlap=OverlapFinder(options.ngram, options.share or None),
+        pairs=PairFinder(options.pairs, _Progress()) if options.pairs else None,
     )
     parts = [Part(_source(file, options)) for file in files] + [
         Part(_source(file, options), split="test") for file in options.test
@@ -112,6 +115,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--skip_answers", "--skip-answers", action="store_true", help="do not put answers to their verifiers"
     )
+    check.add_argument(
+        "--pairs",
+        type=positive,
+        metavar="N",
+        help="put up to N pairs of a source's different answers to their verifier, and list those judged equal",
+    )
     check.add_argument("--json", action="store_true", help="print everything as JSON")
     check.add_argument(
         "--write_deduplicated",
@@ -137,6 +146,22 @@ def _share(text: str) -> float:
     if not 0.0 <= value <= 1.0:
         raise argparse.ArgumentTypeError("a number from 0 to 1 is needed")
     return value
+
+
+class _Progress:
+    """Says on standard error how far a long comparison is, every few seconds."""
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        self.seconds, self.started = seconds, time.monotonic()
+        self.said = self.started
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say it, if it is time."""
+        now = time.monotonic()
+        if now - self.said >= self.seconds:
+            self.said = now
+            left = (now - self.started) * (total - done) / done
+            print(f"{done:,} of {total:,} pairs, about {left:.0f} s left", file=sys.stderr)
 
 
 def _source(path: str, options: argparse.Namespace) -> Source:

@@ -9,9 +9,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from lit_sdpo.data.flags import check_evaluation, check_training
 from lit_sdpo.data.stream import EvaluationLoader, WindowLoader
 from lit_sdpo.data.task import Row, Split, Stage, Task
 from lit_sdpo.errors import UserError
+from lit_sdpo.ranges import check_integer, check_seed, check_share
 from lit_sdpo.seed import run_seed
 
 
@@ -38,8 +40,8 @@ class ContinualDataModule(pl.LightningDataModule):
         override_prompts_per_step: Prompts of one step in every stage; ``None`` leaves it to the stages.
 
     Raises:
-        UserError: Two different tasks share a name, a stage has no steps or no training rows, or ``eval_every`` does
-            not divide a stage.
+        UserError: A number is out of range, two different tasks share a name, a stage has no training rows, or
+            ``eval_every`` does not divide a stage.
     """
 
     def __init__(
@@ -57,6 +59,20 @@ class ContinualDataModule(pl.LightningDataModule):
         override_prompts_per_step: int | None = None,
     ) -> None:
         super().__init__()
+        for name, count in {
+            "eval_generations": eval_generations,
+            "eval_batch_size": eval_batch_size,
+            "updates_per_rollout": updates_per_rollout,
+        }.items():
+            check_integer(name, count, at_least=1)
+        for name, some in {
+            "eval_prompts": eval_prompts,
+            "eval_every": eval_every,
+            "override_prompts_per_step": override_prompts_per_step,
+        }.items():
+            check_integer(name, some, at_least=1, optional=True)
+        check_share("replay_share", replay_share)
+        check_seed("seed", seed, optional=True)
         if override_prompts_per_step is not None:
             stages = [replace(stage, prompts_per_step=override_prompts_per_step) for stage in stages]
         self.stages, self.probes = stages, probes or []
@@ -71,12 +87,7 @@ class ContinualDataModule(pl.LightningDataModule):
         if not self.stages:
             raise UserError("the stream has no stages", where="data.stages", fix="give at least one task")
         for i, stage in enumerate(self.stages):
-            for field in ("steps", "prompts_per_step"):
-                if getattr(stage, field) < 1:
-                    raise UserError(
-                        f"{field} is {getattr(stage, field)}", where=f"data.stages[{i}].{field}", fix="at least 1"
-                    )
-            if self.eval_every is not None and (self.eval_every < 1 or stage.steps % self.eval_every):
+            if self.eval_every is not None and stage.steps % self.eval_every:
                 raise UserError(
                     f"eval_every {self.eval_every} does not divide the {stage.steps} steps of stage {i}"
                     f" ({stage.task.name})",
@@ -90,9 +101,6 @@ class ContinualDataModule(pl.LightningDataModule):
                     where=f"data.stages[{i}].task",
                     fix="give each its own name",
                 )
-        for key in ("eval_prompts", "eval_generations", "eval_batch_size", "updates_per_rollout"):
-            if getattr(self, key) is not None and getattr(self, key) < 1:
-                raise UserError(f"{key} is {getattr(self, key)}", where=f"data.{key}", fix="at least 1")
         if not all(self.task_names) or not all(self.probe_names):
             raise UserError("a task has no name", where="data", fix="give every task and probe a name")
         if clash := set(self.task_names) & set(self.probe_names):
@@ -149,6 +157,8 @@ class ContinualDataModule(pl.LightningDataModule):
                 if not len(entry.task.rows("train")):
                     raise UserError(f"task {entry.task.name!r} has no training rows", where=f"data.stages[{i}].task")
             self._check_trainer()
+        elif self.trainer and not self.trainer.fast_dev_run and self.evaluated:  # type: ignore[attr-defined]
+            check_evaluation(self.trainer, "limit_test_batches" if stage == "test" else "limit_val_batches")
         split: Split = "test" if stage == "test" else "validation"
         for task in self.evaluated:
             if not self.evaluation_rows(task, split):
@@ -165,21 +175,13 @@ class ContinualDataModule(pl.LightningDataModule):
         trainer: Any = self.trainer
         if trainer is None or trainer.fast_dev_run:
             return
-        wanted = "pass **data.trainer_arguments() to the Trainer (the command line does)"
-        if trainer.reload_dataloaders_every_n_epochs != 1:
-            raise UserError(
-                "loaders have to be rebuilt each epoch", where="trainer.reload_dataloaders_every_n_epochs", fix=wanted
-            )
-        if trainer.max_steps != -1:
-            raise UserError(
-                "max_steps would cut a stage", where="trainer.max_steps", fix="set the steps of the stages instead"
-            )
-        if trainer.max_epochs is None or not 0 <= trainer.max_epochs <= len(self.stages):
-            raise UserError(
-                f"{trainer.max_epochs} epochs for {len(self.stages)} stages", where="trainer.max_epochs", fix=wanted
-            )
-        if trainer.overfit_batches:
-            raise UserError("it would replace the stream", where="trainer.overfit_batches", fix="leave it at 0")
+        check_training(
+            trainer,
+            stages=len(self.stages),
+            steps=self.total_steps,
+            eval_every=self.eval_every,
+            evaluates=bool(self.evaluated),
+        )
         for i, stage in enumerate(self.stages):
             if stage.prompts_per_step < trainer.world_size:
                 raise UserError(

@@ -16,6 +16,7 @@ from lit_sdpo.data.readers import read_rows
 from lit_sdpo.data.source import Source, as_sources
 from lit_sdpo.data.task import Row, Split, Task
 from lit_sdpo.errors import UserError
+from lit_sdpo.ranges import check_integer
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.registry import import_object
 from lit_sdpo.rewards.registry import verifier as find_verifier
@@ -41,8 +42,7 @@ class Plan:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"limit is {self.limit}", where=f"task {self.name}", fix="give at least 1, or leave it out")
+        check_integer("limit", self.limit, at_least=1, optional=True)
 
 
 def planned(spec: Any) -> Plan:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lit_sdpo.ranges import check_integer
 from lit_sdpo.rewards.base import Verdict
 
 Split = Literal["train", "validation", "test"]
@@ -58,7 +59,7 @@ class Task(ABC):
 
     @abstractmethod
     def verify(self, completion: str, row: Row) -> Verdict:
-        """Judge one completion. Never raises on any text."""
+        """Judge one completion. Never raises on any text; thinking that never ended is not asked about."""
 
 
 @dataclass(kw_only=True)
@@ -69,8 +70,16 @@ class Stage:
         task: The task.
         steps: Optimizer steps.
         prompts_per_step: Prompts of one step, over all devices (the paper: 32 for SDPO, 8 for GRPO).
+
+    Raises:
+        UserError: A number is out of range.
     """
 
     task: Task
     steps: int = 50
     prompts_per_step: int = 32
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("steps", "prompts_per_step"):
+            check_integer(f"{name} of the stage {self.task.name}", getattr(self, name), at_least=1)

@@ -15,16 +15,19 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from lit_sdpo.errors import UserError
+from lit_sdpo.errors import UserError, explained
 from lit_sdpo.modules.objective import Replay, Slice, Term, Tokens
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import PaperAdamW, WarmupConstant
+from lit_sdpo.policies.chat import check_template
 from lit_sdpo.policies.copies import ModelCopy
-from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
+from lit_sdpo.policies.fitting import check_finite
+from lit_sdpo.policies.load import Lora, check_vocabulary, load_policy, load_tokenizer
 from lit_sdpo.policies.masters import MasterWeights, exact_values, is_rounded, say_what_is_rounded, trained, what_moves
 from lit_sdpo.policies.moved import MovedShare
 from lit_sdpo.policies.scoring import weighted_loss
 from lit_sdpo.policies.sharding import is_sharded, release, shard, whole
+from lit_sdpo.ranges import check_number, check_optimizer
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
@@ -92,6 +95,7 @@ class OnPolicyModule(pl.LightningModule):
         config_overrides: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_number("replay_coefficient", replay_coefficient, at_least=0)
         if lora is not None and lora.dropout and self.learns_from == "policy":
             raise UserError(
                 "with dropout in its adapters the policy that learns is not the one that sampled",
@@ -112,6 +116,7 @@ class OnPolicyModule(pl.LightningModule):
             config_overrides=config_overrides,
         )
         self.tokenizer = load_tokenizer(model_name)
+        check_template(self.tokenizer, chat_template_options)
         #: The model in training, once it is loaded.
         self.policy: Any = None
         self.terms: Any = nn.ModuleDict()
@@ -157,10 +162,11 @@ class OnPolicyModule(pl.LightningModule):
         """Load the policy and copy it into whatever needs a copy, once; then divide both among the processes.
 
         Raises:
-            UserError: The strategy asks for tensor parallelism.
+            UserError: The model cannot be used, or the strategy asks for tensor parallelism.
         """
         if self.policy is None:
             self.policy = self._load()
+            check_vocabulary(self.policy, self.tokenizer)
             self.policy.train()
             self.attach_copies()
             self._attach_anchor()
@@ -191,23 +197,42 @@ class OnPolicyModule(pl.LightningModule):
     def _copies(self) -> list[ModelCopy]:
         return [part for part in self.modules() if isinstance(part, ModelCopy)]
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that are not finite; what is missing or of another shape is refused as they are loaded.
+
+        Raises:
+            UserError: With the first names.
+        """
+        saved = checkpoint.get("state_dict", {})
+        weights = [(name, saved[name]) for name, _ in self.named_parameters() if name in saved]
+        check_finite(weights, "ckpt_path", "go on from an earlier checkpoint")
+
     def on_fit_start(self) -> None:
         """Teachers and bases are in eval mode on purpose, which Lightning would warn of."""
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
         say_what_is_rounded(self.policy, self.float32_masters)
 
     def configure_optimizers(self) -> Any:
-        """Build the optimizer and the scheduler from their callables."""
+        """Build the optimizer and the scheduler from their callables.
+
+        Raises:
+            UserError: One of them cannot be built, or its numbers are out of range.
+        """
         release(self.policy)
-        optimizer = self.optimizer((n, p) for n, p in self.policy.named_parameters() if p.requires_grad)
+        with explained("the optimizer cannot be built", where="model.optimizer", fix="mend its options"):
+            optimizer = self.optimizer((n, p) for n, p in self.policy.named_parameters() if p.requires_grad)
+        check_optimizer(optimizer)
         kept = self.float32_masters and any(map(is_rounded, trained(self.policy)))
         self._masters = MasterWeights(optimizer, self._masters) if kept else None
         if self.scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+        with explained("the schedule cannot be built", where="model.scheduler", fix="mend its options"):
+            scheduler = self.scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
         """Begin a stage."""
+        self._tally = {}  # of a step that was cut, whose slices are no part of the next one
         if self.trainer.current_epoch == 0:
             return
         if self.reset_optimizer:
@@ -226,8 +251,8 @@ class OnPolicyModule(pl.LightningModule):
 
         def token_losses(logits: Tensor, span: slice) -> Tensor:
             tokens = Tokens(slice_, span, logits)
-            if rows.mismatch is not None:
-                rows.mismatch.add(tokens.logprobs, tokens.sampled_logprobs)
+            if rows.mismatch is not None and rows.fresh:
+                tokens.meet_engine(rows.mismatch)
             total = torch.zeros(len(tokens.ids), device=logits.device)
             for name, term in self.terms.items():
                 weight = weights[name][span]

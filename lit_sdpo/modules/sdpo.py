@@ -19,6 +19,7 @@ from lit_sdpo.policies.attention import say_once
 from lit_sdpo.policies.load import render_all
 from lit_sdpo.policies.masters import is_rounded, trained
 from lit_sdpo.policies.teachers import FrozenTeacher, Teacher
+from lit_sdpo.ranges import check_integer, check_number, check_share
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.sampling import uniforms
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
@@ -31,14 +32,15 @@ class Distillation(Term):
         \ell_t = D_\alpha\big(\pi(\cdot \mid x, y_{<t}),\; \pi_T(\cdot \mid x, c, y_{<t})\big)
         \cdot \min(\pi(y_t) / \pi_\text{old}(y_t),\; c_\text{max})
 
-    Subclasses change one thing each: the rows (:meth:`row_weights`), the target (:meth:`target`) or the divergence
+    times the token's weight for the difference between engine and policy, 1 where the policy itself sampled. Subclasses
+    change one thing each: the rows (:meth:`row_weights`), the target (:meth:`target`) or the divergence
     (:meth:`divergence`).
 
     Args:
         alpha: 0 is KL(teacher‖student), 1 KL(student‖teacher), between them the Jensen-Shannon form.
         top_k: Compare on the student's k most likely tokens; ``None`` on the whole vocabulary.
         tail: Add the mass outside the top-k as one bucket; otherwise both sides are renormalised.
-        importance_clip: Largest importance weight.
+        importance_clip: Largest ratio of the policy to what it was before the window's first update.
         token_mask: Share of tokens that are left out at random, in the loss and in its denominator.
         coefficient: Factor in the loss.
     """
@@ -55,14 +57,10 @@ class Distillation(Term):
         coefficient: float = 1.0,
     ) -> None:
         super().__init__(coefficient)
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is a number from 0 to 1, got {alpha}")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
-        if not 0 <= token_mask < 1:
-            raise ValueError(f"token_mask is a share from 0 to below 1, got {token_mask}")
-        self.alpha, self.top_k, self.tail = alpha, top_k, tail
-        self.importance_clip, self.token_mask = importance_clip, token_mask
+        self.alpha, self.tail = check_share("alpha", alpha), tail
+        self.top_k = check_integer("top_k", top_k, at_least=1, optional=True)
+        self.importance_clip = check_number("importance_clip", importance_clip, above=0)
+        self.token_mask = check_number("token_mask", token_mask, at_least=0, below=1)
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
         """Rows that were judged and whose teacher has something to tell, less the tokens that are masked at random."""
@@ -120,7 +118,8 @@ class SDPO(OnPolicyModule):
         alpha: 0 is KL(teacher‖student), 1 KL(student‖teacher), between them the Jensen-Shannon form (the paper: 0.5).
         top_k: Compare on the student's k most likely tokens; ``None`` on the whole vocabulary (the paper: 100).
         tail: Add the mass outside the top-k as one bucket, as the paper does; otherwise both sides are renormalised.
-        importance_clip: Largest importance weight (the paper: 2); matters when rollouts are trained on more than once.
+        importance_clip: Largest ratio of the policy to what it was before the window's first update (the paper: 2);
+            matters when rollouts are trained on more than once.
         token_mask: Share of response tokens left out at random (the paper's ablation: 0.25, 0.5, 0.75).
         outcome_coefficient: Factor of an added policy-gradient term on the rewards' advantages; 0 adds none.
         optimizer: From parameters to optimizer (the paper: AdamW, learning rate 1e-5, weight decay 0.01).
@@ -144,6 +143,7 @@ class SDPO(OnPolicyModule):
         optimizer: OptimizerCallable = SDPOAdamW,
         **kwargs: Any,
     ) -> None:
+        check_number("outcome_coefficient", outcome_coefficient, at_least=0)
         super().__init__(model_name, optimizer=optimizer, **kwargs)
         self.teacher = teacher or FrozenTeacher()
         self.reprompt = reprompt or Reprompt()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_sdpo.policies.masters import is_rounded, trained
 from lit_sdpo.policies.sharding import part_of, whole
+from lit_sdpo.ranges import check_number
 
 
 class WeightAnchor(nn.Module):
@@ -31,9 +32,8 @@ class WeightAnchor(nn.Module):
 
     def __init__(self, strength: float = 100.0, share: float = 0.1) -> None:
         super().__init__()
-        if not 0 < share <= 1:
-            raise ValueError(f"share is in (0, 1], got {share}")
-        self.strength, self.share = strength, share
+        self.strength = check_number("strength", strength, at_least=0)
+        self.share = check_number("share", share, above=0, at_most=1)
         self.register_buffer("stages", torch.zeros((), dtype=torch.long))
 
     def attach(self, policy: nn.Module) -> None:

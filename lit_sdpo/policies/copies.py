@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
-from lit_sdpo.errors import UserError
 from lit_sdpo.functional import ema_update_
+from lit_sdpo.policies.fitting import check_same
 from lit_sdpo.policies.load import load_policy
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, scorer
@@ -146,10 +146,9 @@ class ModelCopy(WeightCopy):
 
     def mix_checkpoint(self, folder: str, share: float) -> None:
         """Move towards the model in a folder, which needs the same architecture."""
-        other = load_policy(folder)
-        shapes = [p.shape for p in other.parameters()]
-        if shapes != [p.shape for p in self.model.parameters()]:
-            raise UserError(f"{folder!r} has another architecture than the policy", where="teacher.checkpoint")
+        other = load_policy(folder, where="teacher.checkpoint")
+        fix = "give a model of the policy's architecture"
+        check_same(dict(other.named_parameters()), dict(self.model.named_parameters()), "teacher.checkpoint", fix)
         self.mix(other, share)
 
     @torch.no_grad()

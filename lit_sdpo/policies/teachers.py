@@ -17,6 +17,7 @@ from lit_sdpo.functional import mix_logits
 from lit_sdpo.policies.copies import WeightCopy, copy_of
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, scorer
+from lit_sdpo.ranges import check_integer, check_number, check_share
 
 StagePolicy = Literal["keep", "reset_to_student", "reset_to_base"]
 Clock = Literal["optimizer_step", "rollout"]
@@ -48,7 +49,7 @@ class Teacher(nn.Module):
         checkpoint_share: float = 1.0,
     ) -> None:
         super().__init__()
-        _check_share("checkpoint_share", checkpoint_share)
+        check_share("checkpoint_share", checkpoint_share)
         self.at_stage, self.clock = at_stage, clock
         self.checkpoint, self.checkpoint_share = checkpoint, checkpoint_share
         self.weights: WeightCopy
@@ -164,7 +165,7 @@ class EMATeacher(Teacher):
         checkpoint_share: float = 1.0,
     ) -> None:
         super().__init__(at_stage, clock, checkpoint, checkpoint_share)
-        self.update_rate = _check_share("update_rate", update_rate)
+        self.update_rate = check_share("update_rate", update_rate)
 
     def update(self, policy: PreTrainedModel) -> None:
         """Move towards the student."""
@@ -191,9 +192,7 @@ class RestartTeacher(Teacher):
         clock: Clock = "optimizer_step",
     ) -> None:
         super().__init__(at_stage, clock)
-        if every < 1:
-            raise ValueError(f"every must be at least 1, got {every}")
-        self.every, self.mix = every, _check_share("mix", mix)
+        self.every, self.mix = check_integer("every", every, at_least=1), check_share("mix", mix)
         self.averages = mix != 1
 
     def start_stage(self, policy: PreTrainedModel) -> None:
@@ -243,8 +242,11 @@ class GatedTeacher(Teacher):
         clock: Clock = "optimizer_step",
     ) -> None:
         super().__init__(at_stage, clock)
-        self.check_every, self.min_age, self.reward_gain = check_every, min_age, reward_gain
-        self.max_length_tail = max_length_tail
+        self.check_every = check_integer("check_every", check_every, at_least=1)
+        self.min_age = check_integer("min_age", min_age)
+        self.reward_gain = check_number("reward_gain", reward_gain, at_least=0)
+        self.max_length_tail = check_number("max_length_tail", max_length_tail, at_least=1)
+        check_integer("window", window, at_least=1)
         self.register_buffer("rewards", torch.full((window,), torch.nan))
         self.register_buffer("reference", torch.tensor(torch.nan))
         self.register_buffer("age", torch.zeros((), dtype=torch.long))
@@ -294,16 +296,10 @@ class TrustRegionTeacher(Teacher):
 
     def __init__(self, mix: float = 0.5, at_stage: StagePolicy = "keep") -> None:
         super().__init__(at_stage)
-        self.mix = _check_share("mix", mix)
+        self.mix = check_share("mix", mix)
 
     def scorer(self, policy: PreTrainedModel, sequences: Sequences) -> Scorer:
         """Mix the reference's logits with the student's."""
         reference = super().scorer(policy, sequences)
         student = scorer(policy, sequences)
         return lambda span: mix_logits(reference(span), student(span), self.mix)
-
-
-def _check_share(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is a share between 0 and 1, got {value}")
-    return value

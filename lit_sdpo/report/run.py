@@ -76,7 +76,7 @@ class Run:
     @cached_property
     def drift(self) -> list[DriftRow]:
         """Change of every weight matrix."""
-        numbers = ((row, {name: _number(row[name]) for name in MatrixDrift._fields}) for row in self._table("drift"))
+        numbers = ((row, _drift_numbers(row)) for row in self._table("drift"))
         return [
             DriftRow(
                 step=int(row["step"]),
@@ -138,6 +138,12 @@ def read_matrix(path: Path) -> Matrix:
 def _measurement(row: Mapping[str, str]) -> tuple[int, int, str, str]:
     """Step, stage, task and role of a line of a table."""
     return int(row["step"]), int(row["stage"]), row["task"], row["role"]
+
+
+def _drift_numbers(row: Mapping[str, str]) -> dict[str, float]:
+    if "mask_update_absolute" not in row:  # older files knew that one alone, by the shorter name
+        row = {**row, "mask_update_absolute": row["mask_update"], "mask_update": ""}
+    return {name: _number(row[name]) for name in MatrixDrift._fields}
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from lit_sdpo.functional import bootstrap_means, continual, percentile_interval
+from lit_sdpo.functional import (
+    bootstrap_means,
+    continual,
+    difference_interval,
+    mean_interval,
+    student_t_quantile,
+    sum_of_intervals,
+)
 from lit_sdpo.report.tables import Matrix
 
 
@@ -71,28 +80,65 @@ def undefined(matrix: Matrix) -> dict[str, str]:
 
 
 def summary_intervals(
-    matrix: Matrix, items: Mapping[int, Mapping[str, Mapping[str, float]]], *, resamples: int = 2000
+    matrix: Matrix, items: Mapping[int, Mapping[str, Mapping[str, float]]]
 ) -> dict[str, tuple[float, float]]:
-    """95 % intervals of the numbers, by bootstrap over the prompts of every task, paired over the stages.
+    """95 % intervals of the numbers, over the prompts of every task, paired over the stages.
 
-    A resample draws each task's prompts once and uses them in all rows: the prompts are common to the rows. The numbers
-    of the resampled matrices are those of :func:`summarize`.
+    A number depends on each cell by its derivative, so a prompt counts with the sum of its scores in all rows, times
+    their derivatives. The tasks' own intervals (:func:`~lit_sdpo.functional.intervals.mean_interval` where more is
+    better in all rows, else :func:`~lit_sdpo.functional.intervals.difference_interval`) are put together as those of
+    independent numbers.
 
     Args:
         matrix: The matrix.
         items: Mean score of each prompt, by row, task or probe, and prompt.
-        resamples: How often.
 
     Returns:
         Ends of the intervals of numbers that are defined and whose tasks have prompts.
     """
-    drawn = cell_draws(matrix, items, resamples=resamples)
     intervals = {}
-    for name in _numbers(matrix):
-        low, high = percentile_interval(resampled(matrix, drawn, name))
+    for name, number in _numbers(matrix).items():
+        if math.isnan(value := _value(matrix, number)):
+            continue
+        slopes = _slopes(matrix, number)
+        if not slopes.any():  # a loss that is bounded by 0, where nothing is lost
+            continue
+        parts = [
+            _task_part([items.get(i, {}).get(column, {}) for i in number.rows], slopes[:, k])
+            for k, column in enumerate(number.columns)
+        ]
+        total = math.fsum(part for part, _ in parts)
+        low, high = sum_of_intervals([part for part, _ in parts], [ends for _, ends in parts])
         if math.isfinite(low) and math.isfinite(high):
-            intervals[name] = (float(low), float(high))
+            intervals[name] = value + low - total, value + high - total
     return intervals
+
+
+def _slopes(matrix: Matrix, number: _Number) -> Tensor:
+    """Derivative of a number by each of its cells, also where an evaluation has switched derivatives off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        scores = _scores(matrix, number).requires_grad_()
+        return torch.autograd.grad(number.compute(scores), scores)[0]
+
+
+def _task_part(rows: Sequence[Mapping[str, float]], slopes: Tensor) -> tuple[float, tuple[float, float]]:
+    """A task's part of a number, and the ends of its interval; those are nan where prompts are not known."""
+    used = [(row, slope) for row, slope in zip(rows, slopes, strict=True) if slope != 0]
+    if not used:
+        return 0.0, (0.0, 0.0)
+    shared = sorted(set.intersection(*(set(row) for row, _ in used)))
+    if not shared:
+        return math.nan, (math.nan, math.nan)
+    plus, minus = torch.zeros(2, len(shared), dtype=torch.float64)
+    for row, slope in used:
+        part = plus if slope > 0 else minus
+        part += abs(float(slope)) * torch.tensor([row[item] for item in shared], dtype=torch.float64)
+    scale = max(float(slopes.clamp(min=0).sum()), float((-slopes).clamp(min=0).sum()))  # scores stay in [0, 1]
+    if bool((slopes >= 0).all()):
+        found = mean_interval(plus / scale)
+    else:
+        found = difference_interval(minus / scale, plus / scale)
+    return float((plus - minus).mean()), (scale * found.low, scale * found.high)
 
 
 def cell_draws(
@@ -100,7 +146,9 @@ def cell_draws(
 ) -> Tensor:
     """The matrix, drawn again: each task's prompts once per resample, the same ones in all rows.
 
-    Two matrices whose evaluations had the same prompts are drawn alike.
+    A column's draws depend on its name and number of prompts alone, so two matrices whose evaluations had the same
+    prompts are drawn alike, whatever the order of their stages. Draws of few prompts are too close together, and are
+    stretched around their mean until their percentiles are as far apart as Student's interval (Hesterberg 2015).
 
     Args:
         matrix: The matrix.
@@ -115,9 +163,16 @@ def cell_draws(
         rows = [i for i in range(len(matrix.rows)) if items.get(i, {}).get(column)]
         shared = set.intersection(*(set(items[i][column]) for i in rows)) if rows else set()
         if shared:
-            scores = [[items[i][column][item] for i in rows] for item in sorted(shared)]
-            drawn[:, rows, k] = bootstrap_means(torch.tensor(scores, dtype=torch.float64), resamples, seed=k)
+            every = [[items[i][column][item] for i in rows] for item in sorted(shared)]
+            scores = torch.tensor(every, dtype=torch.float64)
+            means = bootstrap_means(scores, resamples, seed=crc32(column.encode()))
+            drawn[:, rows, k] = scores.mean(0) + few_prompts(len(shared)) * (means - scores.mean(0))
     return drawn
+
+
+def few_prompts(n: int) -> float:
+    """By how much the percentiles of n prompts drawn again are too close together; 1.3 for 8 prompts, 1.03 for 64."""
+    return student_t_quantile(0.975, n - 1) / NormalDist().inv_cdf(0.975) * math.sqrt(n / (n - 1)) if n > 1 else 1.0
 
 
 def resampled(matrix: Matrix, scores: Tensor, name: str) -> Tensor:

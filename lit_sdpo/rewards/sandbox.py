@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.ranges import MOST_BYTES, check_integer
 from lit_sdpo.rewards.cell.limits import landlock_version
 from lit_sdpo.rewards.cell.wire import send_to_program
 
@@ -67,7 +68,9 @@ class Sandbox:
             raise UserError(
                 f"no such isolation {isolation!r}", where="isolation", fix="use bubblewrap, landlock or rlimits"
             )
-        self.isolation, self.memory, self.max_file = isolation, memory, max_file
+        self.isolation = isolation
+        self.memory = check_integer("memory", memory, at_least=1, at_most=MOST_BYTES)
+        self.max_file = check_integer("max_file", max_file, at_least=1, at_most=MOST_BYTES)
 
     def prepare(self) -> None:
         """Check that programs can be isolated here.

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import render
+from lit_sdpo.ranges import check_integer, check_number
 from lit_sdpo.rollouts.demonstrations import (
     allowed_demonstrations,
     choose_demonstrations,
@@ -104,12 +105,8 @@ class Reprompt:
                     where="reprompt.thinking_pattern",
                     fix="mend it, or give null for <think> blocks",
                 ) from error
-        if self.max_context_tokens is not None and self.max_context_tokens < 1:
-            raise UserError(
-                f"{self.max_context_tokens} tokens hold no prompt",
-                where="reprompt.max_context_tokens",
-                fix="give a positive number, or null for no limit",
-            )
+        check_number("success_threshold", self.success_threshold, above=0)
+        check_integer("max_context_tokens", self.max_context_tokens, at_least=1, optional=True)
 
     def messages(
         self, prompt: Sequence[Mapping[str, str]], demonstration: str | None = None, feedback: str | None = None

@@ -102,8 +102,6 @@ def test_ten_thousand_completions(name, monkeypatch):
     row, draw, check = Row("r", [], truth, name), random.Random(name), in_process(name)
     if name == "code_tests":  # What reaches a sandbox is tested with the attacks; here the reading of completions.
         monkeypatch.setattr(check, "_scripts", lambda program, tests, seconds: ["wrong"])
-    if name == "math_boxed":  # Likewise the computer algebra: it is bounded by the worker's time alone.
-        monkeypatch.setattr("lit_sdpo.rewards.math.symbolically_equal", lambda expected, answer: False)
     slowest, failures = 0.0, []
     for completion in completions(name, 10_000, draw):
         started = time.process_time()
