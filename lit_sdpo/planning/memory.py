@@ -41,7 +41,6 @@ class DeviceMemory:
         parameters: Of the policy.
         trained: Of these, those that are trained.
         checkpoint: Bytes of a checkpoint.
-        stepped: What the optimizer's step adds: the gradients, in float32 where there are masters.
     """
 
     resident: dict[str, int]
@@ -52,13 +51,11 @@ class DeviceMemory:
     parameters: int
     trained: int
     checkpoint: int
-    stepped: int = 0
 
     @property
     def peak(self) -> int:
         """The most at any time."""
-        passing = (sum(self.rollouts.values()), sum(self.update.values()), self.stepped)
-        return sum(self.resident.values()) + max(passing)
+        return sum(self.resident.values()) + max(sum(self.rollouts.values()), sum(self.update.values()))
 
 
 @dataclass(frozen=True)
@@ -179,6 +176,16 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
         gradients = 0
     elif slices == 1:  # they take the place of activations
         gradients = max(0, gradients - slice_tokens * counted.per_token - logits)
+    update = {
+        **added,
+        "gradients": gradients,
+        "layers gathered at a time": counted.gathered,
+        "activations": activations,
+        "logits in chunks": logits,
+        "gradient of the head": counted.head_gradient,
+    }
+    # The optimizer's step comes after all of this, with the gradients alone, in float32 for masters.
+    update["float32 gradients, beyond that"] = max(0, counted.stepped - sum(update.values()))
     return DeviceMemory(
         resident=_there(resident),
         rollouts=_there(
@@ -189,21 +196,11 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
                 "logits of a token": LOGIT_COPIES * 4 * vocabulary * rows,
             }
         ),
-        update=_there(
-            {
-                **added,
-                "gradients": gradients,
-                "layers gathered at a time": counted.gathered,
-                "activations": activations,
-                "logits in chunks": logits,
-                "gradient of the head": counted.head_gradient,
-            }
-        ),
+        update=_there(update),
         slices=slices,
         slice_tokens=slice_tokens,
         parameters=sum(p.numel() for p in policy.parameters()),
         trained=sum(p.numel() for p in policy.parameters() if p.requires_grad),
-        stepped=counted.stepped,
         checkpoint=_checkpoint_bytes(module) + sum(optimizer_bytes(policy, module.float32_masters)),
     )
 

@@ -85,7 +85,8 @@ class MasterWeights:
 
     @torch.no_grad()
     def _enter(self) -> None:
-        self._leave()  # of a step that failed
+        if self._places:  # a class whose step calls that of its base comes here twice
+            return
         places = {}
         for weight in self._rounded():
             if weight.grad is not None:

@@ -225,7 +225,8 @@ class LossBatch:
     def advantages(self) -> Tensor | None:
         """The advantages in the parts, [N], nan where another term has the row; ``None`` where no part has any."""
         for part in self.parts.values():
-            if (found := part.values.get("advantages")) is not None:
+            found = part.values.get("advantages")
+            if found is not None and found.dim() == 1:
                 # Dropped flat groups count nowhere either, and their advantages are the 0 that they look like.
                 return found.masked_fill(~part.active.any(1) & (found != 0), torch.nan)
         return None

@@ -176,7 +176,7 @@ def test_advantages_where_rows_are_distilled_instead(tmp_path, tiny):
 @pytest.mark.parametrize(("coefficient", "known"), [(0.0, False), (0.5, True)])
 def test_advantages_of_self_distillation(tmp_path, tiny, coefficient, known):
     data = toy_data([scored([1.0, 0.0, 0.0, 1.0])])
-    fit(tmp_path, method("sdpo", tiny, outcome_coefficient=coefficient), data, SampleLogger(), limit_val_batches=1)
+    fit(tmp_path, method("sdpo", tiny, outcome_coefficient=coefficient), data, SampleLogger(), limit_val_batches=1.0)
     written = lines(tmp_path)
     of = {split: {line["advantage"] for line in written if line["split"] == split} for split in ("train", "validation")}
     assert of["train"] == ({0.5, -0.5} if known else {None})

@@ -110,7 +110,7 @@ def test_dropout_of_adapters_is_for_those_who_sample_nothing(tmp_path, tiny):
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 2])
 def test_dropout_is_a_share(share):
-    with pytest.raises(UserError, match="share"):
+    with pytest.raises(UserError, match="from 0 to below 1"):
         Lora(dropout=share)
 
 
