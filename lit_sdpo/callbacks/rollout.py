@@ -174,7 +174,8 @@ class RolloutCallback(Callback):
     ) -> None:
         """Log how far the engine that sampled is from the policy, which its window's first update has found out."""
         mismatch, last = self._training.mismatch, batch.slot == batch.slots - 1
-        if mismatch is not None and batch.update == 0 and last and getattr(pl_module, "log_due", False):
+        # In any update: steps that are logged need not be first ones.
+        if mismatch is not None and last and getattr(pl_module, "log_due", False):
             mismatch.log(trainer, pl_module)
 
     def on_train_epoch_end(self, *arguments: Any, **options: Any) -> None:

@@ -92,13 +92,14 @@ class Tokens:
         logits: The policy's, float32 [m, V], at the sampling temperature, with gradient.
         ids: What was sampled, int64 [m].
         rows: Row of each token in the slice, int64 [m].
+        columns: Its place in the row, int64 [m].
     """
 
     def __init__(self, slice_: Slice, span: slice, logits: Tensor) -> None:
         self.slice, self.span = slice_, span
         self.temperature = slice_.batch.temperature or 1.0
         self.logits = tempered(logits, self.temperature)
-        self.ids, self.rows = slice_.ids[span], slice_.rows[span]
+        self.ids, self.rows, self.columns = slice_.ids[span], slice_.rows[span], slice_.columns[span]
 
     @cached_property
     def logprobs(self) -> Tensor:
@@ -121,7 +122,10 @@ class Tokens:
     @property
     def engine_weights(self) -> Tensor:
         """Weight of each token for the difference between engine and policy, [m]; 1 where the policy itself sampled."""
-        return self.of(self.slice.batch.engine_weights)
+        batch = self.slice.batch
+        if batch.mismatch is None:
+            return torch.ones(len(self.ids), device=self.ids.device)
+        return self.of(batch.engine_weights)
 
     def importance(self, clip: float) -> Tensor:
         """``min(π / π_old, clip)`` of each sampled token times its engine weight, [m], without gradient.
@@ -134,7 +138,7 @@ class Tokens:
 
     def meet_engine(self, mismatch: Mismatch) -> None:
         """In a window's first update: compare the policy with the engine, and keep for later what came of it."""
-        batch, place = self.slice.batch, (self.rows, self.slice.columns[self.span])
+        batch, place = self.slice.batch, (self.rows, self.columns)
         found = mismatch.compare(self.logits, self.ids, self.logprobs, self.of(batch.sampled_logprobs))
         batch.old_logprobs[place], batch.engine_weights[place] = found
 
@@ -161,7 +165,7 @@ class Tokens:
 
     def of(self, values: Tensor) -> Tensor:
         """The entries of per-row [N] or per-token [N, T] values that belong to these tokens, [m]."""
-        return values[self.rows] if values.dim() == 1 else values[self.slice.mask][self.span]
+        return values[self.rows] if values.dim() == 1 else values[self.rows, self.columns]
 
 
 class Term(nn.Module):

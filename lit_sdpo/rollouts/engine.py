@@ -241,14 +241,15 @@ def checked(engine: RolloutEngine, drawn: Completions, call: Call) -> Completion
     """
     rows = len(call["prompts"]) * call["num_generations"]
     shape, lengths = tuple(drawn.ids.shape), drawn.lengths
+    logs = [drawn.logprobs] if drawn.log_kept_mass is None else [drawn.logprobs, drawn.log_kept_mass]
     problem = None
     if len(shape) != 2 or shape[0] != rows or tuple(lengths.shape) != (rows,) or tuple(drawn.finished.shape) != (rows,):
         problem = f"ids of shape {shape} and lengths of shape {tuple(lengths.shape)} for {rows} rows"
-    elif tuple(drawn.logprobs.shape) != shape:
-        problem = f"log-probabilities of shape {tuple(drawn.logprobs.shape)} for ids of shape {shape}"
+    elif any(tuple(log.shape) != shape for log in logs):
+        problem = f"log-probabilities of shape {tuple(logs[-1].shape)} for ids of shape {shape}"
     elif rows and not (int(lengths.min()) >= 1 and int(lengths.max()) <= shape[1]):
         problem = f"lengths from {int(lengths.min())} to {int(lengths.max())} for ids of shape {shape}"
-    elif not bool((drawn.logprobs.isfinite() & (drawn.logprobs < 1e-3)).all()):  # rounding may leave a little above 0
+    elif not all(_are_logs(log, lengths) for log in logs):
         problem = "log-probabilities that are above 0, infinite or nan"
     elif call["sampling"].filtered and not engine.mismatched and drawn.log_kept_mass is None:
         problem = "no log_kept_mass under filters, without which its log-probabilities are not the policy's"
@@ -259,6 +260,13 @@ def checked(engine: RolloutEngine, drawn: Completions, call: Call) -> Completion
         where="rollout.engine",
         fix="the docstrings of lit_sdpo.RolloutEngine and lit_sdpo.Completions say what an engine returns",
     )
+
+
+def _are_logs(values: Tensor, lengths: Tensor) -> bool:
+    """Whether they can be logarithms of probabilities; what stands behind a completion does not matter."""
+    beyond = torch.arange(values.shape[1], device=values.device) >= lengths[:, None]
+    right = values.isfinite() & (values < 1e-3)  # rounding may leave a little above 0
+    return bool((right | beyond).all())
 
 
 def __getattr__(name: str) -> Any:

@@ -79,9 +79,7 @@ def test_a_class_with_the_method_alone_is_refused():
 def test_orders_and_corrections_that_there_are_not():
     engine = Least()
     engine.filter_order = ("top_p",)
-    with pytest.raises(
-        UserError, match=r"filter_order of Least is \['top_p'\]\. Name each of top_k, top_p, min_p once"
-    ):
+    with pytest.raises(UserError, match=r"filter_order of Least is \['top_p'\]\. Name each of top_k, top_p"):
         rollout_callback(engine=engine)
     with pytest.raises(ValueError, match="weight, ratio"):
         rollout_callback(correction="both")
@@ -196,12 +194,15 @@ def answer(**columns):
         ({"logprobs": torch.full((6, 2), 0.5)}, "above 0"),
         ({"logprobs": torch.full((6, 2), torch.nan)}, "nan"),
         ({"logprobs": torch.full((6, 2), -torch.inf)}, "infinite"),
+        ({"log_kept_mass": torch.full((6, 2), torch.nan)}, "nan"),
+        ({"log_kept_mass": torch.zeros(6, 1)}, r"log-probabilities of shape \(6, 1\)"),
     ],
 )
 def test_what_is_no_answer_is_named(columns, said):
     with pytest.raises(UserError, match=said):
         checked(Least(), answer(**columns), call())
-    assert checked(Least(), answer(), call()).ids.shape == (6, 2)
+    behind = answer(logprobs=torch.tensor([[-1.0, torch.nan]] * 6), lengths=torch.ones(6, dtype=torch.long))
+    assert checked(Least(), behind, call()) is behind
 
 
 def test_an_engine_that_claims_to_be_the_policy_has_to_tell_what_its_filters_kept():
