@@ -199,6 +199,8 @@ def test_references():
     check = ReasoningGym()
     assert check.reference(truth_of("arc_1d", "1 2"), {}) == "<answer>\n1 2\n</answer>"
     assert check.reference(json.dumps({"dataset": "rush_hour", "entry": {"answer": None, "metadata": {}}}), {}) is None
+    unsolved = {"dataset": "simple_integration", "entry": {"answer": "Integral(x, x)", "metadata": {"variable": "x"}}}
+    assert check.reference(json.dumps(unsolved), {}) is None
     for name in UNSOUND:
         with pytest.raises(ValueError, match="cannot be judged"):
             check.reference(truth_of(name, "156"), {})
