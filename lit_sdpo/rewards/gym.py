@@ -12,8 +12,9 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.base import Verdict, failed
 from lit_sdpo.rewards.choice import ExactAnswer
 from lit_sdpo.rewards.contract import right_or
-from lit_sdpo.rewards.gym_rules import DECIDED, FORMS, GUARDS, UNSOUND
-from lit_sdpo.rewards.gym_rules import text as as_text
+from lit_sdpo.rewards.gym_forms import FORMS
+from lit_sdpo.rewards.gym_forms import text as as_text
+from lit_sdpo.rewards.gym_rules import DECIDED, GUARDS, UNSOUND
 
 if TYPE_CHECKING:
     from lit_sdpo.data.task import Row

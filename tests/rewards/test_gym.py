@@ -11,7 +11,8 @@ from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards import gym
 from lit_sdpo.rewards.gym import ReasoningGym
-from lit_sdpo.rewards.gym_rules import DECIDED, FORMS, GUARDS, UNSOUND
+from lit_sdpo.rewards.gym_forms import FORMS
+from lit_sdpo.rewards.gym_rules import DECIDED, GUARDS, UNSOUND
 
 
 def truth_of(dataset, answer, **metadata):
