@@ -32,6 +32,7 @@ from lit_sdpo.rollouts.mismatch import Correction
 from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.reference import reference_ids
+from lit_sdpo.rollouts.texts import opened_by_template
 from lit_sdpo.seed import run_seed
 
 
@@ -128,13 +129,14 @@ class RolloutCallback(Callback):
             self.correction,
         )
         self._budget = PromptBudget(self.max_prompt_tokens)
+        opened = opened_by_template(module.tokenizer, _template_options(module)) if imitates(module) else None
         data: Any = getattr(trainer, "datamodule", None)
         for where, rows in data.all_rows(stage) if hasattr(data, "all_rows") else ():
             trained = where.endswith("(train)")
             sampling = self.sampling if trained else self.evaluation_sampling
 
             def completion(row: Row, trained: bool = trained, most: int = sampling.max_new_tokens) -> int:
-                return len(reference_ids(row, module.tokenizer)) if trained and imitates(module) else most
+                return len(reference_ids(row, module.tokenizer, opened)) if trained and imitates(module) else most
 
             self._budget.add(module.tokenizer, _template_options(module), where, rows, completion)
         self._budget.check(getattr(module.tokenizer, "model_max_length", None))

@@ -12,8 +12,9 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.base import Verdict, failed
 from lit_sdpo.rewards.choice import ExactAnswer
 from lit_sdpo.rewards.contract import right_or
-from lit_sdpo.rewards.gym_rules import DECIDED, FORMS, GUARDS, UNSOUND
-from lit_sdpo.rewards.gym_rules import text as as_text
+from lit_sdpo.rewards.gym_forms import FORMS
+from lit_sdpo.rewards.gym_forms import text as as_text
+from lit_sdpo.rewards.gym_rules import DECIDED, GUARDS, UNSOUND
 
 if TYPE_CHECKING:
     from lit_sdpo.data.task import Row
@@ -85,11 +86,21 @@ class ReasoningGym(ExactAnswer):
         if name in GUARDS or name in DECIDED:
             if not isinstance(metadata, dict):
                 raise ValueError(f"the entry has no metadata, by which answers to {name} are judged")
-            return super().reference(answer, extra) if isinstance(answer, str) else None
+            # Some entries hold what is no answer, such as an integral that is not solved.
+            usable = isinstance(answer, str) and _allowed(name, answer, given["entry"])
+            return super().reference(answer, extra) if usable else None
         text = super().reference(str(answer), extra) if isinstance(answer, str | int) else None
         if text is None or self.judge(text, ground_truth).score != 1.0:
             raise ValueError(f"its answer, with which those to {name} are compared, cannot be read")
         return text
+
+
+def _allowed(name: str, answer: str, entry: Mapping[str, Any]) -> bool:
+    """Whether an answer has the form that was asked for, or is right by a rule of its own."""
+    try:
+        return (GUARDS.get(name) or DECIDED[name])(answer.strip(), entry)
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError):
+        return False
 
 
 def _package() -> Any:

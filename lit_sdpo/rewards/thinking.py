@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -32,7 +32,17 @@ TAGS = (
 #: writes them as one token.
 WORDS = tuple(
     Tags(f"<{word}>", f"</{word}>")
-    for name in ("thinking", "thought", "thoughts", "reasoning", "reason", "reflection", "scratchpad", "analysis")
+    for name in (
+        "think",
+        "thinking",
+        "thought",
+        "thoughts",
+        "reasoning",
+        "reason",
+        "reflection",
+        "scratchpad",
+        "analysis",
+    )
     for word in (name, name.capitalize(), name.upper())
 )
 
@@ -111,7 +121,7 @@ def left_open(prompt: str, question: str = "", tags: Sequence[Tags] = TAGS) -> T
     r"""The tags of the block in which a prompt ends, if it ends in one.
 
     What stands in the question is talk of thinking, not thinking; what the chat template writes behind it counts, and
-    so does a tag that is the very last of the prompt.
+    so does a tag that is the very last of the prompt, which need not be one of ``tags`` if its name speaks of thinking.
 
     Args:
         prompt: The prompt, or the end of it, as the model reads it.
@@ -123,6 +133,8 @@ def left_open(prompt: str, question: str = "", tags: Sequence[Tags] = TAGS) -> T
         '<think>'
         >>> left_open("<|user|>Write <think><|assistant|>", "Write <think>") is None
         True
+        >>> left_open("What is 3 + 4? <|my_thoughts_begin|>")
+        Tags(opening='<|my_thoughts_begin|>', closing='<|my_thoughts_end|>')
     """
     question = question.strip()
     behind = prompt.rpartition(question)[2] if question and question in prompt else ""
@@ -134,7 +146,28 @@ def left_open(prompt: str, question: str = "", tags: Sequence[Tags] = TAGS) -> T
             block = block or owner
         elif block == owner:
             block = None
-    return block or next((pair for pair in tags if prompt.rstrip().endswith(pair.opening)), None)
+    end = prompt.rstrip()
+    return block or next((pair for pair in tags if end.endswith(pair.opening)), None) or _named(end, owners)
+
+
+#: The last tag of a text whose name speaks of thinking.
+_LAST_TAG = re.compile(
+    r"(?:<\|?|\[|◁)(?P<name>[\w:.-]*(?:think|thought|reason|reflect|scratchpad|analysis)[\w:.-]*)(?:\|?>|\]|▷)\Z", re.I
+)
+
+
+def _named(end: str, known: Collection[str]) -> Tags | None:
+    """The pair whose opening tag ends a prompt: ``<x>`` and ``</x>``, or the beginning and the end of ``x``."""
+    last = _LAST_TAG.search(end[-80:])
+    if last is None or last.group() in known or re.search(r"(?:\b|_)(?:end|close)(?:\b|_)", last["name"], re.I):
+        return None
+    tag = last.group()
+    for word, other in (("begin", "end"), ("start", "end"), ("open", "close")):
+        for form in (str.lower, str.upper, str.capitalize):
+            if form(word) in tag:
+                return Tags(tag, tag.replace(form(word), form(other)))
+    at = tag.index(last["name"])
+    return Tags(tag, f"{tag[:at]}/{tag[at:]}")
 
 
 def _known(completion: str) -> Completion:

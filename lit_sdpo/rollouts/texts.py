@@ -52,6 +52,17 @@ def completion_texts(
     ]
 
 
+def opened_by_template(
+    tokenizer: PreTrainedTokenizerBase, template_options: Mapping[str, Any] | None = None
+) -> Tags | None:
+    """The tags of the block that the chat template opens at the end of a prompt, if it opens one."""
+    chat = [{"role": "user", "content": "lorem"}]
+    text: Any = tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=False, **(template_options or {})
+    )
+    return left_open(str(text), "lorem", (*TAGS, *WORDS))
+
+
 def turn_tokens(
     tokenizer: PreTrainedTokenizerBase,
     end_ids: Collection[int] = (),

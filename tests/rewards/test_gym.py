@@ -11,7 +11,8 @@ from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards import gym
 from lit_sdpo.rewards.gym import ReasoningGym
-from lit_sdpo.rewards.gym_rules import DECIDED, FORMS, GUARDS, UNSOUND
+from lit_sdpo.rewards.gym_forms import FORMS
+from lit_sdpo.rewards.gym_rules import DECIDED, GUARDS, UNSOUND
 
 
 def truth_of(dataset, answer, **metadata):
@@ -199,6 +200,8 @@ def test_references():
     check = ReasoningGym()
     assert check.reference(truth_of("arc_1d", "1 2"), {}) == "<answer>\n1 2\n</answer>"
     assert check.reference(json.dumps({"dataset": "rush_hour", "entry": {"answer": None, "metadata": {}}}), {}) is None
+    unsolved = {"dataset": "simple_integration", "entry": {"answer": "Integral(x, x)", "metadata": {"variable": "x"}}}
+    assert check.reference(json.dumps(unsolved), {}) is None
     for name in UNSOUND:
         with pytest.raises(ValueError, match="cannot be judged"):
             check.reference(truth_of(name, "156"), {})

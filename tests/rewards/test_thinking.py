@@ -81,12 +81,38 @@ def test_the_end_of_thinking_is_where_a_reader_who_goes_step_by_step_sees_it():
         ("<|user|> 2 +  2? [/INST] [THINK]", "2 + 2?", "[THINK]"),  # the template changed the question
         ("<|system|>Use <think> and </think>.<|user|>2?<|assistant|>", "2?", None),
         ("<|user|>2?<|assistant|><reasoning>\n", "2?", "<reasoning>"),
+        ("<|user|>2?<|assistant|><Think>\n", "2?", "<Think>"),
+        ("<|user|>2?<|assistant|><longcat_think>\n", "2?", "<longcat_think>"),
+        ("<|user|>2?<|assistant|><|reasoning|>", "2?", "<|reasoning|>"),
+        ("<|user|>2?<|assistant|></my_think>\n", "2?", None),
+        ("<|user|>2?<|assistant|><|thinking_end|>", "2?", None),
+        ("<|user|>2?<|assistant|><answer>", "2?", None),
+        ("<|user|>2?<assistant>", "2?", None),
+        ("<|user|>2?<|assistant|><think></think>", "2?", None),
         ("", "", None),
     ],
 )
 def test_how_a_prompt_ends(prompt, question, opening):
     found = left_open(prompt, question, (*TAGS, *WORDS))
     assert (found.opening if found else None) == opening
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        ("<longcat_think>", "</longcat_think>"),
+        ("[REASONING]", "[/REASONING]"),
+        ("<|thought|>", "<|/thought|>"),
+        ("<|START_REASONING|>", "<|END_REASONING|>"),
+        ("<|reason_begin|>", "<|reason_end|>"),
+        ("◁ponder_think▷", "◁/ponder_think▷"),
+    ],
+)
+def test_tags_that_nobody_has_listed(opening, closing):
+    pair = left_open(f"<|user|>2?<|assistant|>{opening}\n", "2?")
+    assert pair == (opening, closing)
+    assert Completion(f"hm{closing}b", opened=pair).answer == "b"
+    assert Completion("hm", opened=pair).answer is None
 
 
 def test_a_completion_is_a_text_that_travels():

@@ -13,6 +13,7 @@ from lit_sdpo.policies.load import load_policy, load_tokenizer, render_all
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.registry import verifier
 from lit_sdpo.rollouts.generate import Draw, generate
+from lit_sdpo.rollouts.reference import reference_rollouts
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.texts import completion_texts, turn_tokens
 from lit_sdpo.rollouts.types import Completions, Sampling
@@ -220,3 +221,15 @@ def test_tags_as_special_tokens_reach_verifier_demonstration_and_samples(tiny):
     assert got.texts == [text.removesuffix("<|end|>") for text in texts]
     shown = Reprompt().contexts(got, tokenizer).messages[1][-1]["content"]
     assert "Correct solution:\n\n<answer>B</answer>\n\n" in shown
+
+
+def test_reference_answers_close_the_thinking_that_the_template_opened(thinker, tiny):
+    row = Row("r", [{"role": "user", "content": "3 + 4?"}], "7", reference="It is 7.")
+    thought = Row("r", [{"role": "user", "content": "3 + 4?"}], "7", reference="Hm.</think>It is 7.")
+    for model, expected in ((thinker, "</think>\n\nIt is 7."), (tiny, "It is 7.")):
+        tokenizer = load_tokenizer(model)
+        drawn = reference_rollouts([row, thought], tokenizer)
+        written = [
+            tokenizer.decode(ids[:n]) for ids, n in zip(drawn.completions.ids, drawn.completions.lengths, strict=True)
+        ]
+        assert written == [f"{expected}<|end|>", "Hm.</think>It is 7.<|end|>"]
