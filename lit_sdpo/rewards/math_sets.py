@@ -108,6 +108,7 @@ def bounded(relation: str, bound: Node) -> RealSet | None:
     r"""The numbers ``x`` for which ``x < bound`` (or another relation) holds; ``None`` where the bound is no constant.
 
     Example:
+        >>> from lit_sdpo.rewards.math_formula import number
         >>> bounded("<", number(2)).same(RealSet.interval(MINUS_INFINITY, False, number(2), False))
         True
     """
