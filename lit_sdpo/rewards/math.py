@@ -1,7 +1,7 @@
 r"""Mathematical answers in a box.
 
 ``math_text`` brings spellings to one form, ``math_answer`` decides what kind of answer a text is (``math_kinds``), and
-``math_equal`` compares kinds. Formulas are read strictly and compared by value (``math_expression``, ``math_value``).
+``math_equal`` compares kinds. Formulas are read strictly and compared by value (``math_expression``, ``math_compare``).
 A huge number can take long: ``verifier("math_boxed")`` runs in a worker that is killed when it does not answer.
 """
 

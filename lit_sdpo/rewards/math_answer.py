@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from lit_sdpo.rewards.math_expression import Node, UnreadableError, number, read_formula
+from lit_sdpo.rewards.math_expression import UnreadableError, read_formula
+from lit_sdpo.rewards.math_formula import Node, number
 from lit_sdpo.rewards.math_kinds import (
     Answer,
     Based,
@@ -39,10 +40,12 @@ _SET_SIGN = re.compile(r"\\(?:cup|cap|setminus)(?![a-zA-Z])")
 _MATRIX = re.compile(
     r"(.*?)\\begin ?\{((?:[pbBvV]|small)?matrix|array)\}(?: ?\{[clr|]*\})?(.*)\\end ?\{\2\}(.*)\Z", re.DOTALL
 )
-_BASE = re.compile(r"(-?)\(? ?([0-9A-Za-z]+) ?\)? ?_ ?(?:\{ ?(?:\\text ?\{ ?)?(\w+) ?(?:\} ?)?\}|(\d+))\Z")
+_BASE = re.compile(
+    r"(-?)(?:([0-9A-Za-z]+)|\( ?([0-9A-Za-z]+) ?\)) ?_ ?(?:\{ ?(?:\\text ?\{ ?)?(\w+) ?(?:\} ?)?\}|(\d+))\Z"
+)
 _TO = re.compile(r":|\\text\{to\}")
 _HALF = re.compile(r" ?\\text\{([aApP])\.? ?[mM]\.?\}\Z")
-_ONLY_WORDS = re.compile(r"(?:[(]?\\text\{[^{}]*\}[).!?]?[ '\-]*)+\Z")
+_ONLY_WORDS = re.compile(r"(?:[(]?\\text\{[^{}]*\}[).]? *)+\Z")
 _LETTERS = re.compile(r"[A-Za-z](?: ?[A-Za-z])+\Z")
 _SHORT_WORDS = frozenset({
     "no", "on", "is", "it", "at", "am", "so", "us", "up", "as", "an", "in", "me", "my", "he", "be", "we", "go",
@@ -262,15 +265,16 @@ def _parts(text: str) -> Parts | None:
 
 def _based(text: str) -> Based | None:
     found = _BASE.match(text)
-    if not found or not found[2][0].isdigit():
+    digits = (found[2] or found[3]) if found else ""
+    if not found or not digits[0].isdigit():
         return None
-    return Based(found[1] + found[2].lstrip("0").upper(), found[3] or found[4])
+    return Based(found[1] + digits.lstrip("0").upper(), found[4] or found[5])
 
 
 def _words(text: str) -> Words | None:
     r"""Words in ``\text{}``, and letters side by side, which are a word or a product."""
     if _ONLY_WORDS.match(text):
-        plain = " ".join(re.findall(r"[^\s(){}]+", re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text))).strip(" .!?'-")
+        plain = " ".join(re.findall(r"[^\s(){}]+", re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text))).strip(" .")
         if len(plain) != 1:
             return Words(plain)
         return Words(plain, Node("var", value=plain))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from lit_sdpo.rewards.math_expression import Node, number
+from lit_sdpo.rewards.math_compare import equal, proportional
+from lit_sdpo.rewards.math_formula import Node, number
 from lit_sdpo.rewards.math_kinds import (
     Answer,
     Based,
@@ -20,7 +21,7 @@ from lit_sdpo.rewards.math_kinds import (
     real_set,
 )
 from lit_sdpo.rewards.math_sets import RealSet
-from lit_sdpo.rewards.math_value import equal, exact, proportional, real_value
+from lit_sdpo.rewards.math_value import exact, real_value
 
 _PI = Node("const", value="pi")
 
@@ -135,14 +136,13 @@ def _equations(named: Named) -> list[Relation]:
 
 
 def _named_and_bare(left: Named, right: Answer) -> bool:
-    """``x = 5`` is 5; ``x = 3, y = 4`` is (3, 4), in the order of the alphabet; ``x_1 = 3, x_2 = 4`` is a list too."""
-    names, values = zip(*left.values, strict=True)
-    if len(names) == 1:
+    """``x = 5`` is 5; ``x = 3, y = 4`` is (3, 4) and the list 3, 4, both in the order of the names."""
+    values = [value for _, value in left.values]
+    if len(values) == 1:
         return answers_equal(values[0], right)
     if isinstance(right, Bracket) and (right.left, right.right) == ("(", ")"):
-        return all(len(name) == 1 for name in names) and _in_order(values, right.members)
-    indexed = all("_" in name for name in names) and len({name.partition("_")[0] for name in names}) == 1
-    return indexed and isinstance(right, Items) and _items(Items(values), right)
+        return _in_order(values, right.members)
+    return isinstance(right, Items) and right.kind == "list" and _in_order(values, right.members)
 
 
 def _items(left: Items, right: Items) -> bool:

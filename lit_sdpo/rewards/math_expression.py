@@ -6,44 +6,13 @@ A reader that skips what it does not know takes ``a c`` for ``a``; this one rais
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
+
+from lit_sdpo.rewards.math_formula import Node, number
 
 
 class UnreadableError(ValueError):
     """The text is no formula that this module knows."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """A formula: an operation and what it works on.
-
-    ``num`` holds a Fraction, ``var`` and ``const`` a name; ``add``, ``mul``, ``div``, ``pow``, ``neg``, ``degrees``,
-    ``factorial`` and functions hold formulas.
-    """
-
-    op: str
-    args: tuple[Node, ...] = ()
-    value: Fraction | str = ""
-
-    def names(self) -> frozenset[str]:
-        """The variables in it."""
-        if self.op == "var":
-            return frozenset({str(self.value)})
-        return frozenset().union(*(part.names() for part in self.args))
-
-    def has(self, *constants: str) -> bool:
-        """Whether one of the constants occurs."""
-        return (self.op == "const" and self.value in constants) or any(part.has(*constants) for part in self.args)
-
-    def size(self) -> int:
-        """Number of operations."""
-        return 1 + sum(part.size() for part in self.args)
-
-
-def number(value: Fraction | int) -> Node:
-    """A formula that is one number."""
-    return Node("num", value=Fraction(value))
 
 
 FUNCTIONS = {
@@ -175,7 +144,7 @@ class _Reader:
         """Refuse a number behind a number, which may be one number, two or a product."""
         before = self.tokens[self.at - 1]
         if token[0].isdigit() or token[0] == ".":
-            if before[0].isalnum() or before[0] == "." or before in ("!", "'"):
+            if before[0].isalnum() or before[0] in ".\\!'":
                 raise UnreadableError("numbers side by side")
             if before == "}" and _opens_with(self.tokens, self.at - 1) != "^":
                 raise UnreadableError("a number behind a bracket")

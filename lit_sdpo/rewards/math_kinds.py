@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from lit_sdpo.rewards.math_expression import Node
+from lit_sdpo.rewards.math_formula import Node
 from lit_sdpo.rewards.math_sets import RealSet
 from lit_sdpo.rewards.math_unit import Unit
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from lit_sdpo.rewards.math_expression import Node, UnreadableError, read_formula
+from lit_sdpo.rewards.math_expression import UnreadableError, read_formula
+from lit_sdpo.rewards.math_formula import Node
 from lit_sdpo.rewards.math_kinds import Answer, Bracket, Named, Opaque, Relation
 from lit_sdpo.rewards.math_sets import RealSet, bounded
 from lit_sdpo.rewards.math_text import bracketed, packed, split_top, split_with

@@ -8,8 +8,9 @@ from functools import cmp_to_key
 from itertools import pairwise
 from typing import Any
 
-from lit_sdpo.rewards.math_expression import Node
-from lit_sdpo.rewards.math_value import equal, real_value
+from lit_sdpo.rewards.math_compare import equal
+from lit_sdpo.rewards.math_formula import Node
+from lit_sdpo.rewards.math_value import real_value
 
 INFINITY = Node("const", value="infty")
 MINUS_INFINITY = Node("neg", (INFINITY,))
@@ -41,7 +42,7 @@ class RealSet:
     """Disjoint intervals in order; each is a pair of edges.
 
     Example:
-        >>> from lit_sdpo.rewards.math_expression import number
+        >>> from lit_sdpo.rewards.math_formula import number
         >>> whole, point = RealSet.everything(), RealSet.point(number(0))
         >>> len(whole.without(point).pieces), whole.without(point).union(point).same(whole)
         (2, True)
@@ -107,6 +108,7 @@ def bounded(relation: str, bound: Node) -> RealSet | None:
     r"""The numbers ``x`` for which ``x < bound`` (or another relation) holds; ``None`` where the bound is no constant.
 
     Example:
+        >>> from lit_sdpo.rewards.math_formula import number
         >>> bounded("<", number(2)).same(RealSet.interval(MINUS_INFINITY, False, number(2), False))
         True
     """

@@ -81,6 +81,7 @@ _SYMBOL = re.compile(r"\\[a-zA-Z]+|\\.", re.DOTALL)
 _BARE = re.compile(
     r"(?<![\\a-zA-Z])[a-zA-Z]\.[a-zA-Z]\.?(?![a-zA-Z])|(?<![\\a-zA-Z])[a-zA-Z]{2,}(?:['-][a-zA-Z]+)*|[^\W\d_a-zA-Z\u0370-\u03ff]+\.?"
 )
+_SENTENCE = re.compile(r"\s*[A-Za-z]{2,}(?:[ ,.'-]+[A-Za-z]{2,})+[ .]*")
 _NAME = re.compile(r"[a-zA-Z]+")
 _PARSED_NAMES = re.compile(r"\\(?:begin|end|mathbb|mathcal|mathfrak|mathscr)\s*\{[^{}]*\}")
 
@@ -98,7 +99,7 @@ def tidy(text: str) -> str:
     dollars = _DOLLAR.findall(text)
     if len(dollars) == 1 and re.match(r"[+-]?\$ ?\d", text):
         text = text.replace("$", r"\$")  # One alone in front of a number is money, a pair is LaTeX.
-    text = _DISPLAY.sub("", _DOLLAR.sub("", text))
+    text = _DISPLAY.sub(" ", _DOLLAR.sub(" ", text))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = re.sub(r" +", " ", _words_apart(text)).strip()
@@ -164,13 +165,16 @@ def _words_of(content: str) -> Iterator[tuple[int, int]]:
 def _bare_words(text: str) -> str:
     """Words outside of text macros put into one; letters that may be variables stay."""
     held = [found.span() for found in _PARSED_NAMES.finditer(text)]
+    sentence = _SENTENCE.fullmatch(text) is not None and any(len(word) > 3 for word in text.split())
 
     def put(found: re.Match[str]) -> str:
         word = found.group()
         if any(start <= found.start() < end for start, end in held):
             return word
         before = text[: found.start()].rstrip()
-        return rf"\text{{{word}}}" if is_plain_word(word, after_number=before[-1:] in tuple("0123456789})")) else word
+        if sentence or is_plain_word(word, after_number=before[-1:] in tuple("0123456789})")):
+            return rf"\text{{{word}}}"
+        return word
 
     return _BARE.sub(put, text)
 
@@ -197,12 +201,13 @@ def _unwrapped(text: str) -> str:
 
 
 def packed(text: str) -> str:
-    r"""A tidied text without what never matters: spaces, except where they part numbers or follow a macro.
+    r"""A tidied text without what never matters: spaces, except where they part numbers or words or end a macro.
 
     Example:
         >>> packed("3 1/4"), packed("x + 1"), packed(r"\text{Even}")
         ('3 1/4', 'x+1', 'Even')
     """
+    text = re.sub(r"\\text\{([^{}]*)\} *(?=\\text\{)", "\\1\x00", text)
     text = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)
     text = re.sub(
         r"(?<=\d) +(?=[\d.])|(\\[a-zA-Z]+)(?![a-zA-Z]) *(?=[a-zA-Z0-9])", lambda found: f"{found[1] or ''}\x00", text

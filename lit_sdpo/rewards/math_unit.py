@@ -144,7 +144,7 @@ def _known(word: str) -> tuple[Unit, ...]:
 def _singulars(word: str) -> Iterator[str]:
     if word.endswith("ies"):
         yield word[:-3] + "y"
-    if word.endswith("es"):
+    if re.search("(?:s|x|z|ch|sh|o)es$", word):
         yield word[:-2]
     if word.endswith("s"):
         yield word[:-1]

@@ -1,21 +1,15 @@
-r"""Values of formulas, and whether two formulas are equal.
-
-Numbers are compared exactly where they are rational, else with more than a hundred digits, relative to the largest and
-the smallest number on the way. Formulas with variables are compared at points of many kinds: equal where both have a
-value, and with values at the same places.
-"""
+"""Values of formulas: exact where they are rational, else with as many bits as the numbers on the way need."""
 
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from math import comb, factorial
 from typing import Any
 
-from lit_sdpo.rewards.math_expression import Node
+from lit_sdpo.rewards.math_formula import Node
 
 #: Bits of a value beyond what its own size needs.
 BITS = 400
@@ -32,8 +26,8 @@ class TooLargeError(NoValueError):
     """A number on the way is too large or too small."""
 
 
-def _context() -> Any:
-    """Arithmetic of this thread; the precision of mpmath's own is shared by all."""
+def context() -> Any:
+    """The arithmetic of this thread; the precision of mpmath's own is shared by all."""
     if not hasattr(_local, "mp"):
         from mpmath import MPContext
 
@@ -108,7 +102,7 @@ class _Evaluation:
     """One evaluation at one point: real where there are variables and no ``i``, else complex."""
 
     def __init__(self, point: Mapping[str, Fraction], real: bool, bits: int) -> None:
-        self.mp = _context()
+        self.mp = context()
         self.mp.prec = bits
         self.point, self.real = point, real
         self.size = 1
@@ -222,7 +216,7 @@ class _Evaluation:
         return isinstance(value, self.mp.mpf) and value < 0
 
 
-def _at(node: Node, point: Mapping[str, Fraction], real: bool, bits: int = BITS) -> tuple[Any, int, int]:
+def value_at(node: Node, point: Mapping[str, Fraction], real: bool, bits: int = BITS) -> tuple[Any, int, int]:
     """Value, and the orders of the smallest and largest number on the way, with the bits that these need."""
     run = _Evaluation(point, real, bits)
     value = run.value(node)
@@ -230,17 +224,17 @@ def _at(node: Node, point: Mapping[str, Fraction], real: bool, bits: int = BITS)
     if needed > bits + BITS // 2:
         if needed > 4 * LARGEST:
             raise TooLargeError("precision")
-        return _at(node, point, real, needed + BITS // 2)
+        return value_at(node, point, real, needed + BITS // 2)
     return value, run.largest, bits
 
 
 @lru_cache(maxsize=16384)
-def _values(node: Node, points: tuple[tuple[tuple[str, Fraction], ...], ...], real: bool) -> tuple[Any, ...]:
+def values(node: Node, points: tuple[tuple[tuple[str, Fraction], ...], ...], real: bool) -> tuple[Any, ...]:
     """Value, order of the largest number and bits at each point; ``None`` where there is no value."""
     found: list[Any] = []
     for point in points:
         try:
-            found.append(_at(node, dict(point), real))
+            found.append(value_at(node, dict(point), real))
         except TooLargeError:
             raise
         except (ArithmeticError, ValueError):
@@ -248,105 +242,9 @@ def _values(node: Node, points: tuple[tuple[tuple[str, Fraction], ...], ...], re
     return tuple(found)
 
 
-def _close(left: tuple[Any, int, int], right: tuple[Any, int, int]) -> bool:
-    """Equal up to what rounding may do; both values have to have been computed with the same number of bits."""
-    mp = _context()
-    mp.prec = left[2]
-    return bool(abs(left[0] - right[0]) <= mp.mpf(2) ** (max(left[1], right[1]) - left[2] + 60))
-
-
-#: Points by kind: positive, of both signs, large, whole. The last may be outside of what the others allow.
-_RANGES = (
-    *(((Fraction(1, 5), Fraction(19, 20)),) * 2), *(((Fraction(11, 10), Fraction(3)),) * 2),
-    *(((Fraction(-3), Fraction(3)),) * 5), *(((Fraction(4), Fraction(60)),) * 3),
-)  # fmt: skip
-_WHOLE_POINTS = 4
-
-
-@lru_cache(maxsize=4096)
-def _points(names: frozenset[str]) -> tuple[tuple[tuple[str, Fraction], ...], ...]:
-    def at(name: str, index: int) -> Fraction:
-        share = zlib.crc32(f"{name}/{index}".encode()) / 2**32
-        if index >= len(_RANGES):
-            return Fraction(2 + int(share * 25))
-        low, high = _RANGES[index]
-        return (low + (high - low) * Fraction(int(share * 10**6), 10**6)).limit_denominator(10**6)
-
-    if not names:
-        return ((),)
-    indices = range(len(_RANGES) + _WHOLE_POINTS)
-    return tuple(tuple((name, at(name, index)) for name in sorted(names)) for index in indices)
-
-
-def equal(left: Node, right: Node) -> bool:
-    r"""Whether two formulas are equal wherever both have a value.
-
-    Example:
-        >>> from lit_sdpo.rewards.math_expression import read_formula as read
-        >>> equal(read(r"3\sqrt{13}"), read(r"\sqrt{117}")), equal(read("x+1"), read("x-1"))
-        (True, False)
-    """
-    if left == right:
-        return True
-    if left.has("infty") or right.has("infty"):
-        return False
-    try:
-        if not (names := left.names() | right.names()):
-            mine, other = exact(left), exact(right)
-            if mine is not None and other is not None:
-                return mine == other
-        real = bool(names) and not (left.has("i") or right.has("i"))
-        pairs = list(zip(_values(left, _points(names), real), _values(right, _points(names), real), strict=True))
-    except (NoValueError, OverflowError):
-        return False
-    if any((mine is None) != (other is None) for mine, other in pairs):
-        return False
-    places = [index for index, (mine, _) in enumerate(pairs) if mine is not None]
-    return len(places) >= min(3, len(pairs)) and all(
-        _same_at(left, right, pairs[index], dict(_points(names)[index]), real) for index in places
-    )
-
-
-def _same_at(
-    left: Node,
-    right: Node,
-    values: tuple[tuple[Any, int, int], tuple[Any, int, int]],
-    point: Mapping[str, Fraction],
-    real: bool,
-) -> bool:
-    """Whether two formulas are equal at a point; the value of fewer bits is computed again with those of the other."""
-    mine, other = values
-    if mine[2] < other[2]:
-        mine = _at(left, point, real, other[2])
-    if other[2] < mine[2]:
-        other = _at(right, point, real, mine[2])
-    return mine[2] == other[2] and _close(mine, other)
-
-
-def proportional(left: Node, right: Node, positive: bool = False) -> bool:
-    """Whether one formula is a constant other than 0 times the other, a positive one if so asked."""
-    names = left.names() | right.names()
-    if not names or left.has("infty", "i") or right.has("infty", "i"):
-        return False
-    try:
-        values = list(zip(_values(left, _points(names), True), _values(right, _points(names), True), strict=True))
-    except (NoValueError, OverflowError):
-        return False
-    if any((mine is None) != (other is None) for mine, other in values):
-        return False
-    both = [(mine, other) for mine, other in values if mine is not None and mine[0] and other[0]]
-    if len(both) < 3:
-        return False
-    mp = _context()
-    mp.prec = 2 * BITS
-    ratios = [mine[0] / other[0] for mine, other in both]
-    tolerance = mp.mpf(2) ** (-BITS // 2) * abs(ratios[0])
-    return all(abs(ratio - ratios[0]) <= tolerance for ratio in ratios) and (ratios[0] > 0 or not positive)
-
-
 def real_value(node: Node) -> Any | None:
     """The value of a real constant with some hundred digits, infinity included; ``None`` for anything else."""
-    mp = _context()
+    mp = context()
     if node == Node("const", value="infty"):
         return mp.inf
     if node == Node("neg", (Node("const", value="infty"),)):
@@ -354,7 +252,7 @@ def real_value(node: Node) -> Any | None:
     if node.names() or node.has("infty"):
         return None
     try:
-        value = _values(node, ((),), False)[0]
+        value = values(node, ((),), False)[0]
     except NoValueError:
         return None
     if value is None:
