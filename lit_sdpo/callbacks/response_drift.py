@@ -207,13 +207,13 @@ class ResponseDrift(pl.Callback):
         pairs = [(answers[prompts.task], self._base_responses[prompts.task]) for prompts in self._asked]
         found = response_numbers(policy, base, pairs, encode)
         for prompts, numbers in zip(self._asked, found, strict=True):
-            estimates = {name: _estimate(name, *pair) for name, pair in numbers.items()}
+            estimates = {name: estimate(name, *pair) for name, pair in numbers.items()}
             by_prompt = torch.div(*numbers["similarity"]).tolist()
             rows.append(self._row(trainer, stage, prompts.task, self._role(stage, prompts.task), estimates, by_prompt))
         for role in ("current", "earlier"):
             chosen = [row.numbers for row in rows if row.role == role]
             if chosen:
-                rows.append(self._row(trainer, stage, role, role, _mean_over_tasks(chosen)))
+                rows.append(self._row(trainer, stage, role, role, mean_over_tasks(chosen)))
         self.rows += rows
         self._log(trainer, rows, time.perf_counter() - started)
         self._write()
@@ -296,14 +296,14 @@ class ResponseDrift(pl.Callback):
 BOUNDED = ("truncated", "similarity")
 
 
-def _estimate(name: str, numerators: Tensor, denominators: Tensor) -> Estimate:
+def estimate(name: str, numerators: Tensor, denominators: Tensor) -> Estimate:
     """A ratio of sums over prompts with its interval; none (nan) where the prompts do not differ."""
     value = float(numerators.double().sum() / denominators.double().sum())
     found = mean_interval(numerators / denominators) if name in BOUNDED else ratio_interval(numerators, denominators)
     return Estimate(value, found.low, found.high)
 
 
-def _mean_over_tasks(several: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
+def mean_over_tasks(several: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
     """Means over tasks of the numbers that all of them have."""
     if len(several) == 1:
         return dict(several[0])
