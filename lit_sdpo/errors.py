@@ -80,5 +80,6 @@ def reason(error: BaseException, most: int = 200) -> str:
         root = root.__cause__
     lines = str(root).strip().splitlines()
     text = next((line.strip() for line in lines if line.strip()), "")[:most]
-    speaks = isinstance(root, OSError | ValueError | ImportError | RuntimeError) and text
-    return text if speaks else f"{type(root).__name__}: {text}" if text else type(root).__name__
+    if text.count(" ") > 1:  # a sentence
+        return text
+    return f"{type(root).__name__}: {text}" if text else type(root).__name__

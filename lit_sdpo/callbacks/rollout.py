@@ -131,14 +131,14 @@ class RolloutCallback(Callback):
         self._budget = PromptBudget(self.max_prompt_tokens)
         opened = opened_by_template(module.tokenizer, _template_options(module)) if imitates(module) else None
         data: Any = getattr(trainer, "datamodule", None)
-        for where, rows in data.all_rows(stage) if hasattr(data, "all_rows") else ():
-            trained = where.endswith("(train)")
+        for task, split, rows in data.row_sets(stage) if hasattr(data, "row_sets") else ():
+            trained = split == "train"
             sampling = self.sampling if trained else self.evaluation_sampling
 
             def completion(row: Row, trained: bool = trained, most: int = sampling.max_new_tokens) -> int:
                 return len(reference_ids(row, module.tokenizer, opened)) if trained and imitates(module) else most
 
-            self._budget.add(module.tokenizer, _template_options(module), where, rows, completion)
+            self._budget.add(module.tokenizer, _template_options(module), task, split, rows, completion)
         self._budget.check(getattr(module.tokenizer, "model_max_length", None))
 
     def window(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[int, int, int, int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -236,14 +237,17 @@ class ContinualDataModule(pl.LightningDataModule):
             return rows
         return sorted(rows, key=lambda row: hashlib.md5(row.id.encode()).digest())[: self.eval_prompts]
 
-    def all_rows(self, stage: str) -> Iterator[tuple[str, Sequence[Row]]]:
-        """Every set of rows that a run will use, with where it comes from; for checks before the first step."""
+    def row_sets(self, stage: str) -> Iterator[tuple[Task, Split, Callable[[], Sequence[Row]]]]:
+        """Every set of rows that a run will use: task, split and what gives the rows; for checks before the first step.
+
+        The rows are to be asked for again after a task has left some out.
+        """
         split: Split = "test" if stage == "test" else "validation"
         if stage == "fit":
             for task in self.tasks:
-                yield f"{task.name} (train)", task.rows("train")
+                yield task, "train", partial(task.rows, "train")
         for task in self.evaluated:
-            yield f"{task.name} ({split})", self.evaluation_rows(task, split)
+            yield task, split, partial(self.evaluation_rows, task, split)
 
     def _place(self) -> dict[str, int]:
         return {

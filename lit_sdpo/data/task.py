@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -56,6 +56,22 @@ class Task(ABC):
         ``train`` feeds rollouts, ``validation`` every evaluation during training, ``test`` only the final
         ``lit-sdpo test``: nothing may be tuned on it.
         """
+
+    def place(self, split: Split, row: Row) -> str:
+        """Where a row stands, for messages."""
+        return f"task {self.name} ({split}), row {row.id!r}"
+
+    def leave_out(self, split: Split, ids: Collection[str]) -> bool:
+        """Leave out rows that have turned out not to fit, where the task does so; they are counted and told.
+
+        Args:
+            split: Their split.
+            ids: Their ids.
+
+        Returns:
+            Whether they are left out; otherwise such rows are mistakes.
+        """
+        return False
 
     @abstractmethod
     def verify(self, completion: str, row: Row) -> Verdict:

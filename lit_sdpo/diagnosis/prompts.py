@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from lit_sdpo.commands.samples import printable
 from lit_sdpo.diagnosis.findings import Finding
 from lit_sdpo.errors import UserError
-from lit_sdpo.policies.load import check_vocabulary, end_token_ids, render, render_all
+from lit_sdpo.policies.chat import rendered as rendered_prompts
+from lit_sdpo.policies.load import check_vocabulary, end_token_ids, render
 
 if TYPE_CHECKING:
     from lit_sdpo.diagnosis.configuration import Run
@@ -29,7 +30,10 @@ def lengths(run: Run) -> Iterator[Finding]:
     for where, _, rows in run.sets:
         step = max(1, -(-len(rows) // MEASURED))
         chosen = [rows[n].messages for n in range(0, len(rows), step)]
-        counts = sorted(map(len, render_all(run.tokenizer, chosen, run.module.chat_template_options)))
+        written, refused = rendered_prompts(run.tokenizer, chosen, run.module.chat_template_options)
+        counts = sorted(map(len, written))
+        if refused:  # what a run does about it, and which row it is, comes below
+            continue
         if not counts:
             continue
         text = f"{where}: {len(rows):,} rows, prompts of {counts[0]} to {counts[-1]} tokens (at most {most:,} allowed)"

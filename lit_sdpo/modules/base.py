@@ -281,6 +281,16 @@ class OnPolicyModule(pl.LightningModule):
 
     test_step = validation_step
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, unless there is no gradient: torch does not clip the values of none."""
+        if not self._skip:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Take the step, unless no row of the window contributes: momentum and weight decay must not move then."""
 

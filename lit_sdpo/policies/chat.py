@@ -9,7 +9,7 @@ from jinja2 import meta
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from lit_sdpo.errors import UserError, explained, reason
+from lit_sdpo.errors import UserError, explained
 
 #: A prompt: messages with ``role`` and ``content``, perhaps with ``tool_calls``, ``name`` and ``tool_call_id``.
 Chat = Sequence[Mapping[str, Any]]
@@ -123,10 +123,25 @@ def left_out(
     return None
 
 
-def refused(tokenizer: PreTrainedTokenizerBase, messages: Chat, options: Mapping[str, Any] | None = None) -> str | None:
-    """What a template raises over a prompt, in one line; ``None`` where it can write it."""
+def rendered(
+    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], options: Mapping[str, Any] | None = None
+) -> tuple[list[list[int]], dict[int, str]]:
+    """Token ids of those prompts that a template can write, and what it says of the others, by their index.
+
+    Args:
+        tokenizer: With a chat template.
+        chats: Prompts.
+        options: Further arguments of the template.
+    """
     try:
-        render(tokenizer, messages, options)
-    except UserError as error:
-        return reason(error)
-    return None
+        return render_all(tokenizer, chats, options), {}
+    except UserError:
+        pass
+    ids: list[list[int]] = []
+    refused: dict[int, str] = {}
+    for index, chat in enumerate(chats):
+        try:
+            ids.append(render(tokenizer, chat, options))
+        except UserError as error:
+            refused[index] = error.what
+    return ids, refused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -170,16 +171,7 @@ def load_policy(
         enable = getattr(policy, "activation_checkpointing_enable", old)
         enable({"use_reentrant": False, "context_fn": recomputation_contexts})
     if lora is not None:
-        from peft import LoraConfig, get_peft_model
-
-        arguments = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora.target_modules,
-            task_type="CAUSAL_LM",
-        )
-        policy = get_peft_model(policy, arguments)
+        policy = _adapted(policy, lora)
         if gradient_checkpointing:
             policy.enable_input_require_grads()
     policy.train()
@@ -233,6 +225,52 @@ def _loaded(source: str, name: str, where: str, **options: Any) -> Any:
         )
     check_finite(policy.named_parameters(), where, "give a model whose weights are numbers")
     return policy
+
+
+def _adapted(policy: Any, lora: Lora) -> Any:
+    """The model with adapters in the layers that were asked for, all of them and no other.
+
+    Raises:
+        UserError: A layer does not exist, cannot be adapted, or shares its weights with one that is not adapted.
+    """
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    where, asked = "model.lora.target_modules", lora.target_modules
+    names = [name for name, _ in policy.named_modules() if name]
+    linear = dict.fromkeys(
+        name.rpartition(".")[2] for name, module in policy.named_modules() if isinstance(module, torch.nn.Linear)
+    )
+    fix = f"use some of: {', '.join(linear)}; or all-linear"
+    for wanted in [] if isinstance(asked, str) else asked:
+        if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
+            raise UserError(f"the model has no layer {wanted!r}", where=where, fix=fix)
+    with explained("the layers cannot be adapted", where=where, fix=fix), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*tied", UserWarning)  # refused below
+        arguments = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=asked,
+            task_type="CAUSAL_LM",
+        )
+        adapted: Any = get_peft_model(policy, arguments)
+    holders: dict[int, list[str]] = {}
+    tuned: dict[int, str] = {}
+    for name, module in adapted.named_modules():
+        for weight in module._parameters.values():
+            if weight is not None:
+                holders.setdefault(id(weight), []).append(name)
+        if isinstance(module, BaseTunerLayer):
+            tuned[id(getattr(module.get_base_layer(), "weight", None))] = name
+    for key, name in tuned.items():
+        if len(holders.get(key, ())) > 1:  # the update would be that of one, and no folder could hold it
+            raise UserError(
+                f"the layer {name.rpartition('.')[2]!r} shares its weights with another one (tied embeddings)",
+                where=where,
+                fix=f"leave it out; {fix}",
+            )
+    return adapted
 
 
 def architecture_from(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:

@@ -59,8 +59,8 @@ def test_a_repeated_task_has_its_own_order_in_each_stage():
 def test_only_probes_are_evaluated_on_request():
     data = toy_data(["a"], probes=[Toy("p")], evaluate_trained=False)
     assert [loader.task.name for loader in data.val_dataloader()] == ["p"]
-    assert [where for where, _ in data.all_rows("fit")] == ["a (train)", "p (validation)"]
-    assert [where for where, _ in data.all_rows("test")] == ["p (test)"]
+    assert [(task.name, split) for task, split, _ in data.row_sets("fit")] == [("a", "train"), ("p", "validation")]
+    assert [(task.name, split) for task, split, _ in data.row_sets("test")] == [("p", "test")]
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

@@ -7,6 +7,7 @@ from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.chat import check_template, left_out, render
 from lit_sdpo.policies.load import load_tokenizer
+from tests.training import Toy
 
 TURNS = "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
 
@@ -71,13 +72,14 @@ USER, SYSTEM, TOOL = ({"role": role, "content": "words"} for role in ("user", "s
 def test_g18_messages_that_are_left_out_are_found(tokenizer, template, chat, lost):
     tokenizer.chat_template = template or tokenizer.chat_template
     assert left_out(tokenizer, chat) == lost
-    rows = [Row("r1", chat, "1")]
+    task = Toy("task")
+    rows = lambda: [Row("r1", chat, "1")]  # noqa: E731
     budget = PromptBudget(1000)
     if lost is None:
-        budget.add(tokenizer, None, "task", rows, lambda row: 1)
+        budget.add(tokenizer, None, task, "train", rows, lambda row: 1)
         return
     with pytest.raises(UserError, match="r1") as caught:
-        budget.add(tokenizer, None, "task", rows, lambda row: 1)
+        budget.add(tokenizer, None, task, "train", rows, lambda row: 1)
     assert lost in caught.value.what
 
 

@@ -45,7 +45,7 @@ CHANGES = {
     "nan": (lambda t: {**t, LAYER: t[LAYER] * float("nan")}, {}, f"weights are not finite: {LAYER}"),
     "inf": (lambda t: {**t, LAYER: t[LAYER] + float("inf")}, {}, f"weights are not finite: {LAYER}"),
     "contradiction": (dict, {"num_hidden_layers": 1}, "must be equal to the number of"),
-    "no heads": (dict, {"num_key_value_heads": 0}, "ZeroDivisionError"),
+    "no heads": (dict, {"num_key_value_heads": 0}, "integer division or modulo by zero"),
     "library": (dict, {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "not installed"),
     "unknown quantisation": (dict, {"quantization_config": {"quant_method": "mine"}}, "does not know"),
 }

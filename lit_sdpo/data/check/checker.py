@@ -20,6 +20,9 @@ BATCH = 64
 _FORMATS = {"math_boxed": "\\boxed", "mcq_boxed": "\\boxed", "mcq_xml": "<answer>", "tooluse_react": "Action"}
 
 
+Measure = Callable[[Sequence[Row]], tuple[list[int], dict[int, str]]]
+
+
 @dataclass(frozen=True)
 class Part:
     """A source with the task and split it is for; where these are empty, its rows say them.
@@ -40,14 +43,15 @@ class Checker:
     """Collects what is wrong with rows.
 
     Args:
-        measure: Lengths of prompts in tokens; ``None`` counts characters and checks no budget.
+        measure: Lengths of those prompts that a template can write, in tokens, and what it says of the others, by
+            their index; ``None`` counts characters and checks no budget.
         max_prompt_tokens: The longest prompt that is allowed.
         answers: Put each row's reference to its own verifier.
         overlap: Compares training with evaluated prompts.
         pairs: Compares the answers of different rows, where that is asked for.
     """
 
-    measure: Callable[[Sequence[Row]], list[int]] | None = None
+    measure: Measure | None = None
     max_prompt_tokens: int | None = None
     answers: bool = True
     overlap: OverlapFinder = field(default_factory=OverlapFinder)
@@ -151,8 +155,12 @@ class Checker:
     def _measure(self) -> None:
         if self.measure is None or not self._waiting:
             return
-        lengths = self.measure([row for _, _, row in self._waiting])
-        for (group, place, _), length in zip(self._waiting, lengths, strict=True):
+        lengths, refused = self.measure([row for _, _, row in self._waiting])
+        for number, what in refused.items():
+            fix = "mend the row or the template, or leave such rows out (on_bad_row: skip)"
+            self.report.findings.append(Finding("template", self._waiting[number][1], what, fix))
+        written = [entry for number, entry in enumerate(self._waiting) if number not in refused]
+        for (group, place, _), length in zip(written, lengths, strict=True):
             group.lengths.append(length)
             if self.max_prompt_tokens is not None and length > self.max_prompt_tokens:
                 what = f"the prompt has {length} tokens, more than max_prompt_tokens = {self.max_prompt_tokens}"

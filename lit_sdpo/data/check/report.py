@@ -22,7 +22,7 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        kind: ``row``, ``id``, ``answer``, ``length``, ``duplicate``, ``alike`` or ``source``.
+        kind: ``row``, ``id``, ``answer``, ``length``, ``template``, ``duplicate``, ``alike`` or ``source``.
         where: File and line.
         what: What is wrong.
         fix: What would be right.
@@ -174,6 +174,7 @@ _TITLES = {
     "id": "ids that occur twice",
     "answer": "answers that their own verifier refuses",
     "length": "prompts that are too long",
+    "template": "prompts that the chat template cannot write",
     "duplicate": "training prompts that are evaluated too",
     "alike": "training prompts that are much like evaluated ones",
 }
