@@ -47,33 +47,43 @@ class Walk:
 
     def run(self, tried: Sequence[Input]) -> None:
         """Run all inputs that are not in the record, with progress on standard error."""
-        todo = [each for each in tried if each.name not in self.found]
-        needed = {each.context.name: each.context for each in todo if each.context.name not in self._results}
-        queue = [Input(context, name, (), context.config) for name, context in needed.items()] + todo
-        total = len(queue)
+        queue = [each for each in tried if each.name not in self.found]
+        total, done = len(queue), 0
         running: list[tuple[Input, Trial]] = []
         while queue or running:
             while queue and len(running) < self.workers:
                 running.append((queue[0], Trial(queue[0].config, self.seconds)))
                 del queue[0]
-            for pair in list(running):
-                if (ended := pair[1].ended()) is not None:
-                    running.remove(pair)
-                    self._see(pair[0], ended)
-                    print(f"{total - len(queue) - len(running)} of {total}", end="\r", file=sys.stderr, flush=True)
+            for each, trial in list(running):
+                if (ended := trial.ended()) is None:
+                    continue
+                running.remove((each, trial))
+                if self._needs_comparison(each, ended):
+                    queue.insert(0, Input(each.context, each.context.name, (), each.context.config))
+                self._see(each, ended)
+                done += bool(each.keys)
+                print(f"{done} of {total}", end="\r", file=sys.stderr, flush=True)
             time.sleep(0.02)
+
+    def _needs_comparison(self, tried: Input, ended: Ended) -> bool:
+        """Whether the run without an input has to be run, which only what ends well is compared with."""
+        name = tried.context.name
+        asked = any(each.context.name == name for each, _ in self._unjudged)
+        return bool(tried.keys) and ended.code == 0 and name not in self._results and not asked
 
     def _see(self, tried: Input, ended: Ended) -> None:
         if not tried.keys:
-            if ended.code:
+            if ended.code != 0:
                 raise RuntimeError(f"the run {tried.name} fails without an input:\n{ended.errors}")
             self._note({"run": tried.name, "results": ended.results})
         else:
             self._unjudged.append((tried, ended))
-        for each, end in [pair for pair in self._unjudged if pair[0].context.name in self._results]:
+        for each, end in list(self._unjudged):
+            name = each.context.name
+            if end.code == 0 and name not in self._results:
+                continue
             self._unjudged.remove((each, end))
-            wrong = judge(each, end, self._results[each.context.name])
-            took = round(end.seconds, 1)
+            wrong, took = judge(each, end, self._results.get(name, {})), round(end.seconds, 1)
             self._note({"name": each.name, "wrong": wrong, "code": end.code, "message": end.message, "seconds": took})
 
     def _note(self, line: dict[str, Any]) -> None:

@@ -55,6 +55,8 @@ trainer:
   logger: {class_path: TensorBoardLogger, init_args: {save_dir: runs, name: walk}}
 """
 
+SPLITS = {"train": str(FILES / "gsm8k_train.jsonl"), "validation": str(FILES / "gsm8k_test.jsonl")}
+
 #: What classes need to be built, or to have something to do in so short a run.
 ALIVE: dict[str, dict[str, Any]] = {
     "RestartTeacher": {"every": 1, "mix": 0.5},
@@ -65,8 +67,8 @@ ALIVE: dict[str, dict[str, Any]] = {
     "ParameterDrift": {"every_n_steps": 1, "full_up_to": 0},
     "ResponseDrift": {"num_prompts": 2, "num_generations": 2, "distance_prompts": 2},
     "WeightedRewards": {"components": {"parity": "tests.training.parity"}},
-    "JsonlTask": {"name": "sums", "train": str(FILES / "gsm8k_train.jsonl"), "limit": 6},
-    "NamedTask": {"task": "gsm8k", "train": str(FILES / "gsm8k_train.jsonl"), "limit": 6},
+    "JsonlTask": {"name": "sums", **SPLITS, "limit": 6},
+    "NamedTask": {"task": "gsm8k", **SPLITS, "limit": 6},
     "MicroTask": {"domain": "math"},
     "WarmStartTask": {"size": 64},
     "WeightAnchor": {"strength": 100.0},
