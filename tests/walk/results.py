@@ -20,7 +20,7 @@ RECORDS = re.compile(
 #: Tags and fields of clocks and of the machine's memory.
 CLOCKS = re.compile(r"time|second|/s\b|_s\b|duration|memory|created|date|tokens_per")
 #: Numbers in printed text that are measured.
-MEASURED = re.compile(r"tokens/s\s+[\d.,]+|[\d.,]+\s*(?:ms|s|min|it/s|tokens/s)\b|\d\d:\d\d(?::\d\d)?|0x[0-9a-f]+")
+MEASURED = re.compile(r"tokens/s\s+[\d.,]+|[\d.,]+\s*(?:ms|s|min|it/s)\b|\d\d:\d\d(?::\d\d)?|0x[0-9a-f]+")
 
 
 def digests(folder: Path, printed: str) -> dict[str, str]:
