@@ -33,6 +33,13 @@ def test_a_wrong_score_is_a_failure(tmp_path, capsys):
     assert capsys.readouterr().out.endswith("0 passed, 1 failed\n")
 
 
+def test_an_abstention_can_be_expected():
+    case = {"id": "c", "verifier": "numeric_boxed", "ground_truth": "no number", "response": r"\boxed{3}"}
+    assert judge(case | {"expected": "abstain"}) == (True, "")
+    assert judge(case | {"expected": 0.0}) == (False, "score abstain, expected 0.0")
+    assert not judge(case | {"ground_truth": "3", "expected": "abstain"})[0]
+
+
 FILES = sorted((Path(__file__).parents[1] / "data" / "files").glob("*.jsonl"))
 ROWS = [path for path in FILES if '"verifier"' in path.read_text(encoding="utf-8")]
 
