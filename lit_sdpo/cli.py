@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import yaml
 from jsonargparse import ArgumentError
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -32,7 +34,7 @@ from lit_sdpo.callbacks import (
     StreamProgressBar,
     TensorBoardLayout,
 )
-from lit_sdpo.callbacks.folder import run_folder
+from lit_sdpo.callbacks.folder import run_folder, set_aside, write_atomically
 from lit_sdpo.checkpoints import SafeCheckpointIO
 from lit_sdpo.checkpoints.identity import explain_loading
 from lit_sdpo.checkpoints.last import last_checkpoint
@@ -65,23 +67,37 @@ OWNERS: dict[str, type] = {**CALLBACKS, "model": pl.LightningModule, "data": pl.
 class RunRecord(SaveConfigCallback):
     """Writes what a run was made of into its folder: the resolved configuration, versions, seed and command.
 
-    A folder that already holds a record keeps it: the next one gets a number. While a run trains, no other process can
-    train in its folder.
+    ``config.yaml`` and ``environment.json`` are those of the latest process that has trained here; earlier ones have a
+    number, ``config_1.yaml`` being the first. While a run trains, no other process can train in its folder. A run that
+    is refused before it trains leaves no record.
     """
 
     lock: RunLock | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take the folder and write ``config.yaml`` and ``environment.json``."""
+        """Take the folder to train in; what only evaluates has its record beside that of the run."""
         folder = run_folder(trainer)
-        if folder is not None and stage == "fit":
-            self._take(trainer, folder)
-        if self.already_saved or folder is None or not trainer.is_global_zero:
+        if folder is None:
             return
-        self.already_saved = True
-        folder.mkdir(parents=True, exist_ok=True)
-        config = _unused(folder / self.config_filename)
-        self.parser.save(self.config, config, skip_unset=False, overwrite=False, multifile=self.multifile)
+        if stage == "fit":
+            self._take(trainer, folder)
+        elif trainer.is_global_zero:
+            for name, text in self._records().items():
+                folder.mkdir(parents=True, exist_ok=True)
+                _unused(folder / name).write_text(text, encoding="utf-8")
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ``config.yaml`` and ``environment.json``, now that nothing was refused."""
+        folder = run_folder(trainer)
+        if folder is None or not trainer.is_global_zero:
+            return
+        for name, text in self._records().items():
+            path = folder / name
+            if path.exists() and path.read_text(encoding="utf-8") != text:
+                set_aside(path)
+            write_atomically(path, text)
+
+    def _records(self) -> dict[str, str]:
         environment = {
             "command": sys.argv,
             "seed": os.environ.get("PL_GLOBAL_SEED"),
@@ -89,7 +105,8 @@ class RunRecord(SaveConfigCallback):
             "platform": platform.platform(),
             "versions": {name: version(name) for name in PACKAGES},
         }
-        _unused(folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+        config = self.parser.dump(self.config, skip_unset=False)
+        return {self.config_filename: config, "environment.json": json.dumps(environment, indent=2) + "\n"}
 
     def _take(self, trainer: pl.Trainer, folder: Path) -> None:
         refusal = None
@@ -103,9 +120,11 @@ class RunRecord(SaveConfigCallback):
             raise refusal
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the folder back."""
+        """Give the folder back; one that nothing was written to goes."""
         if self.lock is not None:
             self.lock.release()
+            with contextlib.suppress(OSError):
+                self.lock.path.parent.rmdir()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give the folder back."""
@@ -214,7 +233,13 @@ class LitSDPOCLI(LightningCLI):
             if self.subcommand == "fit":
                 self._check_without_checkpoints()
             self._parser(self.subcommand).callback_keys.remove("checkpoint")
-        return super().instantiate_trainer(**kwargs)
+        made = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit":
+            text = self._parser("fit").dump(self.config["fit"], skip_unset=False)
+            for callback in made.checkpoint_callbacks:
+                if isinstance(callback, StageCheckpoint):
+                    callback.resuming.configuration = yaml.safe_load(text)
+        return made
 
     def _check_without_checkpoints(self) -> None:
         """Nothing that asks for checkpoints is passed over where they are switched off.

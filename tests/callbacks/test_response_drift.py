@@ -201,7 +201,7 @@ def test_from_yaml_beside_the_callbacks_of_every_run(tmp_path, tiny):
             "accelerator": "cpu",
             "enable_progress_bar": False,
             "default_root_dir": str(tmp_path),
-            "logger": False,
+            "logger": {"class_path": "tests.loggers.InFolder", "init_args": {"folder": str(tmp_path)}},
             "callbacks": [{"class_path": "lit_sdpo.callbacks.ResponseDrift", "init_args": options}],
         },
     }
