@@ -121,7 +121,7 @@ def difference_interval(before: Tensor, after: Tensor, *, confidence: float = 0.
     if n == 0:
         return Interval(math.nan, math.nan, "none")
     scores = are_scores(before) and are_scores(after)
-    if float(difference.max() - difference.min()) < 1e-12:
+    if float(difference.max() - difference.min()) < 1e-6:  # a step of a score is larger
         if not scores:
             return Interval(math.nan, math.nan, "no spread")
         centre, half = float(difference[0]), 1 - (1 - confidence) ** (1 / n)

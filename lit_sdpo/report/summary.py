@@ -188,7 +188,8 @@ def cell_draws(
             every = [[items[i][column][item] for i in rows] for item in sorted(shared)]
             scores = torch.tensor(every, dtype=torch.float64)
             means = bootstrap_means(scores, resamples, seed=crc32(column.encode()))
-            drawn[:, rows, k] = scores.mean(0) + few_prompts(len(shared)) * (means - scores.mean(0))
+            stretched = scores.mean(0) + few_prompts(len(shared)) * (means - scores.mean(0))
+            drawn[:, rows, k] = stretched.clamp(0, 1) if are_scores(scores) else stretched
     return drawn
 
 
