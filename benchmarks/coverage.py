@@ -212,7 +212,7 @@ def of_summary() -> Iterator[Lines]:
     for world, rates in worlds.items():
         truth = summarize(_matrix(rates))
         for n in PROMPTS:
-            yield Lines(names, world, f"{n} prompts", _summary(rates, n, [truth[name] for name in names], names), 1000)
+            yield Lines(names, world, f"{n} prompts", _summary(rates, n, [truth[name] for name in names], names), 500)
 
 
 TASKS, COLUMNS = ["a", "b", "c"], ["a", "b", "c", "probe"]

@@ -232,12 +232,13 @@ def _between(
         return Effect(missing=missing)
     least, most = ends
     seeds = [seed for seed in least.by_seed if seed in most.by_seed]
+    decided = least.value * most.value > 0
     return Effect(
         value=(least.value + most.value) / 2,
         low=least.low,
         high=most.high,
-        p=max(least.p, most.p) if least.value * most.value > 0 else min(1.0, 1 + least.p),
-        p_flip=max(least.p_flip, most.p_flip) if least.value * most.value > 0 else min(1.0, 1 + least.p_flip),
+        p=math.nan if less is None else max(least.p, most.p) if decided else 1.0,
+        p_flip=math.nan if less is None else max(least.p_flip, most.p_flip) if decided else 1.0,
         by_seed={seed: (least.by_seed[seed] + most.by_seed[seed]) / 2 for seed in seeds},
     )
 
