@@ -19,7 +19,7 @@ from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.types import Completions, Rollouts
 from tests.loggers import InFolder
-from tests.training import Toy, fit, lively, method, rollout_callback, sgd, toy_data
+from tests.training import Toy, fit, method, rollout_callback, sgd, toy_data
 
 NASTY = [
     "<script>alert(1)</script>",
