@@ -17,7 +17,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -41,12 +41,14 @@ from lit_sdpo.checkpoints.last import last_checkpoint
 from lit_sdpo.checkpoints.lock import RunLock
 from lit_sdpo.checkpoints.signals import interruption
 from lit_sdpo.commands import COMMANDS, run_command
-from lit_sdpo.configs import expand, origin
+from lit_sdpo.configs import combine, origin
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.errors import UserError
 from lit_sdpo.heartbeat import still_at
 from lit_sdpo.messages import explain_building, explain_failure, explain_parsing, explain_running
 from lit_sdpo.modules.base import OnPolicyModule
+from lit_sdpo.nulls import null_where_a_value_is_needed
+from lit_sdpo.overrides import own_defaults
 
 PACKAGES = ("lit-sdpo", "torch", "lightning", "transformers", "torchmetrics", "peft", "jsonargparse", "tensorboard")
 
@@ -131,6 +133,12 @@ class RunRecord(SaveConfigCallback):
         self.teardown(trainer, pl_module, "fit")
 
 
+def _located(mistake: UserError, arguments: Any) -> UserError:
+    """The same, with the file that the value comes from."""
+    file = origin(arguments, mistake.where)
+    return UserError(mistake.what, where=f"{file}: {mistake.where}", fix=mistake.fix) if file else mistake
+
+
 def _unused(path: Path) -> Path:
     number = 2
     candidate = path
@@ -164,15 +172,22 @@ class LitSDPOCLI(LightningCLI):
         Raises:
             UserError: One mistake in them.
         """
+        combined = combine(args)
         try:
-            self.config = parser.parse_args(expand(args))
+            self.config = parser.parse_args(combined.arguments)
         except ArgumentError as error:
             chosen = self._subcommand_parsers.get(args[0]) if args else None
             keys = chosen.get_defaults(skip_validation=True).keys(branches=True) if chosen else ()
             mistake = explain_parsing(str(error), keys=keys, namespaces=(lit_sdpo, torch.optim))
-            if file := origin(args, mistake.where):
-                mistake = UserError(mistake.what, where=f"{file}: {mistake.where}", fix=mistake.fix)
-            raise mistake from error
+            raise _located(mistake, args) from error
+        config = self.config.get(self.config.subcommand) or Namespace()
+        own_defaults(config, combined.given)
+        if mistake := null_where_a_value_is_needed(config, {**CALLBACKS, "trainer": pl.Trainer}):
+            raise _located(mistake, args)
+        for change in combined.changes:
+            kept = [name for name in change.given if name in (config[change.key].get("init_args") or {})]
+            if kept and change is [other for other in combined.changes if other.key == change.key][-1]:
+                print(f"note: {change.key}: {change.new} takes over {', '.join(kept)} of {change.old}", file=sys.stderr)
 
     def _set_seed(self) -> None:
         """Seed the run.
