@@ -36,7 +36,7 @@ from lit_sdpo.modules.grpo import GRPO
 from lit_sdpo.modules.sdpo import SDPO
 from lit_sdpo.policies.teachers import EMATeacher
 from lit_sdpo.rewards.base import Verdict
-from lit_sdpo.rollouts.engine import NativeEngine
+from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.types import Completions, Sampling

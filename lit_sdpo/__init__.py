@@ -37,9 +37,10 @@ from lit_sdpo.policies.teachers import (
 )
 from lit_sdpo.rewards.base import Reward, Verdict
 from lit_sdpo.rewards.combine import WeightedRewards
-from lit_sdpo.rollouts.engine import NativeEngine
+from lit_sdpo.rollouts.engine import Completions, RolloutEngine, Sampling
+from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.reprompt import Reprompt
-from lit_sdpo.rollouts.types import Rollouts, Sampling
+from lit_sdpo.rollouts.types import Rollouts
 
 __version__ = "0.1.0"
 
@@ -52,6 +53,7 @@ __all__ = [
     "SRPO",
     "ArtifactMonitor",
     "CollapseMonitor",
+    "Completions",
     "ContinualDataModule",
     "DemoPSD",
     "EMATeacher",
@@ -76,6 +78,7 @@ __all__ = [
     "RestartTeacher",
     "Reward",
     "RolloutCallback",
+    "RolloutEngine",
     "Rollouts",
     "Row",
     "SampleLogger",

@@ -41,12 +41,13 @@ from lit_sdpo.checkpoints.identity import explain_loading
 from lit_sdpo.checkpoints.last import check_unused, last_checkpoint
 from lit_sdpo.checkpoints.lock import RunLock
 from lit_sdpo.checkpoints.signals import interruption
-from lit_sdpo.checkpoints.writing import explain_full_disk, is_full
+from lit_sdpo.checkpoints.writing import is_full
 from lit_sdpo.commands import COMMANDS, run_command
 from lit_sdpo.configs import expand, origin
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.errors import UserError
-from lit_sdpo.messages import explain_building, explain_failure, explain_parsing
+from lit_sdpo.heartbeat import still_at
+from lit_sdpo.messages import explain_building, explain_failure, explain_parsing, explain_running
 from lit_sdpo.modules.base import OnPolicyModule
 
 PACKAGES = ("lit-sdpo", "torch", "lightning", "transformers", "torchmetrics", "peft", "jsonargparse", "tensorboard")
@@ -202,21 +203,23 @@ class LitSDPOCLI(LightningCLI):
         if path and path not in ("last", "hpc", "registry") and "://" not in path and not Path(path).exists():
             raise UserError(f"no checkpoint {path!r}", where="--ckpt_path", fix="give the path of a .ckpt file")
         try:
-            # Lightning 2.6 calls a method of the parser that jsonargparse has deprecated.
-            self.config_init = self.parser.instantiate(self.config)
-            self.datamodule, self.model = self._get(self.config_init, "data"), self._get(self.config_init, "model")
-            self.trainer = self.instantiate_trainer()
-            if path == "last":
-                self.config_init[self.subcommand].ckpt_path = last_checkpoint(
-                    self.trainer, go_on=self.subcommand == "fit"
-                )
-            if self.subcommand == "fit" and not self._get(self.config_init, "ckpt_path"):
-                check_unused(self.trainer)
+            with still_at("building model, data and trainer"):
+                self._build(path)
         except Exception as error:
             mistake = explain_building(error, (key.replace(".init_args", "") for key in config.keys()), OWNERS)  # noqa: SIM118
             if mistake is None:
                 raise
             raise mistake from error
+
+    def _build(self, path: str | None) -> None:
+        # Lightning 2.6 calls a method of the parser that jsonargparse has deprecated.
+        self.config_init = self.parser.instantiate(self.config)
+        self.datamodule, self.model = self._get(self.config_init, "data"), self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
+        if path == "last":
+            self.config_init[self.subcommand].ckpt_path = last_checkpoint(self.trainer, go_on=self.subcommand == "fit")
+        if self.subcommand == "fit" and not self._get(self.config_init, "ckpt_path"):
+            check_unused(self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Fill in what the stream knows, and leave out callbacks that the trainer's flags have switched off."""
@@ -343,8 +346,8 @@ def main(args: list[str] | None = None) -> int:
     except Exception as error:
         if (hidden := interruption(error)) is not None:
             return int(hidden.code or 0) if isinstance(hidden, SystemExit) else 130
-        mistake = error if isinstance(error, UserError) else explain_loading(error)
-        message = mistake or explain_full_disk(error) or explain_failure(error)
+        mistake = error if isinstance(error, UserError) else explain_loading(error) or explain_running(error)
+        message = mistake or explain_failure(error)
         if message is None or debug:
             traceback.print_exc()
         if message is not None:

@@ -7,6 +7,7 @@ command line needs the innermost line, the dotted key that leads to it, and what
 from __future__ import annotations
 
 import difflib
+import errno
 import inspect
 import re
 import traceback
@@ -16,10 +17,9 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lit_sdpo.errors import UserError
+from lit_sdpo.errors import UserError, lacks_memory, reason
 from lit_sdpo.rewards.registry import import_object
 
 #: Lines of a report that say nothing about the mistake itself.
@@ -27,11 +27,14 @@ _NOISE = re.compile(
     r"(- )?(Expected a path but .*|Expected a <class 'NoneType'>.*|Does not validate against any of .*|Errors:|"
     r"Given value.*|Subtypes:.*|)$"
 )
+#: What other libraries raise when they refuse what they are given.
+_REFUSALS = (ValueError, TypeError, ImportError, OSError, KeyError)
 #: What gloo and NCCL say of a process that is gone or silent.
 _LOST = re.compile(
     r"gloo/transport|Connection (reset|closed) by peer|Timed out waiting \d+ms|NCCL.*(remote process|timeout|aborted)"
 )
 _KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}
+_KINDS |= {"list": "a list", "dict": "a mapping"}
 
 
 @dataclass
@@ -73,16 +76,22 @@ def explain_parsing(report: str, *, keys: Iterable[str] = (), namespaces: Sequen
         owner = nested[1] if nested else place.owner
         fix = _choose(option, _options(owner))
         return UserError(f"{owner.rpartition('.')[2]} has no option {option!r}", where=f"{where}.{option}", fix=fix)
-    if found := re.search(r"Expected a dot import path string: (.*)", text):
-        fix = _choose(found[1], _class_names(place, namespaces), other="the import path of your own class")
-        return UserError(f"there is no class {found[1]!r}", where=where, fix=fix)
+    given = re.search(r"Given value: (.*?)(?:\. Got value: .*)?$", report, re.MULTILINE)
+    kinds = re.findall(r"Expected an? <class '(float|int|bool|str)'>", text)
+    path = re.search(r"Expected a dot import path string: (.*)", text)
+    if path and not {"float", "int"} & set(kinds):
+        fix = _choose(path[1], _class_names(place, namespaces), other="the import path of your own class")
+        return UserError(f"there is no class {path[1]!r}", where=where, fix=fix)
+    got = re.search(r"Got value: (.*)", text)
+    value = got[1] if got else given[1] if given else ""
     if choices := [c for group in re.findall(r"Literal\[(.*?)\](?:\.|\n|$)", text) for c in group.split(", ")]:
         names = list(dict.fromkeys(choice.strip("'\"") for choice in choices))
-        got = re.search(r"Got value: (.*)", text)
-        value = got[1] if got else (re.search(r"Given value: (.*)", report) or ["", ""])[1]
         return UserError(f"{value!r} is not allowed", where=where, fix=_choose(value, names))
-    if found := re.search(r"Expected an? <class '(\w+)'>\. Got value: (.*)", text):
-        return UserError(f"{found[2]!r} is not allowed", where=where, fix=f"give {_KINDS.get(found[1], found[1])}")
+    if kinds:
+        names = list(dict.fromkeys(_KINDS[kind] for kind in sorted(kinds, key=list(_KINDS).index)))
+        return UserError(f"{value!r} is not allowed", where=where, fix=f"give {', or '.join(names)}")
+    if found := re.search(r"Expected an? <class '(\w+)'>", text):
+        return UserError(f"{value!r} is not allowed", where=where, fix=f"give {_KINDS.get(found[1], found[1])}")
     if found := re.search(r"the following arguments are required: (.*)", text):
         return UserError(f"{place.owner.rpartition('.')[2]} lacks {found[1]}", where=where, fix=f"add {found[1]}")
     return UserError(place.lines[0] if place.lines else report.strip().splitlines()[0], where=where)
@@ -93,6 +102,9 @@ def explain_building(
 ) -> UserError | None:
     """The mistake behind an error of a constructor; ``None`` where it was not the input's fault.
 
+    What other libraries raise while they build what a configuration asks for is about the configuration; of this
+    package's own code only what it refuses on purpose is.
+
     Args:
         error: What building the objects has raised.
         keys: The dotted keys of the configuration.
@@ -101,25 +113,94 @@ def explain_building(
     """
     while error.__cause__ is not None and not isinstance(error, UserError):
         error = error.__cause__
-    if isinstance(error, UserError):
-        return UserError(error.what, where=error.where, fix=error.fix)
+    mistake = error if isinstance(error, UserError) else None
+    if mistake is not None and mistake.where:
+        return UserError(mistake.what, where=mistake.where, fix=mistake.fix)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    refused = bool(frames) and frames[-1].f_globals["__name__"].startswith("lightning.")  # not a defect of ours
-    if not isinstance(error, ValueError | MisconfigurationException) and not (isinstance(error, TypeError) and refused):
+    if isinstance(error, MemoryError) or lacks_memory(error):
+        return None
+    own = bool(frames) and str(frames[-1].f_globals.get("__name__")).partition(".")[0] == "lit_sdpo"
+    if own and not isinstance(error, UserError | ValueError):  # a defect of ours
         return None
     owners = [type(f.f_locals["self"]) for f in frames if f.f_code.co_name in ("__init__", "__post_init__")]
     if not owners:
-        return None
+        return mistake
     owner = owners[-1]
     named = [name for name in _parameters(owner) if re.search(rf"\b{name}\b", str(error))]
     places = [key for key in keys if named and key.rpartition(".")[2] == named[0]]
-    own = [place for place in places if _is_of(owners, (owners_of or {}).get(place.partition(".")[0]))]
-    places = own or places
-    return UserError(str(error), where=places[0] if len(places) == 1 else owner.__name__)
+    tops = owners_of or {}
+    fitting = [place for place in places if _is_of(owners, tops.get(place.partition(".")[0]))]
+    direct = [
+        place for place in fitting if place.count(".") == 1 and _is_of([owner], tops.get(place.partition(".")[0]))
+    ]
+    places = direct or fitting or places
+    where = places[0] if len(places) == 1 else "trainer" if owner.__name__.startswith("_") else owner.__name__
+    what, fix = (mistake.what, mistake.fix) if mistake is not None else (reason(error, most=300), "")
+    return UserError(what, where=where, fix=fix)
 
 
 def _is_of(owners: Sequence[type], kind: type | None) -> bool:
     return kind is not None and any(issubclass(owner, kind) for owner in owners)
+
+
+#: Where Lightning builds and sets up what ``trainer`` asks for.
+_PARTS = {
+    "loggers": "trainer.logger",
+    "strategies": "trainer.strategy",
+    "accelerators": "trainer.accelerator",
+    "plugins": "trainer.plugins",
+    "profilers": "trainer.profiler",
+}
+#: Whose own code raises when it refuses what it was given, in any step.
+_RAISERS = {
+    "torch.optim.lr_scheduler": "model.scheduler",
+    "torch.optim": "model.optimizer",
+    "lightning.pytorch.callbacks": "trainer.callbacks",
+}
+_DISK = {
+    errno.ENOSPC: ("the disk is full", "free some space; the latest checkpoint is whole"),
+    errno.EDQUOT: ("the quota of the disk is used up", "free some space; the latest checkpoint is whole"),
+    errno.EFBIG: ("the file may not become larger", "raise the limit on file sizes"),
+    errno.EMFILE: ("too many files are open", "raise the limit on open files (ulimit -n)"),
+    errno.EACCES: ("no permission", "give another folder, or the permission"),
+    errno.EPERM: ("no permission", "give another folder, or the permission"),
+    errno.EROFS: ("the disk is read-only", "give another folder"),
+    errno.ENAMETOOLONG: ("the name is too long", "give shorter names"),
+    errno.ENOTDIR: ("a part of the path is a file", "give another folder"),
+    errno.EISDIR: ("it is a folder", "give the path of a file"),
+    errno.ENOENT: ("it does not exist and cannot be made", "give another path"),
+}
+
+
+def explain_running(error: BaseException) -> UserError | None:
+    """The mistake behind an error of a run: the disk, or what Lightning or an optimizer refuses; ``None`` of others.
+
+    Example:
+        >>> print(explain_running(OSError(errno.ENOSPC, "No space left on device", "samples.jsonl")))
+        samples.jsonl: the disk is full. Free some space; the latest checkpoint is whole.
+    """
+    if isinstance(error, OSError) and error.errno in _DISK:
+        what, fix = _DISK[error.errno]
+        return UserError(what, where=str(error.filename or "the run's folder"), fix=fix)
+    if isinstance(error, MisconfigurationException):
+        return UserError(reason(error, most=400), where="trainer")
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not modules or isinstance(error, MemoryError) or lacks_memory(error):
+        return None
+    for raiser, where in _RAISERS.items():
+        if modules[-1].startswith(raiser):
+            return UserError(reason(error, most=400), where=where)
+    if modules[-1].startswith("lit_sdpo") or not isinstance(error, _REFUSALS):
+        return None
+    for module in modules:
+        found = re.match(r"lightning\.(?:pytorch|fabric)\.(\w+)", module)
+        if (
+            found
+            and found[1] in _PARTS
+            and not any(name.startswith("lit_sdpo.") for name in modules[modules.index(module) :])
+        ):
+            return UserError(reason(error, most=400), where=_PARTS[found[1]])
+    return None
 
 
 def explain_failure(error: BaseException) -> str | None:
@@ -131,10 +212,9 @@ def explain_failure(error: BaseException) -> str | None:
     """
     if not isinstance(error, RuntimeError):
         return None
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        reason = str(error).strip().splitlines()[0]
+    if lacks_memory(error):
         return (
-            f"out of memory ({reason}): lower rollout.sampling.max_new_tokens or data.prompts_per_step, raise"
+            f"out of memory ({reason(error)}): lower rollout.sampling.max_new_tokens or data.prompts_per_step, raise"
             " trainer.accumulate_grad_batches, or set model.gradient_checkpointing; the latest checkpoint is whole"
         )
     if _LOST.search(str(error)):
@@ -159,7 +239,7 @@ def _innermost(report: str) -> _Place:
     for line in map(str.strip, report.splitlines()):
         if place.lines and line.startswith(("Parser key", "Given value", "Problem with")):
             break
-        if found := re.match(r'(?:- )?Parser key "(.+?)":', line):
+        if found := re.search(r'(?:^|^- |: )Parser key "(.+?)":$', line):
             place.keys.append(found[1])
             place.owner, place.types = owner, []
         elif found := re.match(r"(?:- )?Problem with given class_path '(.+?)':", line):

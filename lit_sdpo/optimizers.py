@@ -11,12 +11,15 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_sdpo.policies.sharding import part_of, whole
+from lit_sdpo.ranges import check_integer, check_number, check_share
 
 
 class PaperAdamW(AdamW):
     """AdamW as in arXiv:2607.01763: weight decay 0.01, and learning rate 1e-6 (GRPO) unless told otherwise."""
 
     def __init__(self, params: Any, lr: float = 1e-6, weight_decay: float = 0.01) -> None:
+        check_number("lr", lr, at_least=0)
+        check_number("weight_decay", weight_decay, at_least=0)
         super().__init__(params, lr=lr, weight_decay=weight_decay)
 
 
@@ -50,6 +53,11 @@ class MuonAdamW(Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.95),
     ) -> None:
+        check_number("lr", lr, at_least=0)
+        check_number("weight_decay", weight_decay, at_least=0)
+        check_number("momentum", momentum, at_least=0, below=1)
+        for beta in betas:
+            check_number("betas", beta, at_least=0, below=1)
         matrices: list[tuple[str, nn.Parameter]] = []
         others: list[tuple[str, nn.Parameter]] = []
         for name, parameter in parameters:
@@ -131,6 +139,7 @@ class WarmupConstant(LambdaLR):
     """
 
     def __init__(self, optimizer: Optimizer, warmup_steps: int = 10) -> None:
+        check_integer("warmup_steps", warmup_steps)
         super().__init__(optimizer, lambda step: min(1.0, (step + 1) / max(warmup_steps, 1)))
 
 
@@ -147,6 +156,10 @@ class WarmupLinearDecay(LambdaLR):
     def __init__(
         self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 10, decay_share: float = 0.6
     ) -> None:
+        check_integer("total_steps", total_steps, at_least=1)
+        check_integer("warmup_steps", warmup_steps)
+        check_share("decay_share", decay_share)
+
         def factor(step: int) -> float:
             left = (total_steps - step) / max(decay_share * total_steps, 1)
             return max(0.0, min(1.0, (step + 1) / max(warmup_steps, 1), left))

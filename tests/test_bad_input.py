@@ -22,7 +22,7 @@ def nothing_runs(monkeypatch, tmp_path):
     def generate(*args, **kwargs):
         pytest.fail("the run has begun")
 
-    monkeypatch.setattr("lit_sdpo.rollouts.engine.NativeEngine.generate", generate)
+    monkeypatch.setattr("lit_sdpo.rollouts.native.NativeEngine.generate", generate)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
 
@@ -55,6 +55,14 @@ def refused(capsys):
         ("--model.init_args.alpah=0.5", "model.alpah", "SDPO has no option 'alpah'", "mean alpha"),
         ("--model.alpha=2", "model.alpha", "a number from 0 to 1", "got 2"),
         ("--model.alpha=nan", "model.alpha", "'nan' is not allowed", "Give a number"),
+        ("--model.optimizer.init_args.lr=nan", "model.optimizer.lr", "'nan' is not allowed", "Give a number"),
+        ("--model.replay_coefficient=-0.5", "model.replay_coefficient", "at least 0", "got -0.5"),
+        ("--model.importance_clip=0", "model.importance_clip", "above 0", "got 0"),
+        ("--data.seed=-1", "data.seed", "from 0 to 4294967295", "got -1"),
+        ("--data.steps=99999999999999999999999", "data.steps", "from 1 to 2147483647", "got 99"),
+        ("--rollout.sampling.temperature=1e-45", "rollout.sampling.temperature", "from 0.01 to 100", "got 1e-45"),
+        ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val", "above 0", "got -1"),
+        ("--trainer.gradient_clip_val=0", "trainer.gradient_clip_val", "above 0", "null"),
         ("--model.top_k=0", "model.top_k", "at least 1", "got 0"),
         ("--model.alpha=high", "model.alpha", "'high' is not allowed", "Give a number"),
         ("--model.class_path=SDPOO", "model", "there is no class 'SDPOO'", "mean SDPO"),
@@ -67,10 +75,10 @@ def refused(capsys):
         ("--model.lora.rnk=3", "model.lora.rnk", "Lora has no option 'rnk'", "mean rank"),
         ("--data.order=[mth]", "data.order", "'mth' is not allowed", "mean math"),
         ("--data.world.wording=mine", "data.world.wording", "'mine' is not allowed", "own, shared"),
-        ("--data.steps=0", "data.stages[0].steps", "steps is 0", "t least 1"),
+        ("--data.steps=0", "data.steps", "at least 1", "got 0"),
         ("--data.eval_every=7", "data.eval_every", "does not divide", "divisor"),
         ("--rollout.sampling.temprature=1", "rollout.sampling.temprature", "no option", "mean temperature"),
-        ("--rollout.sampling.temperature=-1", "rollout.sampling.temperature", "must not be negative", "-1"),
+        ("--rollout.sampling.temperature=-1", "rollout.sampling.temperature", "from 0.01 to 100", "got -1"),
         ("--rollout.num_generations=0", "rollout.num_generations", "at least 1", "got 0"),
         ("--samples.every_n_steps=0", "samples.every_n_steps", "at least 1", "got 0"),
         ("--trainer.max_steps=5", "trainer.max_steps", "would cut a stage", "steps of the stages"),

@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 PUBLIC = [
     "ArtifactMonitor",
     "CollapseMonitor",
+    "Completions",
     "ContinualDataModule",
     "DemoPSD",
     "EMATeacher",
@@ -46,6 +47,7 @@ PUBLIC = [
     "RestartTeacher",
     "Reward",
     "RolloutCallback",
+    "RolloutEngine",
     "Rollouts",
     "Row",
     "SCSDPO",

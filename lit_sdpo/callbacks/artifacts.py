@@ -22,6 +22,7 @@ from lit_sdpo.callbacks.loop_gain import LoopGain, has_teacher, loop_gain
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional.artifacts import Amplified, BaseTexts, words
 from lit_sdpo.functional.text import distinct_n, ending_loop, repetition_share
+from lit_sdpo.ranges import check_integer
 from lit_sdpo.rollouts.types import Rollouts
 
 BOXED = r"\\boxed\s*\{"
@@ -79,9 +80,8 @@ class ArtifactMonitor(pl.Callback):
     """
 
     def __init__(self, markers: dict[str, list[str]] | None = None, max_order: int = 3, num_shown: int = 8) -> None:
-        for name, value in {"max_order": max_order, "num_shown": num_shown}.items():
-            if value < 1:
-                raise UserError(f"{value} is too small", where=f"ArtifactMonitor.{name}", fix="give at least 1")
+        check_integer("max_order", max_order, at_least=1)
+        check_integer("num_shown", num_shown, at_least=1)
         self.markers, self.max_order, self.num_shown = markers, max_order, num_shown
         #: Everything measured so far.
         self.rows: list[ArtifactRow] = []

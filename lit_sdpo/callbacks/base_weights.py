@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_sdpo.errors import UserError
+from lit_sdpo.errors import UserError, explained
+from lit_sdpo.policies.fitting import check_same
 
 
 def folders_above(checkpoint: str | Path | None) -> list[Path]:
@@ -49,21 +50,26 @@ class BaseWeights:
         self.path = str(path.absolute())
         self.weights = torch.load(path, mmap=True, weights_only=True)["weights"]
 
-    def open(self, folders: Iterable[Path]) -> None:
+    def open(self, folders: Iterable[Path], wanted: Mapping[str, Tensor]) -> None:
         """Find the file where it was, or in one of the folders, as a run folder may have been moved.
 
+        Args:
+            folders: Where it may be.
+            wanted: The weights of the model now, whose names and shapes it has to have.
+
         Raises:
-            UserError: It is in none of them.
+            UserError: It is in none of them, or holds the weights of another model.
         """
         candidates = [Path(self.path)] if self.path else []
         if self.token is not None:  # what another run has kept is where the user says
             candidates += [folder / self.file for folder in folders]
         for path in candidates:
             if path.is_file():
-                content = torch.load(path, mmap=True, weights_only=True)
+                content = _read(path)
                 if self.token is None or content["token"] == self.token:
                     self.path, self.token = str(path.absolute()), content["token"]
                     self.weights = content["weights"]
+                    check_same(self.weights, wanted, str(path), "give the file of a run with the same model")
                     return
         raise UserError(
             f"the weights of the start of the run are not in {' or '.join(map(str, candidates)) or self.file}",
@@ -78,3 +84,13 @@ class BaseWeights:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Where they were."""
         self.path, self.token = state_dict["path"], state_dict["token"]
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    fix = f"give a {path.name} that a run has written"
+    with explained("the file cannot be read", where=str(path), fix=fix):
+        content = torch.load(path, mmap=True, weights_only=True)
+    weights = content.get("weights") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise UserError("the file holds no weights", where=str(path), fix=fix)
+    return {"token": content.get("token"), "weights": weights}

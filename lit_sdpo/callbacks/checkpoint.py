@@ -33,6 +33,7 @@ from lit_sdpo.checkpoints.resuming import Resuming
 from lit_sdpo.checkpoints.signals import Signals
 from lit_sdpo.checkpoints.writing import probe, remove_leftovers, tensor_bytes
 from lit_sdpo.errors import UserError
+from lit_sdpo.ranges import check_integer
 
 
 class StageCheckpoint(Checkpoint):
@@ -81,9 +82,9 @@ class StageCheckpoint(Checkpoint):
         may_change: Sequence[str] = (),
         signals: bool = False,
     ) -> None:
-        for name, value in (("keep", keep), ("keep_steps", keep_steps), ("every_n_steps", every_n_steps)):
-            if value is not None and value < 1 and (name, value) != ("keep", -1):
-                raise UserError(f"{name} is {value}", where=f"checkpoint.{name}", fix="at least 1")
+        check_integer("keep", keep, at_least=1, or_minus_one=True)
+        check_integer("every_n_steps", every_n_steps, at_least=1, optional=True)
+        check_integer("keep_steps", keep_steps, at_least=1)
         self.keep, self.every_n_steps, self.keep_steps = keep, every_n_steps, keep_steps
         self.on_save_error = on_save_error
         self.resuming = Resuming(on_mismatch, may_change)

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from lit_sdpo.callbacks.folder import run_folder, write_atomically
 from lit_sdpo.errors import UserError
+from lit_sdpo.ranges import check_integer
 from lit_sdpo.report.figures import heat_map
 from lit_sdpo.report.items import (
     Detectable,
@@ -84,8 +85,7 @@ class ForgettingMatrix(pl.Callback):
             fix = "name the logged metric with {task} once, such as val/{task}/accuracy"
             raise UserError(f"no single {{task}} in '{metric}'", where="ForgettingMatrix.metric", fix=fix)
         for task, number in (choices or {}).items():
-            if number < 2:
-                raise UserError(f"{number} options", where=f"ForgettingMatrix.choices.{task}", fix="give 2 or more")
+            check_integer(f"choices of {task}", number, at_least=2)
         self.metric = metric
         self.tasks, self.probes, self.stages = tasks, probes, stages
         self.choices = choices or {}

@@ -17,6 +17,7 @@ from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, scorer
 from lit_sdpo.policies.sharding import is_sharded
 from lit_sdpo.rollouts.generate import token_lists
+from lit_sdpo.rollouts.texts import turn_tokens
 from lit_sdpo.rollouts.types import Rollouts
 
 
@@ -78,9 +79,9 @@ def loop_gain(module: Any, rollouts: Rollouts, ngrams: Collection[str]) -> LoopG
     lists = token_lists(rollouts.completions)
     inside = torch.zeros(len(gain), dtype=torch.bool)
     places: dict[str, list[int]] = {}
-    start = 0
+    start, dropped = 0, turn_tokens(module.tokenizer, template_options=options)
     for n in known:
-        for ngram, found in ngram_places(module.tokenizer, lists[n], ngrams).items():
+        for ngram, found in ngram_places(module.tokenizer, lists[n], ngrams, dropped).items():
             here = [start + place for place in sorted(found)]
             places.setdefault(ngram, []).extend(here)
             inside[here] = True
@@ -102,7 +103,7 @@ def _logprobs(score: Scorer, tokens: Tensor, vocabulary: int, temperature: float
 
 
 def ngram_places(
-    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ngrams: Collection[str]
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ngrams: Collection[str], dropped: Collection[int] = ()
 ) -> dict[str, set[int]]:
     """The tokens that write each n-gram.
 
@@ -110,11 +111,12 @@ def ngram_places(
         tokenizer: Decodes.
         ids: A completion's tokens.
         ngrams: N-grams of words, parted by blanks.
+        dropped: Tokens that are no text.
 
     Returns:
         N-gram to indices of tokens, of those n-grams that occur.
     """
-    pieces = _pieces(tokenizer, list(ids))
+    pieces = _pieces(tokenizer, list(ids), dropped)
     owners = [n for n, piece in enumerate(pieces) for _ in piece]
     spans = list(word_spans("".join(pieces)))
     found: dict[str, set[int]] = {}
@@ -127,11 +129,11 @@ def ngram_places(
     return found
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
+def _pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int], dropped: Collection[int]) -> list[str]:
     """What each token adds to the text."""
 
     def decode(some: list[int]) -> str:
-        return str(tokenizer.decode(some, skip_special_tokens=True))
+        return str(tokenizer.decode([n for n in some if n not in dropped], skip_special_tokens=False))
 
     pieces = [decode([token]) for token in ids]
     if "".join(pieces) == decode(ids):

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.memory import UNCOUNTABLE, StepMemory, step_memory
+from lit_sdpo.ranges import check_number
 from lit_sdpo.rollouts.blocks import at_once
 from lit_sdpo.units import GIB, size
 
@@ -35,9 +36,7 @@ class MemoryBudget(Callback):
     """
 
     def __init__(self, gib: float | None = None) -> None:
-        if gib is not None and gib <= 0:
-            raise ValueError(f"gib must be positive, got {gib}")
-        self.gib = gib
+        self.gib = check_number("gib", gib, above=0, optional=True)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Estimate, cut, tell."""
@@ -46,7 +45,8 @@ class MemoryBudget(Callback):
         if rollout is None or getattr(module, "policy", None) is None:
             return
         try:
-            memory = step_memory(module, module.policy, shards_of(trainer.strategy))
+            masters = getattr(module, "float32_masters", False)
+            memory = step_memory(module, module.policy, shards_of(trainer.strategy), masters)
         except UNCOUNTABLE as error:
             if self.gib is not None:
                 raise UserError(
@@ -101,13 +101,14 @@ def estimate(
     """
     prompts, rows, prompt, completion = window
     share = max(prompt + completion, -(-(prompts * prompt + rows * completion) // slices))
-    held, decoded = at_once(prompts, rows // prompts, getattr(rollout.engine, "max_rows", None))
+    held, decoded = at_once(prompts, rows // prompts, rollout.engine.max_rows)
     cached = held * prompt + decoded * completion
     update = memory.update(share, slices)
     parts = {
         "weights": memory.weights,
         "copies": memory.copies,
         "optimizer": memory.optimizer,
+        "float32 masters": memory.masters,
         "layers gathered at a time": memory.gathered,
         f"gradients and activations of {share:,} tokens (1 of {slices})": update - memory.gathered,
         "weights gathered for rollouts": memory.whole,

@@ -11,10 +11,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lit_sdpo.rollouts.types import Completions, RolloutEngine
+from lit_sdpo.rollouts.engine import Ahead, Call, Completions, RolloutEngine
 
 
-class Drawn:
+class Drawn(RolloutEngine):
     """A rollout engine whose answer is there already.
 
     Args:
@@ -22,7 +22,7 @@ class Drawn:
         call: The arguments that it answers; others are an error of this package.
     """
 
-    def __init__(self, completions: Completions, call: dict[str, Any]) -> None:
+    def __init__(self, completions: Completions, call: Call) -> None:
         self.completions, self.call = completions, call
 
     def generate(self, policy: Any, prompts: Sequence[Sequence[int]], *, seeds: Tensor, **rest: Any) -> Completions:
@@ -53,16 +53,16 @@ class Overlap:
     """Asks an engine ahead, for one window at a time.
 
     Args:
-        engine: Has ``ahead(policy, calls)``, as :class:`~lit_sdpo.rollouts.vllm.VLLMEngine` has.
+        engine: One that can be asked ahead.
     """
 
     def __init__(self, engine: RolloutEngine) -> None:
-        self.engine: Any = engine
-        self._pending: Any = None
-        self._calls: Sequence[dict[str, Any]] = ()
+        self.engine = engine
+        self._pending: Ahead | None = None
+        self._calls: Sequence[Call] = ()
         self._asked_at = 0
 
-    def ask(self, policy: Any, calls: Sequence[dict[str, Any]], step: int) -> None:
+    def ask(self, policy: Any, calls: Sequence[Call], step: int) -> None:
         """Ask with the weights of now, which have taken ``step`` optimizer steps; all processes ask together."""
         self._pending, self._calls, self._asked_at = self.engine.ahead(policy, calls), calls, step
 

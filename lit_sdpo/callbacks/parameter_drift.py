@@ -19,8 +19,8 @@ from typing_extensions import override
 from lit_sdpo.callbacks.base_weights import BaseWeights, folders_above
 from lit_sdpo.callbacks.folder import run_folder, write_atomically
 from lit_sdpo.callbacks.trained_weights import TrainedWeight, check_whole, trained_parameters, trained_weights
-from lit_sdpo.errors import UserError
 from lit_sdpo.functional import MatrixDrift, WeightChange, matrix_drift, merge_changes, weight_change
+from lit_sdpo.ranges import check_integer, check_number
 from lit_sdpo.report.drift import DriftRow, by_kind, drift_csv, drift_markdown
 
 FILE = "parameter_drift_base.pt"
@@ -50,7 +50,7 @@ class ParameterDrift(pl.Callback):
         rank: Dimension of the leading subspaces: below 1 a share of the matrix's smaller side, else a number. The paper
             leaves it open.
         share: Share of entries in a principal mask. The paper leaves it open; 10 % fits its plots.
-        threshold: Smallest change of an entry that counts as an update.
+        threshold: Smallest change of an entry that counts in ``mask_update_absolute``.
         full_up_to: Largest smaller side of a matrix that is decomposed fully, in float64; larger ones are decomposed
             by a randomised range finder, and their spectrum shift is that of the leading singular values.
         base: File ``parameter_drift_base.pt`` of another run, to measure from where that one began.
@@ -72,15 +72,11 @@ class ParameterDrift(pl.Callback):
         full_up_to: int = 512,
         base: str | None = None,
     ) -> None:
-        for name, good in {
-            "every_n_steps": every_n_steps is None or every_n_steps >= 1,
-            "rank": rank > 0,
-            "share": 0 < share <= 1,
-            "threshold": threshold > 0,
-            "full_up_to": full_up_to >= 0,
-        }.items():
-            if not good:
-                raise UserError(f"{name} is out of range", where=f"ParameterDrift.{name}", fix="see its description")
+        check_integer("every_n_steps", every_n_steps, at_least=1, optional=True)
+        check_number("rank", rank, above=0)
+        check_number("share", share, above=0, at_most=1)
+        check_number("threshold", threshold, above=0)
+        check_integer("full_up_to", full_up_to)
         self.every_n_steps = every_n_steps
         self.options: dict[str, Any] = {"rank": rank, "share": share, "threshold": threshold, "full_up_to": full_up_to}
         #: Everything measured so far.
@@ -103,14 +99,7 @@ class ParameterDrift(pl.Callback):
                 rank_zero_warn(f"ParameterDrift is new to this run: it measures from step {trainer.global_step} on.")
             self._base.keep(parameters, self._folder)
         else:
-            self._base.open(folders_above(trainer.ckpt_path))
-        for name, p in parameters.items():
-            if name not in self._base.weights or self._base.weights[name].shape != p.shape:
-                raise UserError(
-                    f"it holds no weight {name!r} of shape {list(p.shape)}",
-                    where=str(self._base.path or FILE),
-                    fix="give the file of a run with the same model",
-                )
+            self._base.open(folders_above(trainer.ckpt_path), parameters)
         self._write()  # resumed, perhaps into a new folder
 
     # ---------------------------------------------------------------------------------------------------- measurements
@@ -182,6 +171,8 @@ class ParameterDrift(pl.Callback):
         self.rows = []
         for (step, stage, number), numbers in zip(times, values, strict=True):
             name, kind, layer = state_dict["names"][number]
+            if len(numbers) == len(MatrixDrift._fields) - 1:  # older checkpoints have no mask_update of bfloat16 copies
+                numbers.insert(MatrixDrift._fields.index("mask_update"), math.nan)
             self.rows.append(DriftRow(step, stage, name, kind, layer, MatrixDrift(*numbers)))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,31 +11,35 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from typing_extensions import override
 
+from lit_sdpo.heartbeat import Heartbeat, to_stdout
+from lit_sdpo.ranges import check_integer, check_number
+
 
 class StreamProgressBar(TQDMProgressBar):
     """Show stage and task, optimizer step, reward, accuracy of the current task, and speed.
 
     On a terminal it is Lightning's bar, counting optimizer steps rather than batches: a batch is one of
     ``accumulate_grad_batches`` slots of a step. Elsewhere, as in the log of a batch job, it prints a line at the end of
-    a stage and every ``seconds_between_lines`` in between.
+    a stage and every ``seconds_between_lines`` in between: in training, in evaluations, and while a single step or
+    anything else of a run takes longer than that.
 
     Numbers that nothing logs are left out, and the task's name needs a data module with ``stage_names``: the bar works
     in any Lightning project.
 
     Args:
         refresh_rate: Optimizer steps between two refreshes of the bar; 0 shows nothing at all.
-        seconds_between_lines: Least time between two lines where there is no terminal.
+        seconds_between_lines: Time between two lines where there is no terminal.
 
     Raises:
         ValueError: If ``seconds_between_lines`` is negative.
     """
 
     def __init__(self, refresh_rate: int = 1, seconds_between_lines: float = 30.0) -> None:
-        if seconds_between_lines < 0:
-            raise ValueError(f"seconds_between_lines must not be negative, got {seconds_between_lines}")
+        check_integer("refresh_rate", refresh_rate)
+        check_number("seconds_between_lines", seconds_between_lines, at_least=0)
         super().__init__(refresh_rate=refresh_rate)
         self.seconds_between_lines = seconds_between_lines
-        self._printed = 0.0
+        self._heartbeat = Heartbeat(seconds_between_lines, to_stdout)
 
     @property
     def draws(self) -> bool:
@@ -71,13 +74,23 @@ class StreamProgressBar(TQDMProgressBar):
             print(*args, sep=sep, **kwargs)
 
     @override
-    def on_train_start(self, *arguments: Any) -> None:
-        super().on_train_start(*arguments)
-        self._printed = time.monotonic()
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self.is_enabled and not self.draws and self.seconds_between_lines > 0:
+            self._heartbeat.start(f"{stage}: getting ready")
+
+    @override
+    def teardown(self, *arguments: Any, **options: Any) -> None:
+        self._heartbeat.stop()
+
+    @override
+    def on_exception(self, *arguments: Any, **options: Any) -> None:
+        self._heartbeat.stop()
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
         super().on_train_epoch_start(trainer, *arguments)
+        self._heartbeat.now(f"{self.stage_text(trainer)}  step 1/{self._steps(trainer) or '?'} goes on")
         self.train_progress_bar.total = self._steps(trainer)
         self.train_progress_bar.set_description(self.stage_text(trainer))
 
@@ -94,10 +107,30 @@ class StreamProgressBar(TQDMProgressBar):
             if last or step % self.refresh_rate == 0:
                 self.train_progress_bar.n = step
                 self.train_progress_bar.set_postfix_str(self.numbers_text(trainer))
-        elif last or time.monotonic() - self._printed >= self.seconds_between_lines:
-            self._printed = time.monotonic()
+            return
+        if last or self._heartbeat.due():
+            self._heartbeat.printed()
             parts = [self.stage_text(trainer), f"step {step}/{steps or '?'}", self.numbers_text(trainer)]
-            print("  ".join(part for part in parts if part), flush=True)
+            to_stdout("  ".join(part for part in parts if part))
+        self._heartbeat.now(
+            f"{self.stage_text(trainer)}  the end of the stage goes on"
+            if last
+            else f"{self.stage_text(trainer)}  step {step + 1}/{steps or '?'} goes on"
+        )
+
+    @override
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        self._heartbeat.now(self._evaluation_text(trainer, "validation", batch_idx, dataloader_idx))
+
+    @override
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        self._heartbeat.now(self._evaluation_text(trainer, "test", batch_idx, dataloader_idx))
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -128,6 +161,13 @@ class StreamProgressBar(TQDMProgressBar):
         return "  ".join(
             f"{name} {float(metrics[key]):{form}}" for name, (key, form) in shown.items() if key in metrics
         )
+
+    def _evaluation_text(self, trainer: pl.Trainer, kind: str, batch: int, loader: int) -> str:
+        """Which batch of which task is evaluated: ``validation of science  batch 2/8``."""
+        evaluated = getattr(getattr(trainer, "datamodule", None), "evaluated", None) or []
+        task = f" of {evaluated[loader].name}" if loader < len(evaluated) else ""
+        counts = trainer.num_test_batches if kind == "test" else trainer.num_val_batches
+        return f"{kind}{task}  batch {batch + 1}/{counts[loader] if loader < len(counts) else '?'} goes on"
 
     def _task(self, trainer: pl.Trainer) -> str | None:
         names = getattr(getattr(trainer, "datamodule", None), "stage_names", None) or []

@@ -21,10 +21,11 @@ from lit_sdpo.callbacks.response_models import Weights, adapted, base_of, policy
 from lit_sdpo.callbacks.response_prompts import GivenPrompts, Prompts, evaluated_prompts, given_prompts
 from lit_sdpo.callbacks.response_scoring import Responses, prompt_features, respond, response_numbers
 from lit_sdpo.errors import UserError
-from lit_sdpo.functional.response_drift import mean_of_ratios, mmd_matrix, ratio_of_sums
-from lit_sdpo.functional.statistics import percentile_interval
+from lit_sdpo.functional.intervals import mean_interval, ratio_interval, sum_of_intervals
+from lit_sdpo.functional.response_drift import mmd_matrix
 from lit_sdpo.policies.scoring import eval_mode
 from lit_sdpo.policies.sharding import is_sharded
+from lit_sdpo.ranges import check_integer, check_seed
 from lit_sdpo.report.responses import (
     Estimate,
     ResponseRow,
@@ -41,7 +42,7 @@ class ResponseDrift(pl.Callback):
     r"""Compare the policy's responses with those of its base, before training and at the end of every stage (epoch).
 
     A fixed set of prompts of each task is asked again and again; policy and base draw ``num_generations`` responses
-    to each at temperature 1. Of each task, with 95 % intervals by bootstrap over prompts:
+    to each at temperature 1. Of each task, with 95 % intervals over prompts:
 
     * ``forward_kl``: :math:`KL(\pi_0‖\pi)` in nats per response, from the base's responses. Large where the policy no
       longer says what the base said; on the prompts of the task in training it goes along with forgetting
@@ -53,9 +54,10 @@ class ResponseDrift(pl.Callback):
     * ``entropy`` (nats per token), ``length`` (tokens) and ``truncated`` (share) of the policy's responses.
     * ``similarity``: mean cosine of all pairs of a response of the base and one of the policy to the same prompt.
       ``similarity_floor`` is that of two draws of the base, which is below 1: only what lies under it is drift.
-    * ``excess_kl``: ``reverse_kl`` less what the change of the success rate alone needs (arXiv 2607.01763, section
-      5.3). Needs tasks with a verifier. Rates are smoothed by half a success and half a failure, so that with few
-      responses it is only a rough guide.
+    * ``excess_kl``, ``excess_kl_at_most``: ``reverse_kl`` less what the change of the success rate alone needs (arXiv
+      2607.01763, section 5.3), in two estimates (:func:`~lit_sdpo.functional.razor.excess_kl_bounds`): on average the
+      excess is at least the first, which is 0 where there is none, and at most the second. They meet as responses per
+      prompt grow. Needs tasks with a verifier.
 
     Divergences are exact sums over the vocabulary at every token. ``current`` and ``earlier`` are the task of the
     stage, and the mean over the tasks of earlier stages: they answer different questions. Loggers get
@@ -111,15 +113,12 @@ class ResponseDrift(pl.Callback):
         batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        for name, good in {
-            "num_prompts": num_prompts >= 2,
-            "num_generations": num_generations >= 1,
-            "batch_size": batch_size is None or batch_size >= 1,
-            "max_new_tokens": max_new_tokens is None or max_new_tokens >= 1,
-            "distance_prompts": distance_prompts == 0 or distance_prompts >= 2,
-        }.items():
-            if not good:
-                raise UserError(f"{name} is out of range", where=f"ResponseDrift.{name}", fix="see its description")
+        check_integer("num_prompts", num_prompts, at_least=2)
+        check_integer("num_generations", num_generations, at_least=1)
+        check_integer("batch_size", batch_size, at_least=1, optional=True)
+        check_integer("max_new_tokens", max_new_tokens, at_least=1, optional=True)
+        check_integer("distance_prompts", distance_prompts, at_least=0 if distance_prompts == 0 else 2)
+        check_seed("seed", seed)
         self.num_prompts, self.num_generations, self.max_new_tokens = num_prompts, num_generations, max_new_tokens
         self.prompts, self.tasks, self.stages, self.encoder = prompts, tasks, stages, encoder
         self.distance_prompts, self.batch_size, self.seed = distance_prompts, batch_size, seed
@@ -157,7 +156,7 @@ class ResponseDrift(pl.Callback):
         self._base_responses = {}
         if self.rows:  # resumed, perhaps into a new folder
             if not adapted(policy):
-                self._base.open(folders_above(trainer.ckpt_path))
+                self._base.open(folders_above(trainer.ckpt_path), policy.state_dict())
             self._write()
             return
         if trainer.global_step > 0:
@@ -194,7 +193,6 @@ class ResponseDrift(pl.Callback):
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule, *, stage: int, base: Weights) -> None:
         started = time.perf_counter()
         policy, tokenizer = Weights(policy_of(module)), tokenizer_of(module)
-        draws: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
         rows: list[ResponseRow] = []
         options: dict[str, Any] = {
             "num_generations": self.num_generations,
@@ -208,15 +206,14 @@ class ResponseDrift(pl.Callback):
         encode = self._encode if self.encoder is not None else None
         pairs = [(answers[prompts.task], self._base_responses[prompts.task]) for prompts in self._asked]
         found = response_numbers(policy, base, pairs, encode)
-        for number, (prompts, numbers) in enumerate(zip(self._asked, found, strict=True)):
-            draw = {name: ratio_of_sums(*pair, seed=number) for name, pair in numbers.items()}
-            draws[prompts.task] = draw
+        for prompts, numbers in zip(self._asked, found, strict=True):
+            estimates = {name: estimate(name, *pair) for name, pair in numbers.items()}
             by_prompt = torch.div(*numbers["similarity"]).tolist()
-            rows.append(self._row(trainer, stage, prompts.task, self._role(stage, prompts.task), draw, by_prompt))
+            rows.append(self._row(trainer, stage, prompts.task, self._role(stage, prompts.task), estimates, by_prompt))
         for role in ("current", "earlier"):
-            chosen = [draws[row.task] for row in rows if row.role == role]
+            chosen = [row.numbers for row in rows if row.role == role]
             if chosen:
-                rows.append(self._row(trainer, stage, role, role, mean_of_ratios(chosen)))
+                rows.append(self._row(trainer, stage, role, role, mean_over_tasks(chosen)))
         self.rows += rows
         self._log(trainer, rows, time.perf_counter() - started)
         self._write()
@@ -262,13 +259,9 @@ class ResponseDrift(pl.Callback):
         stage: int,
         task: str,
         role: str,
-        draws: Mapping[str, tuple[Tensor, Tensor]],
+        numbers: dict[str, Estimate],
         similarities: Sequence[float] = (),
     ) -> ResponseRow:
-        numbers = {
-            name: Estimate(float(value), *map(float, percentile_interval(some)))
-            for name, (value, some) in draws.items()
-        }
         # Before training the policy is the base: what is measured then is the floor.
         before = next((row for row in self.rows if row.task == task), None)
         if before is not None and "similarity" in before.numbers and task not in ("current", "earlier"):
@@ -297,3 +290,28 @@ class ResponseDrift(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._base.load_state_dict(state_dict["base"])
         self.rows = [ResponseRow.from_plain(*row) for row in state_dict["rows"]]
+
+
+#: Numbers that a response has a bounded amount of; the others are never negative and have no upper bound.
+BOUNDED = ("truncated", "similarity")
+
+
+def estimate(name: str, numerators: Tensor, denominators: Tensor) -> Estimate:
+    """A ratio of sums over prompts with its interval; none (nan) where the prompts do not differ."""
+    value = float(numerators.double().sum() / denominators.double().sum())
+    found = mean_interval(numerators / denominators) if name in BOUNDED else ratio_interval(numerators, denominators)
+    return Estimate(value, found.low, found.high)
+
+
+def mean_over_tasks(several: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
+    """Means over tasks of the numbers that all of them have."""
+    if len(several) == 1:
+        return dict(several[0])
+    names = [name for name in several[0] if all(name in one for one in several)]
+    found = {}
+    for name in names:
+        estimates = [one[name] for one in several]
+        values, ends = [x.value for x in estimates], [(x.low, x.high) for x in estimates]
+        low, high = sum_of_intervals(values, ends)
+        found[name] = Estimate(*(x / len(values) for x in (sum(values), low, high)))
+    return found

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from torch import Tensor
 
 from lit_sdpo.data.task import Row, Task
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import render_all
 from lit_sdpo.rewards.pool import verify_all
+from lit_sdpo.rewards.scores import verifier_scores
 
 #: Task to its prompts, each a text or a list of chat messages.
 GivenPrompts = dict[str, list[Any]]
@@ -51,7 +51,8 @@ class Prompts:
         if self.verifier is None:
             return None
         verdicts = verify_all(self.verifier, texts, [row for row in self.rows for _ in range(num_generations)])
-        return torch.tensor([math.nan if v.score is None else float(v.score >= 1) for v in verdicts])
+        scores = verifier_scores(verdicts)
+        return (scores >= 1).float().masked_fill(scores.isnan(), math.nan)
 
 
 def given_prompts(prompts: GivenPrompts, module: Any, count: int, seed: int) -> list[Prompts]:

@@ -14,14 +14,15 @@ from transformers import PreTrainedTokenizerBase
 from lit_sdpo.callbacks.response_models import Weights
 from lit_sdpo.callbacks.response_prompts import Prompts
 from lit_sdpo.functional.logprobs import default_chunk_size
-from lit_sdpo.functional.razor import excess_kl_estimate
-from lit_sdpo.functional.response_drift import pairwise_cosine, smoothed_rate, sum_by_row, token_drift
+from lit_sdpo.functional.razor import excess_kl_bounds
+from lit_sdpo.functional.response_drift import pairwise_cosine, sum_by_row, token_drift
 from lit_sdpo.policies.load import end_token_ids
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import completion_hidden, logits
-from lit_sdpo.rollouts.engine import NativeEngine
+from lit_sdpo.rollouts.engine import Completions, Sampling
+from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
-from lit_sdpo.rollouts.types import Completions, Sampling
+from lit_sdpo.rollouts.texts import completion_texts
 
 #: Most tokens of prompts and responses in one forward; on a CPU what a layer makes of them should fit the cache.
 BATCH_TOKENS, CPU_BATCH_TOKENS = 16_384, 4_096
@@ -46,7 +47,7 @@ class Responses:
     num_generations: int
     lengths: Tensor
     finished: Tensor
-    texts: list[str]
+    texts: Sequence[str]
     successes: Tensor | None
 
 
@@ -80,6 +81,7 @@ def respond(
         [sample_seeds(seed, "response_drift", stream, p.task, item_ids=p.names, num_generations=g) for p in asked]
     ).to(model.device)
     prompts = [ids for p in asked for ids in p.ids]
+    end_ids = end_token_ids(model, tokenizer) if tokenizer.eos_token_id is not None else []
     drawn: list[Completions] = []
     for start in range(0, len(prompts), size):
         with weights.within():
@@ -89,10 +91,10 @@ def respond(
                 num_generations=g,
                 sampling=Sampling(max_new_tokens=max_new_tokens),
                 seeds=seeds[start * g : (start + size) * g],
-                end_ids=end_token_ids(model, tokenizer) if tokenizer.eos_token_id is not None else [],
+                end_ids=end_ids,
                 pad_id=tokenizer.pad_token_id or 0,
             )
-        drawn += [_row(part, n) for n in range(len(part.lengths))]
+        drawn += [part.select(slice(n, n + 1)) for n in range(len(part.lengths))]
     found, start = {}, 0
     for p in asked:
         own = drawn[start : start + len(p.ids) * g]
@@ -102,17 +104,17 @@ def respond(
         mask = torch.arange(width, device=lengths.device) < lengths[:, None]
         ids = torch.cat([pad(row.ids, (0, width))[:, :width] for row in own])
         repeated = [prompt for prompt in p.ids for _ in range(g)]
-        texts = tokenizer.batch_decode(
-            [row[:n] for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)], skip_special_tokens=True
-        )
         finished = torch.cat([row.finished for row in own])
+        texts = completion_texts(
+            tokenizer,
+            p.ids,
+            [row.messages for row in p.rows] or [()] * len(p.ids),
+            [row[:n] for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)],
+            finished.tolist(),
+            end_ids=end_ids,
+        )
         found[p.task] = Responses(Sequences(repeated, ids, mask), g, lengths, finished, texts, p.successes(texts, g))
     return found
-
-
-def _row(drawn: Completions, n: int) -> Completions:
-    own = slice(n, n + 1)
-    return Completions(drawn.ids[own], drawn.lengths[own], drawn.logprobs[own], drawn.finished[own])
 
 
 def compare(policy: Weights, base: Weights, sequences: Sequences) -> tuple[Tensor, Tensor]:
@@ -126,7 +128,7 @@ def compare(policy: Weights, base: Weights, sequences: Sequences) -> tuple[Tenso
         sequences: N prompts and responses.
 
     Returns:
-        The sums over each response's tokens of :class:`~lit_sdpo.functional.response_drift.TokenDrift`, float64 [N, 4],
+        The sums over each response's tokens of :class:`~lit_sdpo.functional.response_drift.TokenDrift`, float64 [N, 5],
         and the means of the base's last hidden states from which those tokens are predicted, float32 [N, D].
     """
     sums, features = [], []
@@ -137,7 +139,7 @@ def compare(policy: Weights, base: Weights, sequences: Sequences) -> tuple[Tenso
         if base != policy:  # before training they are one
             with base.within():
                 base_hidden = completion_hidden(base.model, part)
-        rows = part.completion_mask.nonzero(as_tuple=True)[0]
+        rows, said = part.completion_mask.nonzero(as_tuple=True)[0], part.completion_ids[part.completion_mask]
         found = []
         for span in _spans(policy.model, hidden):
             with policy.within():
@@ -145,7 +147,7 @@ def compare(policy: Weights, base: Weights, sequences: Sequences) -> tuple[Tenso
             if base != policy:
                 with base.within():
                     theirs = logits(base.model, base_hidden[span])
-            found.append(torch.stack(token_drift(mine, theirs), -1))
+            found.append(torch.stack(token_drift(mine, theirs, said[span]), -1))
         sums.append(sum_by_row(torch.cat(found), rows, len(part)))
         features.append(_mean_by_row(base_hidden, part.completion_mask))
     return torch.cat(sums).cpu(), torch.cat(features).cpu()
@@ -260,12 +262,10 @@ def _numbers(
         "similarity": (pairwise_cosine(my_features.view(len(one), g, -1), their_features.view(len(one), g, -1)), one),
     }
     if mine.successes is not None and theirs.successes is not None:
-        judged = [r.successes.view(-1, g) for r in (mine, theirs) if r.successes is not None]
-        trials = [(~known.isnan()).sum(1) for known in judged]
-        rates = [smoothed_rate(known.nansum(1), n) for known, n in zip(judged, trials, strict=True)]
-        # Exact sums over tokens in the place of the responses' log-ratios: the same mean, less noise.
-        sums = on_mine[:, 1].view(-1, g)
-        excess = excess_kl_estimate(sums, torch.zeros_like(sums), *rates)
-        known = ((trials[0] > 0) & (trials[1] > 0)).double()
-        numbers["excess_kl"] = (excess * known, known)
+        log_ratios, right = (x.cpu().view(-1, g) for x in (on_mine[:, 4], mine.successes))
+        base_log_ratios, base_right = (x.cpu().view(-1, g) for x in (on_theirs[:, 4], theirs.successes))
+        bounds = excess_kl_bounds(log_ratios, right, base_log_ratios, base_right)
+        judged = (~right.isnan()).any(1).double()
+        for name, bound in zip(("excess_kl", "excess_kl_at_most"), bounds, strict=True):
+            numbers[name] = (bound.masked_fill(judged == 0, 0.0), judged)
     return numbers

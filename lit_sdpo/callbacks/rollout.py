@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from lit_sdpo.callbacks.overlap import Overlap
 from lit_sdpo.callbacks.prompt_budget import PromptBudget
-from lit_sdpo.callbacks.rollout_checks import check_module, check_overlap, check_replay, check_slots, imitates
+from lit_sdpo.callbacks.rollout_checks import (
+    check_clipping,
+    check_engine,
+    check_module,
+    check_overlap,
+    check_replay,
+    check_slots,
+    imitates,
+)
 from lit_sdpo.callbacks.rollout_evaluation import Evaluation
 from lit_sdpo.callbacks.rollout_training import Training
 from lit_sdpo.data.task import Row
+from lit_sdpo.ranges import check_integer, check_seed, check_share
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.failures import FailureLimit
-from lit_sdpo.rollouts.engine import NativeEngine
-from lit_sdpo.rollouts.generate import Draw, Generation, generate, holding
+from lit_sdpo.rollouts.engine import RolloutEngine, Sampling
+from lit_sdpo.rollouts.generate import Draw, Generation, generate
+from lit_sdpo.rollouts.mismatch import Correction
+from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.reference import reference_ids
-from lit_sdpo.rollouts.types import RolloutEngine, Sampling
+from lit_sdpo.rollouts.texts import opened_by_template
 from lit_sdpo.seed import run_seed
 
 
@@ -54,10 +65,13 @@ class RolloutCallback(Callback):
             least 50 of them; such completions have no score.
         overlap: Draw the next window's completions while this one's update runs; their weights are then one optimizer
             step old. Needs an engine with a server; see ``docs/vllm.md``.
+        correction: What losses make of the difference between engine and policy, where the engine is another program:
+            ``weight`` multiplies them with ``min(π / π_engine, 2)`` and takes ratios between policies, as the code of
+            arXiv:2607.01763 does; ``ratio`` takes the ratios against the engine. See ``docs/vllm.md``.
 
     Raises:
         UserError: The module lacks what is needed, a prompt exceeds the budget, prompt and completion exceed what
-            tokenizer or model can read, or the verifier fails too often.
+            tokenizer or model can read, or the verifier fails too often. The engine is no :class:`RolloutEngine`.
     """
 
     def __init__(
@@ -72,23 +86,27 @@ class RolloutCallback(Callback):
         seed: int | None = None,
         max_verifier_failures: float = 0.05,
         overlap: bool = False,
+        correction: Correction = "weight",
     ) -> None:
-        if num_generations < 1:
-            raise ValueError(f"num_generations must be at least 1, got {num_generations}")
-        self.num_generations = num_generations
+        self.num_generations = check_integer("num_generations", num_generations, at_least=1)
+        if correction not in get_args(Correction):
+            raise ValueError(f"correction is one of {', '.join(get_args(Correction))}, got {correction!r}")
         self.sampling = sampling or Sampling()
         self.evaluation_sampling = evaluation_sampling or self.sampling
-        self.engine = engine or NativeEngine()
+        self.engine = NativeEngine() if engine is None else engine
+        check_engine(self.engine)
         self.rewards = rewards or WeightedRewards()
-        self.resample_rounds = resample_rounds
-        self.max_prompt_tokens = max_prompt_tokens
-        self.seed = run_seed(seed)
+        self.resample_rounds = check_integer("resample_rounds", resample_rounds)
+        self.max_prompt_tokens = check_integer("max_prompt_tokens", max_prompt_tokens, at_least=1)
+        self.seed = run_seed(check_seed("seed", seed, optional=True))
+        check_share("max_verifier_failures", max_verifier_failures)
         self.failures = FailureLimit(max_verifier_failures)
         #: Scores of the samples of each item in the last evaluation, by task and item id.
         self.item_scores: dict[str, dict[str, list[float]]] = {}
         self._budget = PromptBudget(max_prompt_tokens)
         self._held = ExitStack()
         self._overlap = Overlap(self.engine) if overlap else None
+        self.correction = correction
         self._training: Training  # from setup on
         self._evaluation: Evaluation  # from its start on
 
@@ -97,6 +115,7 @@ class RolloutCallback(Callback):
         """Check the module, and every prompt against the budget."""
         module: Any = pl_module
         check_module(module)
+        check_clipping(trainer)
         check_replay(trainer, module, self.resample_rounds)
         if self._overlap is not None:
             check_overlap(self.engine, module, self.resample_rounds)
@@ -107,17 +126,19 @@ class RolloutCallback(Callback):
             self.failures,
             self.resample_rounds,
             self._overlap,
+            self.correction,
         )
         self._budget = PromptBudget(self.max_prompt_tokens)
+        opened = opened_by_template(module.tokenizer, _template_options(module)) if imitates(module) else None
         data: Any = getattr(trainer, "datamodule", None)
-        for where, rows in data.all_rows(stage) if hasattr(data, "all_rows") else ():
-            trained = where.endswith("(train)")
+        for task, split, rows in data.row_sets(stage) if hasattr(data, "row_sets") else ():
+            trained = split == "train"
             sampling = self.sampling if trained else self.evaluation_sampling
 
             def completion(row: Row, trained: bool = trained, most: int = sampling.max_new_tokens) -> int:
-                return len(reference_ids(row, module.tokenizer)) if trained and imitates(module) else most
+                return len(reference_ids(row, module.tokenizer, opened)) if trained and imitates(module) else most
 
-            self._budget.add(module.tokenizer, _template_options(module), where, rows, completion)
+            self._budget.add(module.tokenizer, _template_options(module), task, split, rows, completion)
         self._budget.check(getattr(module.tokenizer, "model_max_length", None))
 
     def window(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[int, int, int, int]:
@@ -153,9 +174,10 @@ class RolloutCallback(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: PromptBatch, batch_idx: int
     ) -> None:
-        """Log how far the engine that sampled is from the policy."""
-        mismatch = self._training.mismatch
-        if mismatch is not None and batch.slot == batch.slots - 1 and getattr(pl_module, "log_due", False):
+        """Log how far the engine that sampled is from the policy, which its window's first update has found out."""
+        mismatch, last = self._training.mismatch, batch.slot == batch.slots - 1
+        # In any update: steps that are logged need not be first ones.
+        if mismatch is not None and last and getattr(pl_module, "log_due", False):
             mismatch.log(trainer, pl_module)
 
     def on_train_epoch_end(self, *arguments: Any, **options: Any) -> None:
@@ -166,8 +188,7 @@ class RolloutCallback(Callback):
     def on_exception(self, *arguments: Any, **options: Any) -> None:
         """Leave nothing on its way, and the engine as somebody else can use it."""
         self.on_train_epoch_end()
-        if (leave := getattr(self.engine, "leave", None)) is not None:
-            leave()
+        self.engine.leave()
 
     teardown = on_exception
 
@@ -175,7 +196,7 @@ class RolloutCallback(Callback):
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin a new evaluation; its batches may be more on one process than on another."""
         module: Any = pl_module
-        self._held.enter_context(holding(self.engine, module.policy))
+        self._held.enter_context(self.engine.holding(module.policy))
         draw = self._draw(module, self.evaluation_sampling)
         self._evaluation = Evaluation(self._generate, draw, self.failures, module.device)
 

@@ -9,9 +9,11 @@ import lightning.pytorch as pl
 import torch
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.functional.filters import TRANSFORMERS_ORDER
+from lit_sdpo.ranges import OutOfRangeError, check_number
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.failures import FailureLimit, count_failures
-from lit_sdpo.rollouts.types import RolloutEngine
+from lit_sdpo.rollouts.engine import RolloutEngine
 
 
 def imitates(module: Any) -> bool:
@@ -28,6 +30,38 @@ def check_module(module: Any) -> None:
     for name in ("policy", "tokenizer"):
         if not hasattr(module, name):
             raise UserError(f"{type(module).__name__} has no attribute {name!r}, which rollouts need", where="model")
+
+
+def check_engine(engine: object) -> None:
+    """Whether it says what a run needs to know of it, which a class that has the right method alone does not.
+
+    Raises:
+        UserError: It is no subclass of the base class, or its order of filters is none.
+    """
+    if not isinstance(engine, RolloutEngine):
+        raise UserError(
+            f"{type(engine).__name__} is no rollout engine",
+            where="rollout.engine",
+            fix="derive it from lit_sdpo.RolloutEngine, whose docstring says what an engine has to give",
+        )
+    if sorted(engine.filter_order) != sorted(TRANSFORMERS_ORDER):
+        raise UserError(
+            f"the filter_order of {type(engine).__name__} is {list(engine.filter_order)}",
+            where="rollout.engine",
+            fix=f"name each of {', '.join(TRANSFORMERS_ORDER)} once",
+        )
+
+
+def check_clipping(trainer: pl.Trainer) -> None:
+    """Whether clipping leaves gradients that point where they did; Lightning takes 0 and less for none without a word.
+
+    Raises:
+        UserError: The largest norm or value is no number above 0.
+    """
+    try:
+        check_number("gradient_clip_val", trainer.gradient_clip_val, above=0, optional=True)
+    except OutOfRangeError as error:
+        raise UserError(error.what, where="trainer.gradient_clip_val", fix="give null for no clipping") from error
 
 
 def check_replay(trainer: pl.Trainer, module: Any, resample_rounds: int) -> None:
@@ -60,10 +94,10 @@ def check_overlap(engine: RolloutEngine, module: Any, resample_rounds: int) -> N
             depends on rewards that are not there yet.
     """
     reason, fix = None, "set it to false"
-    if not hasattr(engine, "ahead"):
+    if not engine.can_ask_ahead:
         reason = f"{type(engine).__name__} samples with the very weights that the update changes"
         fix += ", or take an engine with a server of its own, such as lit_sdpo.rollouts.vllm.VLLMEngine"
-    elif getattr(engine, "sleep_level", None) is not None:
+    elif engine.sleep_level is not None:
         reason = "the server sleeps while an update runs (sleep_level), so it can draw nothing then"
         fix += ", or the engine's sleep_level to null"
     elif imitates(module):

@@ -78,9 +78,8 @@ class EvaluationScores:
         item = torch.tensor(list(batch.positions), device=self.device).repeat_interleave(generations)
         sample = torch.arange(generations, device=self.device).repeat(len(batch))
         # The verifier's score alone: further rewards shape training, they are no accuracy.
-        scores = [torch.nan if verdict.score is None else float(verdict.score) for verdict in rollouts.verdicts]
         values = {
-            "accuracy": torch.tensor(scores, dtype=torch.float32, device=self.device),
+            "accuracy": rollouts.scores.to(self.device),
             "length": rollouts.completions.lengths.float(),
             "truncated": (~rollouts.completions.finished).float(),
             "invalid": torch.tensor([float("no_answer" in v.flags) for v in rollouts.verdicts], device=self.device),

@@ -37,16 +37,13 @@ def rollout_ratios(generation: Generation, world_size: int = 1) -> dict[str, tup
     """Numerator and denominator of each logged value on this rank; both add up over ranks."""
     rollouts, completions = generation.rollouts, generation.rollouts.completions
     tokens, rows = completions.lengths.sum(), len(rollouts)
-    # A group is flat where no two rewards that are known differ: there is nothing to reinforce.
-    groups = rollouts.rewards.view(-1, rollouts.num_generations)
-    highest, lowest = groups.nan_to_num(-torch.inf).amax(1), groups.nan_to_num(torch.inf).amin(1)
     ratios: dict[str, tuple[Tensor | float, Tensor | float]] = {
         "reward": _known(rollouts.rewards),
         "abstained": (rollouts.rewards.isnan().sum(), rows),
         "entropy": (-completions.logprobs[rollouts.completion_mask].sum(), tokens),
         "length": (tokens, rows),
         "truncated": ((~completions.finished).sum(), rows),
-        "flat_groups": ((highest <= lowest).sum(), len(groups)),
+        "flat_groups": (rollouts.flat.sum(), len(rollouts.rows)),
         "tokens_per_second": (tokens, generation.sampling_seconds / world_size),
         "time/rollout": (generation.sampling_seconds, 1),
         "time/reward": (generation.reward_seconds, 1),

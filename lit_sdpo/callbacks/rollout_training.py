@@ -16,12 +16,13 @@ from lit_sdpo.callbacks.rollout_log import log_rollouts, show
 from lit_sdpo.callbacks.window_weights import weigh
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.failures import FailureLimit
-from lit_sdpo.rollouts.generate import Draw, Generation, holding, questions
-from lit_sdpo.rollouts.mismatch import Mismatch
+from lit_sdpo.rollouts.engine import RolloutEngine
+from lit_sdpo.rollouts.generate import Draw, Generation, questions
+from lit_sdpo.rollouts.mismatch import Correction, Mismatch
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.reference import reference_rollouts
 from lit_sdpo.rollouts.selection import uneven_groups, with_uneven_groups
-from lit_sdpo.rollouts.types import LossBatch, RolloutEngine, Rollouts
+from lit_sdpo.rollouts.types import LossBatch, Rollouts
 
 
 class Training:
@@ -36,6 +37,7 @@ class Training:
         failures: How often verifiers may fail.
         resample_rounds: How often flat groups are replaced.
         overlap: Asks for the next window's completions ahead; ``None`` draws them when they are needed.
+        correction: How losses use the difference between engine and policy, where there is one.
 
     Attributes:
         mismatch: How far the engine is from the policy in this window; ``None`` where the policy itself sampled.
@@ -49,17 +51,18 @@ class Training:
         failures: FailureLimit,
         resample_rounds: int = 0,
         overlap: Overlap | None = None,
+        correction: Correction = "weight",
     ) -> None:
         self.generate, self.engine, self.draw, self.failures = generate, engine, draw, failures
-        self.resample_rounds, self.overlap = resample_rounds, overlap
+        self.resample_rounds, self.overlap, self.correction = resample_rounds, overlap, correction
         self.mismatch: Mismatch | None = None
         self._slices: list[LossBatch] = []
         self._contributing = 0
 
     def begin(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:
         """Have this step's rollouts, and the next ones asked for where that is wanted, as early as possible."""
-        sampled_elsewhere = getattr(self.engine, "mismatched", False) and not imitates(module)
-        self.mismatch = Mismatch(module.device) if sampled_elsewhere else None
+        if batch.update == 0:
+            self.mismatch = self._comparison(module)
         collected = None if self.overlap is None else self.overlap.collect()
         if collected is not None:
             self._ask_ahead(trainer, module, batch)
@@ -81,9 +84,15 @@ class Training:
                 fix="resume from a checkpoint that was written before new rollouts",
             )
         batch.loss = self._slices[batch.slot]
-        batch.loss.fresh = batch.update == 0 and self.mismatch is None
+        batch.loss.fresh = batch.update == 0
         batch.loss.mismatch = self.mismatch
         batch.contributing_rows = self._contributing
+
+    def _comparison(self, module: Any) -> Mismatch | None:
+        """What compares engine and policy in a new window: also where the engine had weights one update older."""
+        if imitates(module) or not (self.engine.mismatched or self.overlap is not None):
+            return None
+        return Mismatch(module.device, self.draw.sampling, self.engine.filter_order, self.correction)
 
     def _ask_ahead(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:
         if self.overlap is None or (following := batch.following()) is None:
@@ -95,12 +104,13 @@ class Training:
         if imitates(module):
             rollouts = reference_rollouts(batch.rows, module.tokenizer, module.device, self.draw.template_options)
         else:
-            with holding(self.engine, module.policy) if collected is None else nullcontext():
+            with self.engine.holding(module.policy) if collected is None else nullcontext():
                 rollouts = self._rollouts(trainer, module, batch, collected)
         prepare: Callable[[Rollouts], LossBatch] = getattr(module, "prepare_rollouts", LossBatch.of)
         window = prepare(rollouts)
         if window.teacher_prompt_ids is not None:
             rollouts.taught = [prompt is not None for prompt in window.teacher_prompt_ids]
+        rollouts.advantages = window.advantages
         self._contributing = weigh(trainer, module, window)
         self._slices = window.slices(batch.slots)
         show(trainer, module, rollouts, task=batch.task.name, split="train", stage=batch.stage)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from lit_sdpo.callbacks.base_weights import folders_above
 from lit_sdpo.callbacks.folder import run_folder, set_aside
+from lit_sdpo.ranges import check_integer
 from lit_sdpo.rollouts.types import Rollouts
 
 #: Left as they are in a table cell; every other printable ASCII character could mean something to Markdown or HTML.
@@ -25,9 +27,11 @@ class SampleLogger(pl.Callback):
     """Write sampled completions to ``samples.jsonl`` in the run folder and show a few in TensorBoard.
 
     Every line of the file is one completion: ``id, task, stage, step, split, prompt`` (chat messages), ``completion,
-    reward`` (null where every reward abstained), ``advantage`` (reward minus the mean of its group; null without a
-    reward), ``score`` (the verifier's alone), ``finished, length`` (tokens), ``flags`` and, where it is asked for,
-    ``ids`` (tokens). In training a method with a teacher adds ``teacher_context``: whether the teacher had one.
+    reward`` (the weighted one; null where every reward abstained), ``advantage`` (what the loss multiplies its tokens
+    by; null in evaluations, for methods without advantages, and where the loss has none for it: it has no reward, or is
+    distilled instead), ``score`` (the verifier's alone, which decides what is a success), ``finished, length``
+    (tokens), ``flags`` and, where it is asked for, ``ids`` (tokens). In training a method with a teacher adds
+    ``teacher_context``: whether the teacher had one.
     ``step`` is the number of optimizer steps taken before the completion was sampled.
 
     TensorBoard shows the first completion of each of ``num_shown`` prompts per task and occasion as a table
@@ -50,12 +54,9 @@ class SampleLogger(pl.Callback):
     def __init__(
         self, every_n_steps: int = 10, num_shown: int = 4, max_characters: int = 400, token_ids: bool = False
     ) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
-        if num_shown < 0:
-            raise ValueError(f"num_shown must not be negative, got {num_shown}")
-        if max_characters < 20:
-            raise ValueError(f"max_characters must be at least 20, got {max_characters}")
+        check_integer("every_n_steps", every_n_steps, at_least=1)
+        check_integer("num_shown", num_shown)
+        check_integer("max_characters", max_characters, at_least=20)
         self.every_n_steps, self.num_shown, self.max_characters = every_n_steps, num_shown, max_characters
         self.token_ids = token_ids
         #: What was written at the first evaluation, by task and id.
@@ -107,7 +108,7 @@ class SampleLogger(pl.Callback):
         if not trainer.is_global_zero or trainer.sanity_checking or (split == "train" and at % self.every_n_steps):
             return
         if rollouts.replayed is not None:  # those belong to earlier tasks
-            rollouts = rollouts.take(range(int((~rollouts.replayed).sum()) // rollouts.num_generations))
+            rollouts = rollouts.take(range(int(rollouts.own.sum()) // rollouts.num_generations))
         records = [
             {"id": r["id"], "task": task, "stage": stage, "step": at, "split": split, **r}
             for r in _records(rollouts, token_ids=self.token_ids)
@@ -226,8 +227,9 @@ def _shorten(text: str, limit: int) -> str:
 
 def _records(rollouts: Rollouts, *, token_ids: bool) -> Iterator[dict[str, Any]]:
     g = rollouts.num_generations
-    groups = rollouts.rewards.view(-1, g)
-    advantages = (groups - groups.nanmean(1, keepdim=True)).flatten().tolist()
+    unknown = torch.full_like(rollouts.rewards, torch.nan)
+    known = unknown if rollouts.advantages is None else rollouts.advantages
+    advantages = known.masked_fill(rollouts.rewards.isnan(), torch.nan).tolist()
     rewards, ids = rollouts.rewards.tolist(), rollouts.completions.ids.tolist() if token_ids else []
     finished, lengths = rollouts.completions.finished.tolist(), rollouts.completions.lengths.tolist()
     for n, text in enumerate(rollouts.texts):
@@ -237,7 +239,7 @@ def _records(rollouts: Rollouts, *, token_ids: bool) -> Iterator[dict[str, Any]]
         record = {
             "id": row.id,
             "prompt": [dict(message) for message in row.messages],
-            "completion": text,
+            "completion": str(text),  # The text alone: a checkpoint keeps some of them.
             "reward": rewards[n] if math.isfinite(rewards[n]) else None,
             "advantage": advantages[n] if math.isfinite(advantages[n]) else None,
             "score": verdict.score if verdict else None,

@@ -9,6 +9,7 @@ from lit_sdpo.checkpoints.damaged import DamagedError, compare
 from lit_sdpo.checkpoints.manifest import Contents, Manifest, is_divided
 from lit_sdpo.checkpoints.writing import save
 from lit_sdpo.errors import UserError
+from lit_sdpo.policies.fitting import check_finite
 
 
 def consolidate(folder: Path, file: Path) -> None:
@@ -21,7 +22,7 @@ def consolidate(folder: Path, file: Path) -> None:
         file: Where it goes; its manifest is put beside it.
 
     Raises:
-        UserError: It is no such folder, it is damaged, or the file is there already.
+        UserError: It is no such folder, it is damaged, its weights are not finite, or the file is there already.
     """
     manifest = Manifest.of(folder)
     if manifest is not None and folder.is_dir():
@@ -36,6 +37,9 @@ def consolidate(folder: Path, file: Path) -> None:
     from lightning.fabric.utilities.load import _load_distributed_checkpoint
 
     checkpoint: dict[str, Any] = _load_distributed_checkpoint(folder)
+    weights = checkpoint.get("state_dict", {}).items()
+    policy = [(name, weight) for name, weight in weights if name.startswith("policy.")]
+    check_finite(policy, str(folder), "use an earlier checkpoint")
     numbers = sorted(int(name.removeprefix("optimizer_")) for name in checkpoint if name.startswith("optimizer_"))
     checkpoint["optimizer_states"] = [checkpoint.pop(f"optimizer_{number}") for number in numbers]
     save(checkpoint, file)

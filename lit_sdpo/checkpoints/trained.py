@@ -18,6 +18,7 @@ from lit_sdpo.checkpoints.manifest import SUFFIX, Contents, Manifest, in_order, 
 from lit_sdpo.configs import expand
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.exporting import stored_generation_config
+from lit_sdpo.policies.fitting import check_finite
 from lit_sdpo.policies.load import Lora, load_policy
 
 CONFIG = "config.yaml"
@@ -114,6 +115,7 @@ class TrainedRun:
                 where=str(self.path),
                 fix="give the configuration of its run with --config",
             ) from error
+        check_finite(state.items(), str(self.path), "use an earlier checkpoint")
         missing = [name for name in result.missing_keys if complete or ADAPTER in name]
         others = [name for name in result.unexpected_keys if ADAPTER not in name]
         for words, names in (("lacks", missing), ("has besides", others)):

@@ -128,23 +128,6 @@ def is_full(error: object) -> bool:
     return isinstance(error, OSError) and error.errno in NO_SPACE
 
 
-def explain_full_disk(error: BaseException) -> str | None:
-    """What a user can make of a disk that fills while a run writes; ``None`` for other errors.
-
-    Example:
-        >>> print(explain_full_disk(OSError(errno.ENOSPC, "No space left on device", "runs/samples.jsonl")))
-        the disk is full: runs/samples.jsonl cannot be written. Free some space, then ckpt_path: last goes on
-    """
-    if not is_full(error):
-        return None
-    what: str | None = None
-    cause: BaseException | None = error
-    while what is None and cause is not None:  # what is closed afterwards fails too, and knows less
-        what, cause = getattr(cause, "filename", None), cause.__cause__ or cause.__context__
-    what = what or "a file of the run"
-    return f"the disk is full: {what} cannot be written. Free some space, then ckpt_path: last goes on"
-
-
 def probe(folder: Path, need: int) -> None:
     """Find out before the first step whether a checkpoint could be written.
 

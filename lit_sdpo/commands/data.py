@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ from jsonargparse import ArgumentError, ArgumentParser
 import lit_sdpo
 from lit_sdpo.commands.arguments import positive
 from lit_sdpo.configs import expand
-from lit_sdpo.data.check.checker import Checker, Part
+from lit_sdpo.data.check.checker import Checker, Measure, Part
 from lit_sdpo.data.check.deduplicated import check_target, write
 from lit_sdpo.data.check.overlap import OverlapFinder
+from lit_sdpo.data.check.pairs import PairFinder
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.jsonl import planned
 from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
+from lit_sdpo.heartbeat import still_at
 from lit_sdpo.messages import explain_parsing
-from lit_sdpo.policies.load import load_tokenizer, render_all
+from lit_sdpo.policies.chat import check_template, rendered
+from lit_sdpo.policies.load import load_tokenizer
 from lit_sdpo.rewards.registry import import_object
 
 DEFAULT_BUDGET = 2048
@@ -53,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         max_prompt_tokens=budget,
         answers=not options.skip_answers,
         overlap=OverlapFinder(options.ngram, options.share or None),
+        pairs=PairFinder(options.pairs, _Progress()) if options.pairs else None,
     )
     parts = [Part(_source(file, options)) for file in files] + [
         Part(_source(file, options), split="test") for file in options.test
@@ -64,11 +69,15 @@ def main(arguments: Sequence[str]) -> int:
     target = Path(options.write_deduplicated) if options.write_deduplicated else None
     training = [part.source for part in parts if part.split in ("", "train")]
     rewritten = check_target(training, target) if target else None
-    for part in parts:
-        checker.read(part)
-    for name, split, rows in generated:
-        checker.rows(name, split, rows)
-    report, repeated = checker.finish()
+    with still_at("checking") as heartbeat:
+        for part in parts:
+            heartbeat.now(f"checking {part.source}")
+            checker.read(part)
+        for name, split, rows in generated:
+            heartbeat.now(f"checking {name} ({split})")
+            checker.rows(name, split, rows)
+        heartbeat.now("comparing training rows with evaluated ones")
+        report, repeated = checker.finish()
     if rewritten is not None and target is not None:
         written = write(rewritten, target, repeated)
         report.notes.append(f"{target}: {written} entries written, {len(repeated)} left out")
@@ -112,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--skip_answers", "--skip-answers", action="store_true", help="do not put answers to their verifiers"
     )
+    check.add_argument(
+        "--pairs",
+        type=positive,
+        metavar="N",
+        help="put up to N pairs of a source's different answers to their verifier, and list those judged equal",
+    )
     check.add_argument("--json", action="store_true", help="print everything as JSON")
     check.add_argument(
         "--write_deduplicated",
@@ -139,6 +154,22 @@ def _share(text: str) -> float:
     return value
 
 
+class _Progress:
+    """Says on standard error how far a long comparison is, every few seconds."""
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        self.seconds, self.started = seconds, time.monotonic()
+        self.said = self.started
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say it, if it is time."""
+        now = time.monotonic()
+        if now - self.said >= self.seconds:
+            self.said = now
+            left = (now - self.started) * (total - done) / done
+            print(f"{done:,} of {total:,} pairs, about {left:.0f} s left", file=sys.stderr)
+
+
 def _source(path: str, options: argparse.Namespace) -> Source:
     return Source(
         path=path,
@@ -149,14 +180,20 @@ def _source(path: str, options: argparse.Namespace) -> Source:
     )
 
 
-def _token_counter(model: str, options: Mapping[str, Any] | None) -> Callable[[Sequence[Row]], list[int]]:
+def _token_counter(model: str, options: Mapping[str, Any] | None) -> Measure:
     try:
         tokenizer = load_tokenizer(model)
     except UserError as error:
         fix = f"{error.fix}; or name another one with --model" if error.fix else "name another one with --model"
         raise UserError(error.what, where=error.where, fix=fix) from error
     tokenizer.model_max_length = sys.maxsize  # else it warns of what is counted here
-    return lambda rows: [len(ids) for ids in render_all(tokenizer, [row.messages for row in rows], options)]
+    check_template(tokenizer, options)
+
+    def measure(rows: Sequence[Row]) -> tuple[list[int], dict[int, str]]:
+        written, refused = rendered(tokenizer, [row.messages for row in rows], options)
+        return [len(ids) for ids in written], refused
+
+    return measure
 
 
 def _contents(configs: Sequence[str]) -> Iterator[dict[str, Any]]:

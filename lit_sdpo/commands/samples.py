@@ -16,6 +16,19 @@ from lit_sdpo.errors import UserError
 
 FILE = "samples.jsonl"
 DEFAULT_COUNT = 10
+#: What a sample has to say, and how.
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "task": str,
+    "split": str,
+    "stage": int,
+    "step": int,
+    "reward": (int, float, type(None)),
+    "length": int,
+    "prompt": list,
+    "completion": str,
+    "flags": list,
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,18 +61,39 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a samples file; the last one may be half written.
 
     Raises:
-        UserError: Another line is no JSON.
+        UserError: Another line is no sample.
     """
     lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, 1):
         if not line:
             continue
+        where = f"{path}, line {number}"
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 return
-            raise UserError("the line is not JSON", where=f"{path}, line {number}") from error
+            raise UserError("the line is not JSON", where=where, fix=f"give the {FILE} of a run") from error
+        if wrong := _wrong(record):
+            raise UserError(f"the line is no sample: {wrong}", where=where, fix=f"give the {FILE} of a run")
+        yield record
+
+
+def _wrong(record: Any) -> str | None:
+    """What keeps a record from being a sample."""
+    if not isinstance(record, dict):
+        return "it is no object"
+    for key, kinds in _FIELDS.items():
+        if key not in record:
+            return f"it has no {key}"
+        if not isinstance(record[key], kinds) or isinstance(record[key], bool):
+            return f"its {key} is something else"
+    for message in record["prompt"]:
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            return "its prompt is no list of messages"
+    if not all(isinstance(flag, str) for flag in record["flags"]):
+        return "its flags are no texts"
+    return None
 
 
 def choose(records: Sequence[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:

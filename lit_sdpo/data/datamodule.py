@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,6 +14,7 @@ from lit_sdpo.data.flags import check_evaluation, check_training
 from lit_sdpo.data.stream import EvaluationLoader, WindowLoader
 from lit_sdpo.data.task import Row, Split, Stage, Task
 from lit_sdpo.errors import UserError
+from lit_sdpo.ranges import check_integer, check_seed, check_share
 from lit_sdpo.seed import run_seed
 
 
@@ -39,8 +41,8 @@ class ContinualDataModule(pl.LightningDataModule):
         override_prompts_per_step: Prompts of one step in every stage; ``None`` leaves it to the stages.
 
     Raises:
-        UserError: Two different tasks share a name, a stage has no steps or no training rows, or ``eval_every`` does
-            not divide a stage.
+        UserError: A number is out of range, two different tasks share a name, a stage has no training rows, or
+            ``eval_every`` does not divide a stage.
     """
 
     def __init__(
@@ -58,6 +60,20 @@ class ContinualDataModule(pl.LightningDataModule):
         override_prompts_per_step: int | None = None,
     ) -> None:
         super().__init__()
+        for name, count in {
+            "eval_generations": eval_generations,
+            "eval_batch_size": eval_batch_size,
+            "updates_per_rollout": updates_per_rollout,
+        }.items():
+            check_integer(name, count, at_least=1)
+        for name, some in {
+            "eval_prompts": eval_prompts,
+            "eval_every": eval_every,
+            "override_prompts_per_step": override_prompts_per_step,
+        }.items():
+            check_integer(name, some, at_least=1, optional=True)
+        check_share("replay_share", replay_share)
+        check_seed("seed", seed, optional=True)
         if override_prompts_per_step is not None:
             stages = [replace(stage, prompts_per_step=override_prompts_per_step) for stage in stages]
         self.stages, self.probes = stages, probes or []
@@ -72,12 +88,7 @@ class ContinualDataModule(pl.LightningDataModule):
         if not self.stages:
             raise UserError("the stream has no stages", where="data.stages", fix="give at least one task")
         for i, stage in enumerate(self.stages):
-            for field in ("steps", "prompts_per_step"):
-                if getattr(stage, field) < 1:
-                    raise UserError(
-                        f"{field} is {getattr(stage, field)}", where=f"data.stages[{i}].{field}", fix="at least 1"
-                    )
-            if self.eval_every is not None and (self.eval_every < 1 or stage.steps % self.eval_every):
+            if self.eval_every is not None and stage.steps % self.eval_every:
                 raise UserError(
                     f"eval_every {self.eval_every} does not divide the {stage.steps} steps of stage {i}"
                     f" ({stage.task.name})",
@@ -91,9 +102,6 @@ class ContinualDataModule(pl.LightningDataModule):
                     where=f"data.stages[{i}].task",
                     fix="give each its own name",
                 )
-        for key in ("eval_prompts", "eval_generations", "eval_batch_size", "updates_per_rollout"):
-            if getattr(self, key) is not None and getattr(self, key) < 1:
-                raise UserError(f"{key} is {getattr(self, key)}", where=f"data.{key}", fix="at least 1")
         if not all(self.task_names) or not all(self.probe_names):
             raise UserError("a task has no name", where="data", fix="give every task and probe a name")
         if clash := set(self.task_names) & set(self.probe_names):
@@ -229,14 +237,17 @@ class ContinualDataModule(pl.LightningDataModule):
             return rows
         return sorted(rows, key=lambda row: hashlib.md5(row.id.encode()).digest())[: self.eval_prompts]
 
-    def all_rows(self, stage: str) -> Iterator[tuple[str, Sequence[Row]]]:
-        """Every set of rows that a run will use, with where it comes from; for checks before the first step."""
+    def row_sets(self, stage: str) -> Iterator[tuple[Task, Split, Callable[[], Sequence[Row]]]]:
+        """Every set of rows that a run will use: task, split and what gives the rows; for checks before the first step.
+
+        The rows are to be asked for again after a task has left some out.
+        """
         split: Split = "test" if stage == "test" else "validation"
         if stage == "fit":
             for task in self.tasks:
-                yield f"{task.name} (train)", task.rows("train")
+                yield task, "train", partial(task.rows, "train")
         for task in self.evaluated:
-            yield f"{task.name} ({split})", self.evaluation_rows(task, split)
+            yield task, split, partial(self.evaluation_rows, task, split)
 
     def _place(self) -> dict[str, int]:
         return {

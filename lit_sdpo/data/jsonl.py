@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +12,11 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_sdpo.data.layouts.layout import Layout
-from lit_sdpo.data.readers import read_rows
+from lit_sdpo.data.readers import read_rows, scan
 from lit_sdpo.data.source import Source, as_sources
 from lit_sdpo.data.task import Row, Split, Task
 from lit_sdpo.errors import UserError
+from lit_sdpo.ranges import check_integer
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.registry import import_object
 from lit_sdpo.rewards.registry import verifier as find_verifier
@@ -41,8 +42,7 @@ class Plan:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"limit is {self.limit}", where=f"task {self.name}", fix="give at least 1, or leave it out")
+        check_integer("limit", self.limit, at_least=1, optional=True)
 
 
 def planned(spec: Any) -> Plan:
@@ -94,6 +94,34 @@ class SourceTask(Task):
         """Judge one completion with the row's verifier."""
         return find_verifier(row.verifier)(completion, row)
 
+    def place(self, split: Split, row: Row) -> str:
+        """File and line of a row, which are looked for."""
+        for source in self.reads.sources.get(split, ()):
+            for entry in scan(source, "train" if split == "train" else "test"):
+                if entry.row is not None and entry.row.id == row.id:
+                    return entry.place
+        return super().place(split, row)
+
+    def leave_out(self, split: Split, ids: Collection[str]) -> bool:
+        """Leave rows out where ``on_bad_row`` says ``"skip"``.
+
+        Raises:
+            UserError: No row is left.
+        """
+        if self.reads.on_bad_row != "skip":
+            return False
+        left = tuple(row for row in self.rows(split) if row.id not in ids)
+        self._count_skipped(split, len(self.rows(split)) - len(left), "rows that the chat template cannot write")
+        if not left:
+            raise UserError("the chat template can write no row", where=self._where(split), fix="mend the template")
+        self._rows[split] = left
+        return True
+
+    def _count_skipped(self, split: Split, count: int, what: str) -> None:
+        self.skipped[split] = self.skipped.get(split, 0) + count
+        if count:
+            _log.warning("task %s: skipped %d %s", self.name, count, what)
+
     def _read(self, split: Split) -> tuple[Row, ...]:
         evaluated = {prompt_text(row) for each in SPLITS[1:] for row in self.rows(each)} if split == "train" else set()
         rows: dict[str, Row] = {}
@@ -122,9 +150,7 @@ class SourceTask(Task):
                 keep=keep,
                 say=self._say,
             )
-            self.skipped[split] = self.skipped.get(split, 0) + skipped
-            if skipped:
-                _log.warning("task %s: skipped %d bad rows of %s", self.name, skipped, source)
+            self._count_skipped(split, skipped, f"bad rows of {source}")
             if not read and overlap == before:
                 raise UserError(f"{source} has no rows", where=self._where(split), fix="give a file with rows")
             if twice := next((row.id for row in read if row.id in rows), None):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lit_sdpo.ranges import check_integer
 from lit_sdpo.rewards.base import Verdict
 
 Split = Literal["train", "validation", "test"]
@@ -56,9 +57,25 @@ class Task(ABC):
         ``lit-sdpo test``: nothing may be tuned on it.
         """
 
+    def place(self, split: Split, row: Row) -> str:
+        """Where a row stands, for messages."""
+        return f"task {self.name} ({split}), row {row.id!r}"
+
+    def leave_out(self, split: Split, ids: Collection[str]) -> bool:
+        """Leave out rows that have turned out not to fit, where the task does so; they are counted and told.
+
+        Args:
+            split: Their split.
+            ids: Their ids.
+
+        Returns:
+            Whether they are left out; otherwise such rows are mistakes.
+        """
+        return False
+
     @abstractmethod
     def verify(self, completion: str, row: Row) -> Verdict:
-        """Judge one completion. Never raises on any text."""
+        """Judge one completion. Never raises on any text; thinking that never ended is not asked about."""
 
 
 @dataclass(kw_only=True)
@@ -69,8 +86,16 @@ class Stage:
         task: The task.
         steps: Optimizer steps.
         prompts_per_step: Prompts of one step, over all devices (the paper: 32 for SDPO, 8 for GRPO).
+
+    Raises:
+        UserError: A number is out of range.
     """
 
     task: Task
     steps: int = 50
     prompts_per_step: int = 32
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("steps", "prompts_per_step"):
+            check_integer(f"{name} of the stage {self.task.name}", getattr(self, name), at_least=1)

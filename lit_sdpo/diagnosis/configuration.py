@@ -25,7 +25,7 @@ from lit_sdpo.dry_run import BuildOnly
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.policies.exporting import stored_generation_config
-from lit_sdpo.policies.load import WHERE, Lora, load_policy, resolve
+from lit_sdpo.policies.load import WHERE, Lora, check_files, load_policy, resolve
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -85,7 +85,7 @@ class Run:
             options["dtype"] = str(stored or torch.float32).removeprefix("torch.")
         teacher: Any = getattr(self.module, "teacher", None)
         if getattr(teacher, "checkpoint", None):  # its weights would be read
-            self._check_weights(teacher.checkpoint)
+            self._check_weights(teacher.checkpoint, "teacher.checkpoint")
             teacher.checkpoint = None
         with torch.device("meta"):
             policy: Any = load_policy(name, **options)
@@ -96,10 +96,13 @@ class Run:
             policy.generation_config = stored_generation_config(name) or policy.generation_config
         return policy
 
-    def _check_weights(self, name: str) -> None:
-        folder = Path(resolve(name))
-        if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
-            raise UserError(f"{name!r} holds no weights", where=WHERE, fix="put model.safetensors beside config.json")
+    def _check_weights(self, name: str, where: str = WHERE) -> None:
+        folder = Path(resolve(name, where))
+        if not folder.is_dir():  # whether those of the Hub fit shows when they are loaded
+            return
+        if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+            raise UserError(f"{name!r} holds no weights", where=where, fix="put model.safetensors beside config.json")
+        check_files(name, where)
 
 
 def checks_of(settings: Sequence[str]) -> list[tuple[str, Check]]:
@@ -185,10 +188,6 @@ def _model(run: Run) -> Iterator[Finding]:
     )
     yield Finding("model", "ok", text)
     yield from _slow_precision(run)
-    entries = len(run.tokenizer)
-    if entries > config.vocab_size:
-        text = f"the tokenizer has {entries:,} entries, the model only {config.vocab_size:,}"
-        yield Finding("model", "problem", text, "use the tokenizer that belongs to the model")
 
 
 def _slow_precision(run: Run) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from lit_sdpo.diagnosis.findings import Finding
 from lit_sdpo.diagnosis.machine import free_memory
 from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.planning.stream import evaluation_of
-from lit_sdpo.policies.memory import UNCOUNTABLE, nbytes, step_memory
+from lit_sdpo.policies.memory import UNCOUNTABLE, nbytes, optimizer_bytes, step_memory
 from lit_sdpo.units import size
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def memory(run: Run) -> Iterator[Finding]:
         budget.on_fit_start(trainer, run.module)  # cuts the window, or says why it cannot
     device = trainer.strategy.root_device
     try:
-        found = step_memory(run.module, policy, shards_of(trainer.strategy))
+        found = step_memory(run.module, policy, shards_of(trainer.strategy), run.module.float32_masters)
     except UNCOUNTABLE as error:
         text = f"of {type(policy).__name__} it cannot be estimated ({' '.join(str(error).split())[:120]})"
         yield Finding("memory of a step", "note", text)
@@ -75,8 +75,8 @@ def checkpoints(run: Run) -> Iterator[Finding]:
     if folder is None or saving is None:
         yield Finding("checkpoints", "note", "this run saves none")
         return
-    trained = [p for p in run.policy.parameters() if p.requires_grad]
-    each = nbytes(run.module.state_dict(keep_vars=True).values()) + 2 * nbytes(trained)
+    each = nbytes(run.module.state_dict(keep_vars=True).values())
+    each += sum(optimizer_bytes(run.policy, run.module.float32_masters))
     kept = len(run.data.stages) if saving.keep == -1 else min(saving.keep, len(run.data.stages))
     kept += saving.keep_steps if saving.every_n_steps else 0
     place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.heartbeat import still_at
 from lit_sdpo.messages import explain_building
 
 State = Literal["ok", "note", "problem"]
@@ -58,7 +59,8 @@ def run_checks(checks: Iterable[tuple[str, Check]]) -> Iterator[Finding]:
     """
     for part, check in checks:
         try:
-            yield from check()
+            with still_at(f"looking at {part}"):
+                yield from check()
         except Exception as error:
             yield of_error(part, error)
 

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from lit_sdpo.commands.samples import printable
 from lit_sdpo.diagnosis.findings import Finding
 from lit_sdpo.errors import UserError
-from lit_sdpo.policies.load import end_token_ids, render, render_all
+from lit_sdpo.policies.chat import rendered as rendered_prompts
+from lit_sdpo.policies.load import check_vocabulary, end_token_ids, render
 
 if TYPE_CHECKING:
     from lit_sdpo.diagnosis.configuration import Run
@@ -29,7 +30,10 @@ def lengths(run: Run) -> Iterator[Finding]:
     for where, _, rows in run.sets:
         step = max(1, -(-len(rows) // MEASURED))
         chosen = [rows[n].messages for n in range(0, len(rows), step)]
-        counts = sorted(map(len, render_all(run.tokenizer, chosen, run.module.chat_template_options)))
+        written, refused = rendered_prompts(run.tokenizer, chosen, run.module.chat_template_options)
+        counts = sorted(map(len, written))
+        if refused:  # what a run does about it, and which row it is, comes below
+            continue
         if not counts:
             continue
         text = f"{where}: {len(rows):,} rows, prompts of {counts[0]} to {counts[-1]} tokens (at most {most:,} allowed)"
@@ -52,6 +56,7 @@ def lengths(run: Run) -> Iterator[Finding]:
 def template(run: Run) -> Iterator[Finding]:
     """End tokens, and whether text and tokens of the template agree."""
     tokenizer, options = run.tokenizer, run.module.chat_template_options or {}
+    check_vocabulary(run.policy, tokenizer)
     ends = end_token_ids(run.policy, tokenizer)
     yield Finding("end tokens", "ok", ", ".join(f"{tokenizer.convert_ids_to_tokens(i)} ({i})" for i in ends))
     row = _first(run)
@@ -84,9 +89,11 @@ def template_findings(
         fine = False
         yield Finding(part, "problem", "its text, encoded, gives other tokens than it does itself", "mend the template")
     begin = tokenizer.bos_token_id
-    if begin is not None and begin not in ends and ids.count(begin) > 1:
+    # Where one begins every turn, as in ChatML, two may well stand apart.
+    if begin is not None and ids[:2] == [begin, begin]:
         fine = False
-        yield Finding(part, "problem", f"a prompt has {tokenizer.bos_token} twice", "remove one from the template")
+        text = f"a prompt begins with {tokenizer.bos_token} twice"
+        yield Finding(part, "problem", text, "remove one from the template")
     if tokenizer.decode(ids) != text:
         fine = False
         yield Finding(part, "note", "decoding its tokens does not give its text back; completions go by token id")

@@ -31,7 +31,19 @@ from lit_sdpo.functional.divergence import (
     squared_hellinger,
 )
 from lit_sdpo.functional.ema import ema_update_
+from lit_sdpo.functional.filters import FilteredLogprobs, filtered_logprobs, lowest_kept, nucleus
 from lit_sdpo.functional.importance import importance_clip, mismatch_weights
+from lit_sdpo.functional.intervals import (
+    Interval,
+    difference_interval,
+    mean_interval,
+    mean_with_interval,
+    ratio_interval,
+    stratified_interval,
+    student_t_quantile,
+    sum_of_intervals,
+    wilson_interval,
+)
 from lit_sdpo.functional.logprobs import (
     TopK,
     chunked_loss,
@@ -44,8 +56,10 @@ from lit_sdpo.functional.matrix_drift import MatrixDrift, matrix_drift
 from lit_sdpo.functional.policy_loss import PolicyLoss, cispo_loss, gspo_loss, kl_penalty, ppo_loss
 from lit_sdpo.functional.precision import at_least_float32, fill_masked
 from lit_sdpo.functional.razor import (
+    ExcessBounds,
     binary_kl,
     excess_forward_kl,
+    excess_kl_bounds,
     excess_kl_estimate,
     excess_reverse_kl,
     kl,
@@ -58,17 +72,11 @@ from lit_sdpo.functional.razor import (
 from lit_sdpo.functional.reduce import Aggregation, Totals, aggregate, count, token_weights
 from lit_sdpo.functional.sample_distances import kl_estimates, median_distance, squared_mmd, total_variation
 from lit_sdpo.functional.statistics import (
-    Interval,
     bootstrap_means,
-    difference_interval,
     mcnemar,
-    mean_interval,
-    mean_with_interval,
     pass_at_k,
     percentile_interval,
     smallest_detectable_change,
-    student_t_quantile,
-    wilson_interval,
 )
 from lit_sdpo.functional.subspaces import (
     LeadingDirections,
@@ -99,6 +107,8 @@ from lit_sdpo.functional.weight_change import WeightChange, merge_changes, weigh
 
 __all__ = [
     "Aggregation",
+    "ExcessBounds",
+    "FilteredLogprobs",
     "Interval",
     "LeadingDirections",
     "MatrixDrift",
@@ -128,9 +138,11 @@ __all__ = [
     "ema_update_",
     "entropy",
     "excess_forward_kl",
+    "excess_kl_bounds",
     "excess_kl_estimate",
     "excess_reverse_kl",
     "fill_masked",
+    "filtered_logprobs",
     "forgetting",
     "forgetting_by_stage",
     "forward_transfer",
@@ -151,6 +163,7 @@ __all__ = [
     "log_tail_mass",
     "logit_divergence",
     "longest_repeated_suffix",
+    "lowest_kept",
     "matrix_drift",
     "mcnemar",
     "mean_interval",
@@ -162,6 +175,7 @@ __all__ = [
     "ngram_counts",
     "ngram_ratio",
     "ngrams",
+    "nucleus",
     "on_support",
     "ood_change",
     "pass_at_k",
@@ -172,6 +186,7 @@ __all__ = [
     "principal_mask",
     "principal_mask_overlap",
     "principal_mask_update",
+    "ratio_interval",
     "razor_policy",
     "razor_token_kernels",
     "relative_change",
@@ -184,9 +199,11 @@ __all__ = [
     "squared_hellinger",
     "squared_mmd",
     "stable_rank",
+    "stratified_interval",
     "student_t_quantile",
     "subspace_change",
     "success_weights",
+    "sum_of_intervals",
     "token_kernels",
     "token_logprobs",
     "token_logprobs_from_logits",

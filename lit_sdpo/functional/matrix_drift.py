@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_sdpo.functional.precision import at_least_float32
 from lit_sdpo.functional.subspaces import (
+    changed,
     compare_directions,
     intersection_over_union,
     leading_directions,
@@ -37,7 +38,9 @@ class MatrixDrift(NamedTuple):
         right_overlap: The same for the right.
         gap: ``(sigma_r - sigma_(r+1)) / sigma_1`` before; near 0 the largest angles mean nothing.
         mask_overlap: IoU of the principal masks before and after.
-        mask_update: IoU of the principal mask before and the entries that changed.
+        mask_update: IoU of the principal mask before and the entries whose bfloat16 copies changed.
+        mask_update_absolute: The same with the entries that changed by at least ``threshold``; it is ``share`` once
+            all of them did.
         stable_rank: Stable rank of the change; 0 where nothing changed.
     """
 
@@ -51,6 +54,7 @@ class MatrixDrift(NamedTuple):
     gap: float
     mask_overlap: float
     mask_update: float
+    mask_update_absolute: float
     stable_rank: float
 
 
@@ -73,7 +77,7 @@ def matrix_drift(
         after: [n, m], on any device.
         rank: Dimension r of the leading subspaces: below 1 a share of ``min(n, m)``, else a number.
         share: Share of entries in a principal mask.
-        threshold: Smallest change of an entry that counts in ``mask_update``.
+        threshold: Smallest change of an entry that counts in ``mask_update_absolute``.
         full_up_to: Largest ``min(n, m)`` that is decomposed fully.
 
     Example:
@@ -93,7 +97,8 @@ def matrix_drift(
     mask = leading_mask(first, share)
     overlap = intersection_over_union(mask, leading_mask(second, share))
     difference = b - a
-    update = intersection_over_union(mask, difference.abs() >= threshold)
+    updates = (intersection_over_union(mask, changed(a, b, least)) for least in (None, threshold))
+    update, update_absolute = map(float, updates)
     return MatrixDrift(
         relative_norm=float(change.relative_l2),
         bf16_sparsity=float(change.bf16_sparsity),
@@ -104,6 +109,7 @@ def matrix_drift(
         right_overlap=float(turned.right_overlap),
         gap=float(turned.gap / first.values[0]),
         mask_overlap=float(overlap),
-        mask_update=float(update),
+        mask_update=update,
+        mask_update_absolute=update_absolute,
         stable_rank=float(stable_rank(difference, power_iterations=None if full else NORM_ITERATIONS)),
     )

@@ -10,6 +10,7 @@ Responses are either listed flat, [Y], or as sequences over a tree of tokens: [V
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -157,11 +158,11 @@ def excess_forward_kl(policy: Tensor, base: Tensor, success: Tensor) -> Tensor:
 def excess_kl_estimate(
     logprobs: Tensor, base_logprobs: Tensor, success_rate: Tensor, base_success_rate: Tensor
 ) -> Tensor:
-    """Excess reverse KL of each prompt from samples: mean log-ratio less the binary KL of the success rates.
+    """Excess reverse KL of each prompt whose success rates are known: mean log-ratio less their binary KL.
 
-    ``mean_k [log P(y_k) - log P_0(y_k)] - kl(alpha‖z)`` with completions y_k drawn from P. The mean is unbiased; the
-    binary KL of estimated rates is biased upwards, so with few samples the estimate is biased downwards, and it may be
-    negative.
+    ``mean_k [log P(y_k) - log P_0(y_k)] - kl(alpha‖z)`` with completions y_k drawn from P: unbiased where the rates
+    are known, as on an enumerated space. Rates from the completions themselves bias it, in either direction:
+    :func:`excess_kl_bounds` needs none.
 
     Args:
         logprobs: log P of whole completions, [P, K].
@@ -174,3 +175,65 @@ def excess_kl_estimate(
     """
     ratio = at_least_float32(logprobs) - at_least_float32(base_logprobs)
     return ratio.mean(-1) - binary_kl(success_rate, base_success_rate)
+
+
+class ExcessBounds(NamedTuple):
+    """Two estimates between whose means the excess reverse KL lies, in nats, [P] each; nan where nothing is judged.
+
+    Attributes:
+        at_least: On average at most the excess; never negative, and 0 where there is none.
+        at_most: On average at least the excess.
+    """
+
+    at_least: Tensor
+    at_most: Tensor
+
+
+def excess_kl_bounds(
+    log_ratios: Tensor, successes: Tensor, base_log_ratios: Tensor, base_successes: Tensor
+) -> ExcessBounds:
+    """Bounds of the excess reverse KL of each prompt, from completions of the policy and of its base.
+
+    The excess is what the policy moved *among* successes and *among* failures,
+    ``alpha KL(P(.|S)‖P_0(.|S)) + (1 - alpha) KL(P(.|not S)‖P_0(.|not S))``, and with ``r = P / P_0``
+
+        KL(P(.|S)‖P_0(.|S)) = E[log r | P, S] + log E[1 / r | P, S] = E[log r | P, S] - log E[r | P_0, S].
+
+    ``at_least`` puts means over the policy's completions into the first form, ``at_most`` those over the base's into
+    the second; the logarithm of a mean is too small on average, which makes the one too small and the other too large.
+    Neither needs the success rates themselves: of a rate that a handful of completions shows as 0 the cost of success
+    cannot be told, and smoothing it leaves .3 to 3 nats that the policy has not moved.
+
+    Both are exactly 0 for a razor policy, whose ratio is one number among successes and one among failures. The gap is
+    the price of few completions: ``at_least`` sees 0 in a group of one, and at most the spread of the log-ratios
+    within a group; where no completion of the base succeeds, or none fails, ``at_most`` is the whole KL.
+
+    Args:
+        log_ratios: ``log P - log P_0`` of whole completions drawn from P, [P, K].
+        successes: 1 for a success, 0 for a failure, nan where nobody knows, [P, K].
+        base_log_ratios: The same difference of completions drawn from P_0, [P, K0].
+        base_successes: Of those, [P, K0].
+
+    Example:
+        >>> ratios, right = torch.tensor([[1.0, 1.0, -1.0]]), torch.tensor([[1.0, 1.0, 0.0]])
+        >>> excess_kl_bounds(ratios, right, ratios, right).at_most
+        tensor([0.], dtype=torch.float64)
+    """
+    ratios, base_ratios = log_ratios.double(), base_log_ratios.double()
+    count = (~successes.isnan()).sum(-1)
+    kl = torch.where(successes.isnan(), 0.0, ratios).sum(-1)
+    at_least, needed, bounded = kl, torch.zeros_like(kl), torch.ones_like(kl, dtype=torch.bool)
+    for among in (lambda x: x >= 1, lambda x: x < 1):  # nan is neither
+        here, base_here = among(successes), among(base_successes)
+        size = here.sum(-1)
+        at_least = at_least + torch.where(size > 0, size * _log_mean(-ratios, here), 0.0)
+        needed = needed + torch.where(size > 0, size * _log_mean(base_ratios, base_here), 0.0)
+        bounded &= base_here.any(-1)
+    at_least = (at_least / count).clamp(min=0)  # rounding
+    at_most = torch.where(bounded, kl - needed, kl) / count
+    return ExcessBounds(at_least, torch.maximum(at_least, at_most))
+
+
+def _log_mean(logs: Tensor, mask: Tensor) -> Tensor:
+    """``log mean exp`` of the masked entries of each row; meaningless where there are none."""
+    return logs.masked_fill(~mask, -torch.inf).logsumexp(-1) - mask.sum(-1).clamp(min=1).double().log()

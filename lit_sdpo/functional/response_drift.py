@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 from lit_sdpo.functional.divergence import log_softmax
 from lit_sdpo.functional.precision import at_least_float32
 from lit_sdpo.functional.sample_distances import median_distance, squared_mmd
-from lit_sdpo.functional.statistics import bootstrap_means
 
 _BLOCK_ELEMENTS = 2**16
 """Entries of a block of rows on a CPU: a handful of such blocks fit the cache."""
@@ -25,15 +24,17 @@ class TokenDrift(NamedTuple):
         reverse_kl: ``KL(policy‖base)``.
         js: Jensen-Shannon divergence, at most ``log 2``.
         entropy: Of the policy.
+        log_ratio: ``log policy - log base`` of the token that was said; nan where it was not given.
     """
 
     forward_kl: Tensor
     reverse_kl: Tensor
     js: Tensor
     entropy: Tensor
+    log_ratio: Tensor
 
 
-def token_drift(logits: Tensor, base_logits: Tensor) -> TokenDrift:
+def token_drift(logits: Tensor, base_logits: Tensor, ids: Tensor | None = None) -> TokenDrift:
     """Compare two next-token distributions over the whole vocabulary.
 
     Summed over the tokens of a response that was drawn from p, ``KL(p‖q)`` of the tokens is an unbiased estimate of
@@ -43,6 +44,7 @@ def token_drift(logits: Tensor, base_logits: Tensor) -> TokenDrift:
     Args:
         logits: The policy's, [M, V].
         base_logits: The base's, [M, V].
+        ids: The tokens that were said, int64 [M], for ``log_ratio``.
 
     Example:
         >>> same = token_drift(torch.zeros(1, 4), torch.zeros(1, 4))
@@ -52,12 +54,13 @@ def token_drift(logits: Tensor, base_logits: Tensor) -> TokenDrift:
     size = max(1, len(logits))
     if logits.device.type == "cpu":
         size = max(1, _BLOCK_ELEMENTS // logits.shape[-1])
-    blocks = zip(logits.split(size), base_logits.split(size), strict=True)
-    return TokenDrift(*torch.cat([_compared(mine, theirs) for mine, theirs in blocks], 1))
+    tokens = logits.new_full((len(logits),), -1, dtype=torch.long) if ids is None else ids
+    blocks = zip(logits.split(size), base_logits.split(size), tokens.split(size), strict=True)
+    return TokenDrift(*torch.cat([_compared(*block) for block in blocks], 1))
 
 
-def _compared(logits: Tensor, base_logits: Tensor) -> Tensor:
-    """The four numbers of some tokens, [4, m]."""
+def _compared(logits: Tensor, base_logits: Tensor, ids: Tensor) -> Tensor:
+    """The five numbers of some tokens, [5, m]; no token is -1."""
     log_p, log_q = log_softmax(logits), log_softmax(base_logits)
     p, q = log_p.exp(), log_q.exp()
     nowhere_p, nowhere_q = p == 0, q == 0
@@ -66,11 +69,12 @@ def _compared(logits: Tensor, base_logits: Tensor) -> Tensor:
         return (mass * values).masked_fill_(nowhere, 0.0).sum(-1)  # 0 log 0 = 0
 
     d = log_q - log_p
+    said = -d.gather(-1, ids.clamp(min=0)[:, None])[:, 0].masked_fill(ids < 0, torch.nan)
     # log(M/P) = common + max(d, 0) and log(M/Q) = common - min(d, 0) for M = (P + Q) / 2, exact at d = 0.
     common = d.abs().neg_().expm1_().mul_(0.5).log1p_()
     js = expected(p, nowhere_p, d.clamp(min=0).add_(common)) + expected(q, nowhere_q, common.sub_(d.clamp(max=0)))
     forward, reverse = expected(q, nowhere_q, d), -expected(p, nowhere_p, d)
-    return torch.stack([forward, reverse, js / -2, -expected(p, nowhere_p, log_p)])
+    return torch.stack([forward, reverse, js / -2, -expected(p, nowhere_p, log_p), said])
 
 
 def sum_by_row(values: Tensor, rows: Tensor, count: int) -> Tensor:
@@ -128,51 +132,3 @@ def mmd_matrix(sets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         for j in range(i):
             matrix[i, j] = matrix[j, i] = squared_mmd(x, sets[j], sigma=sigma)[0]
     return matrix, sigma
-
-
-def ratio_of_sums(
-    numerators: Tensor, denominators: Tensor, *, resamples: int = 2000, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """``sum(numerators) / sum(denominators)`` and its bootstrap draws over prompts.
-
-    Args:
-        numerators: Of each prompt, [P].
-        denominators: Of each prompt, [P].
-        resamples: Number of draws, S.
-        seed: Of the draws.
-
-    Returns:
-        A scalar and [S]; nan where the denominators add up to 0.
-    """
-    both = torch.stack([numerators, denominators], -1).double().cpu()
-    draws = bootstrap_means(both, resamples, seed)
-    return both[:, 0].sum() / both[:, 1].sum(), draws[:, 0] / draws[:, 1]
-
-
-def mean_of_ratios(several: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Means over tasks of values and of draws, of the numbers that all of them have.
-
-    Args:
-        several: Of each task its numbers by name, as :func:`ratio_of_sums` gives them.
-
-    Example:
-        >>> one, other = torch.tensor(1.0), torch.tensor(3.0)
-        >>> mean_of_ratios([{"js": (one, one[None])}, {"js": (other, other[None]), "length": (one, one[None])}])
-        {'js': (tensor(2.), tensor([2.]))}
-    """
-    names = [name for name in several[0] if all(name in one for one in several)]
-    return {
-        name: (torch.stack(values).mean(0), torch.stack(draws).mean(0))
-        for name in names
-        for values, draws in [zip(*(one[name] for one in several), strict=True)]
-    }
-
-
-def smoothed_rate(successes: Tensor, trials: Tensor) -> Tensor:
-    """``(successes + 1/2) / (trials + 1)``: a rate that is never 0 or 1 (Krichevsky and Trofimov 1981).
-
-    Args:
-        successes: [...].
-        trials: [...].
-    """
-    return (successes.double() + 0.5) / (trials.double() + 1)

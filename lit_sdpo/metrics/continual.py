@@ -10,6 +10,7 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from lit_sdpo.functional import transition_shares
+from lit_sdpo.ranges import check_integer
 
 
 class RetentionMatrix(Metric):
@@ -43,6 +44,7 @@ class RetentionMatrix(Metric):
 
     def __init__(self, tasks: int, **options: Any) -> None:
         super().__init__(**options)
+        check_integer("tasks", tasks, at_least=1)
         for name in ("total", "count"):
             zeros = torch.zeros(tasks + 1, tasks, dtype=torch.float64)
             self.add_state(name, default=zeros, dist_reduce_fx="sum", persistent=True)
@@ -107,9 +109,7 @@ class TransitionShares(Metric):
 
     def __init__(self, choices: int | None = None, **options: Any) -> None:
         super().__init__(**options)
-        if choices is not None and choices < 2:
-            raise ValueError(f"choices must be at least 2, got {choices}")
-        self.choices = choices
+        self.choices = check_integer("choices", choices, at_least=2, optional=True)
         #: Right before, right after, lost, won.
         self.add_state("sums", default=torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
         self.add_state("items", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum", persistent=True)

@@ -11,6 +11,7 @@ from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
 from lit_sdpo.functional import pass_at_k
+from lit_sdpo.ranges import check_integer, check_number
 
 
 class ItemMetric(Metric):
@@ -152,9 +153,8 @@ class PassAtK(ItemMetric):
 
     def __init__(self, k: int, threshold: float = 1.0, **options: Any) -> None:
         super().__init__(**options)
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        self.k, self.threshold = k, threshold
+        self.k = check_integer("k", k, at_least=1)
+        self.threshold = check_number("threshold", threshold, at_least=0)
 
     @override
     def compute(self) -> Tensor:

@@ -10,6 +10,7 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from lit_sdpo.functional import fill_masked, kl_penalty, repetition_share
+from lit_sdpo.ranges import check_integer
 
 
 class _SequenceMean(Metric):
@@ -60,9 +61,7 @@ class RepetitionShare(_SequenceMean):
 
     def __init__(self, order: int = 3, **options: Any) -> None:
         super().__init__(**options)
-        if order < 1:
-            raise ValueError(f"order must be at least 1, got {order}")
-        self.order = order
+        self.order = check_integer("order", order, at_least=1)
 
     @override
     def update(self, ids: Tensor, lengths: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -14,14 +15,19 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from lit_sdpo.errors import UserError
+from lit_sdpo.errors import UserError, explained
 from lit_sdpo.modules.objective import Replay, Slice, Term, Tokens
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import PaperAdamW, WarmupConstant
+from lit_sdpo.policies.chat import check_template
 from lit_sdpo.policies.copies import ModelCopy
-from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
+from lit_sdpo.policies.fitting import check_finite
+from lit_sdpo.policies.load import Lora, check_vocabulary, load_policy, load_tokenizer
+from lit_sdpo.policies.masters import MasterWeights, exact_values, is_rounded, say_what_is_rounded, trained, what_moves
+from lit_sdpo.policies.moved import MovedShare
 from lit_sdpo.policies.scoring import weighted_loss
 from lit_sdpo.policies.sharding import is_sharded, release, shard, whole
+from lit_sdpo.ranges import check_number, check_optimizer
 from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
@@ -48,6 +54,9 @@ class OnPolicyModule(pl.LightningModule):
             ``seq_mean_token_mean`` or ``seq_mean_token_sum`` over the rows.
         lora: Adapters instead of full-parameter training (the paper trains all parameters).
         dtype: Of the weights; ``auto`` keeps what the files hold.
+        float32_masters: Of trained weights in bfloat16 or float16 the optimizer keeps and moves float32 copies, and the
+            weights are these rounded. Without them a step below a weight's rounding is lost, as nearly all are at a
+            learning rate of 1e-6, and 12 bytes a weight are saved. Nothing changes for weights in float32.
         attn_implementation: As in Transformers; ``None`` lets it choose.
         gradient_checkpointing: Recompute activations in the backward pass.
         compile: Run the decoder layers of policy and teacher through ``torch.compile`` in updates, attention apart; it
@@ -75,6 +84,7 @@ class OnPolicyModule(pl.LightningModule):
         aggregation: Aggregation = "token_mean",
         lora: Lora | None = None,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+        float32_masters: bool = True,
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
         compile: bool = False,
@@ -85,8 +95,15 @@ class OnPolicyModule(pl.LightningModule):
         config_overrides: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_number("replay_coefficient", replay_coefficient, at_least=0)
+        if lora is not None and lora.dropout and self.learns_from == "policy":
+            raise UserError(
+                "with dropout in its adapters the policy that learns is not the one that sampled",
+                where="model.lora.dropout",
+                fix="set it to 0; SFT, which samples nothing, takes it",
+            )
         self.optimizer, self.scheduler, self.reset_optimizer = optimizer, scheduler, reset_optimizer
-        self.aggregation = aggregation
+        self.aggregation, self.float32_masters = aggregation, float32_masters
         self.chat_template_options = chat_template_options
         self._load: Callable[[], PreTrainedModel] = lambda: load_policy(
             model_name,
@@ -99,6 +116,7 @@ class OnPolicyModule(pl.LightningModule):
             config_overrides=config_overrides,
         )
         self.tokenizer = load_tokenizer(model_name)
+        check_template(self.tokenizer, chat_template_options)
         #: The model in training, once it is loaded.
         self.policy: Any = None
         self.terms: Any = nn.ModuleDict()
@@ -107,6 +125,8 @@ class OnPolicyModule(pl.LightningModule):
             self.add_term(Replay(replay_coefficient))
         self._skip = False
         self._tally: dict[str, Tensor] = {}
+        self._masters: MasterWeights | None = None
+        self._moved: MovedShare | None = None
 
     # ---------------------------------------------------------------------------------------------------- the method
     def add_term(self, term: Term) -> None:
@@ -133,17 +153,20 @@ class OnPolicyModule(pl.LightningModule):
 
     def penalty(self) -> Tensor | None:
         """What the loss says about the weights rather than about tokens; counted once per step."""
-        return self.weight_anchor.penalty(self.policy) if self.weight_anchor is not None else None
+        if self.weight_anchor is None:
+            return None
+        return self.weight_anchor.penalty(self.policy, exact_values(self.policy, self._masters))
 
     # ------------------------------------------------------------------------------------------------------- Lightning
     def configure_model(self) -> None:
         """Load the policy and copy it into whatever needs a copy, once; then divide both among the processes.
 
         Raises:
-            UserError: The strategy asks for tensor parallelism.
+            UserError: The model cannot be used, or the strategy asks for tensor parallelism.
         """
         if self.policy is None:
             self.policy = self._load()
+            check_vocabulary(self.policy, self.tokenizer)
             self.policy.train()
             self.attach_copies()
             self._attach_anchor()
@@ -174,17 +197,38 @@ class OnPolicyModule(pl.LightningModule):
     def _copies(self) -> list[ModelCopy]:
         return [part for part in self.modules() if isinstance(part, ModelCopy)]
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that are not finite; what is missing or of another shape is refused as they are loaded.
+
+        Raises:
+            UserError: With the first names.
+        """
+        saved = checkpoint.get("state_dict", {})
+        weights = [(name, saved[name]) for name, _ in self.named_parameters() if name in saved]
+        check_finite(weights, "ckpt_path", "go on from an earlier checkpoint")
+
     def on_fit_start(self) -> None:
         """Teachers and bases are in eval mode on purpose, which Lightning would warn of."""
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
+        say_what_is_rounded(self.policy, self.float32_masters)
 
     def configure_optimizers(self) -> Any:
-        """Build the optimizer and the scheduler from their callables."""
+        """Build the optimizer and the scheduler from their callables.
+
+        Raises:
+            UserError: One of them cannot be built, or its numbers are out of range.
+        """
         release(self.policy)
-        optimizer = self.optimizer((n, p) for n, p in self.policy.named_parameters() if p.requires_grad)
+        with explained("the optimizer cannot be built", where="model.optimizer", fix="mend its options"):
+            optimizer = self.optimizer((n, p) for n, p in self.policy.named_parameters() if p.requires_grad)
+        check_optimizer(optimizer)
+        kept = self.float32_masters and any(map(is_rounded, trained(self.policy)))
+        self._masters = MasterWeights(optimizer, self._masters) if kept else None
         if self.scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+        with explained("the schedule cannot be built", where="model.scheduler", fix="mend its options"):
+            scheduler = self.scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
         """Begin a stage."""
@@ -196,7 +240,7 @@ class OnPolicyModule(pl.LightningModule):
         for term in self.terms.values():
             term.start_stage(self)
         if self.weight_anchor is not None:
-            self.weight_anchor.start_stage(self.policy)
+            self.weight_anchor.start_stage(self.policy, exact_values(self.policy, self._masters))
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """The loss of one slice, scaled so that the step's gradient is that of the whole window."""
@@ -207,8 +251,8 @@ class OnPolicyModule(pl.LightningModule):
 
         def token_losses(logits: Tensor, span: slice) -> Tensor:
             tokens = Tokens(slice_, span, logits)
-            if rows.mismatch is not None:
-                rows.mismatch.add(tokens.logprobs, tokens.sampled_logprobs)
+            if rows.mismatch is not None and rows.fresh:
+                tokens.meet_engine(rows.mismatch)
             total = torch.zeros(len(tokens.ids), device=logits.device)
             for name, term in self.terms.items():
                 weight = weights[name][span]
@@ -237,6 +281,16 @@ class OnPolicyModule(pl.LightningModule):
 
     test_step = validation_step
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, unless there is no gradient: torch does not clip the values of none."""
+        if not self._skip:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Take the step, unless no row of the window contributes: momentum and weight decay must not move then."""
 
@@ -247,6 +301,9 @@ class OnPolicyModule(pl.LightningModule):
             return loss
 
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        if self._moved is not None:
+            add_up = partial(self.trainer.strategy.reduce, reduce_op="sum") if is_sharded(self.policy) else None
+            self.log_dict(self._moved.shares(add_up), batch_size=1)
         optimizer.zero_grad(set_to_none=True)  # Lightning would keep them until the next backward pass
         if not self._skip:
             self.after_optimizer_step()
@@ -261,6 +318,7 @@ class OnPolicyModule(pl.LightningModule):
         gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
         self.log("train/grad_norm", whole(torch.nn.utils.get_total_norm(gradients)), batch_size=1)
         self.log("train/lr", optimizer.param_groups[0]["lr"], batch_size=1)
+        self._moved = MovedShare(partial(what_moves, self.policy, self._masters))
 
     # --------------------------------------------------------------------------------------------------------- logging
     @property

@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_sdpo.functional import divergence
 from lit_sdpo.modules.objective import Tokens
 from lit_sdpo.modules.sdpo import SDPO, Distillation
+from lit_sdpo.ranges import check_number, check_share
 
 
 class PartialTarget(Distillation):
@@ -45,6 +46,8 @@ class DemoPSD(SDPO):
     distillation = PartialTarget
 
     def __init__(self, model_name: str, share_max: float = 0.5, sharpness: float = 10.0, **kwargs: Any) -> None:
+        check_share("share_max", share_max)
+        check_number("sharpness", sharpness, at_least=0)
         super().__init__(model_name, **kwargs)
         term = self.terms["distillation"]
         term.share_max, term.sharpness = share_max, sharpness

@@ -11,6 +11,7 @@ from lit_sdpo.functional import squared_fisher_rao, squared_hellinger
 from lit_sdpo.modules.objective import Term, Tokens
 from lit_sdpo.modules.sdpo import SDPO, Distillation
 from lit_sdpo.policies.copies import copy_of
+from lit_sdpo.ranges import check_integer, check_number
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
 
@@ -37,7 +38,7 @@ class Anchor(Term):
 
     def __init__(self, coefficient: float, every: int) -> None:
         super().__init__(coefficient)
-        self.every = every
+        self.every = check_integer("every", every, at_least=1)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def attach(self, module: Any) -> None:
@@ -74,5 +75,7 @@ class GeoSD(SDPO):
     distillation = HellingerDistillation
 
     def __init__(self, model_name: str, anchor_coefficient: float = 0.1, anchor_every: int = 10, **kwargs: Any) -> None:
+        check_number("anchor_coefficient", anchor_coefficient, at_least=0)
+        check_integer("anchor_every", anchor_every, at_least=1)
         super().__init__(model_name, alpha=0.5, top_k=None, tail=False, **kwargs)
         self.add_term(Anchor(anchor_coefficient, anchor_every))

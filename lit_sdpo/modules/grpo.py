@@ -9,8 +9,9 @@ from torch import Tensor
 
 from lit_sdpo.functional import group_advantages, kl_penalty, ppo_loss, token_logprobs_from_logits
 from lit_sdpo.modules.base import OnPolicyModule
-from lit_sdpo.modules.objective import Term, Tokens, judged
+from lit_sdpo.modules.objective import Term, Tokens, rewarded
 from lit_sdpo.policies.copies import base_of
+from lit_sdpo.ranges import check_number
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
 Advantage = Literal["none", "std", "loo", "batch_std"]
@@ -21,8 +22,10 @@ class PolicyGradient(Term):
     r"""Reinforce what scored above its group's mean, within a clipped ratio.
 
     .. math::
-        \ell = -\min(r A,\; \mathrm{clip}(r, 1 - \epsilon_\text{low}, 1 + \epsilon_\text{high}) A),
+        \ell = -w \min(r A,\; \mathrm{clip}(r, 1 - \epsilon_\text{low}, 1 + \epsilon_\text{high}) A),
         \qquad r = \exp(\log \pi - \log \pi_\text{old})
+
+    with :math:`w` the token's weight for the difference between engine and policy, 1 where the policy itself sampled.
 
     Args:
         advantage: How the advantage A is normalised; see :class:`GRPO`.
@@ -43,17 +46,18 @@ class PolicyGradient(Term):
         coefficient: float = 1.0,
     ) -> None:
         super().__init__(coefficient)
-        self.advantage, self.clip_eps_low, self.clip_eps_high = advantage, clip_eps_low, clip_eps_high
+        self.advantage = advantage
+        self.clip_eps_low = check_number("clip_eps_low", clip_eps_low, above=0, at_most=1)
+        self.clip_eps_high = check_number("clip_eps_high", clip_eps_high, above=0)
         self.drop_flat_groups = drop_flat_groups
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
         """Advantages within each prompt's group; a completion without a reward carries no loss."""
-        counts = judged(rollouts)
+        counts = rewarded(rollouts)
         rewards = rollouts.rewards.masked_fill(~counts, torch.nan)
         advantages = group_advantages(rewards, rollouts.groups, self.advantage)
         if self.drop_flat_groups:
-            flat = (advantages == 0).view(-1, rollouts.num_generations).all(1)
-            counts = counts & ~flat.repeat_interleave(rollouts.num_generations)
+            counts = counts & ~rollouts.flat.repeat_interleave(rollouts.num_generations)
         return Part(
             active=batch.completion_mask & counts[:, None],
             contributes=counts & (advantages != 0),
@@ -67,7 +71,7 @@ class PolicyGradient(Term):
             tokens.logprobs, tokens.old_logprobs, advantages, low=self.clip_eps_low, high=self.clip_eps_high
         )
         tokens.slice.module.tally_mean("train/clip_fraction", loss.clipped_low | loss.clipped_high, tokens, part)
-        return loss.per_token
+        return loss.per_token * tokens.engine_weights
 
 
 class BaseKL(Term):
@@ -90,7 +94,7 @@ class BaseKL(Term):
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
         """Every token with a reward."""
-        counts = judged(rollouts)
+        counts = rewarded(rollouts)
         return Part(active=batch.completion_mask & counts[:, None], contributes=counts)
 
     def losses(self, tokens: Tokens, part: Part) -> Tensor:
@@ -133,6 +137,7 @@ class GRPO(OnPolicyModule):
         kl_estimator: KLEstimator = "k3",
         **kwargs: Any,
     ) -> None:
+        check_number("kl_beta", kl_beta, at_least=0)
         super().__init__(model_name, **kwargs)
         self.add_term(PolicyGradient(advantage, clip_eps_low, clip_eps_high, drop_flat_groups))
         if kl_beta:

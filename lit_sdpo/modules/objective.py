@@ -20,7 +20,8 @@ from lit_sdpo.functional.precision import tempered
 from lit_sdpo.policies.copies import FixedWeights
 from lit_sdpo.policies.scoring import Scorer, completion_hidden
 from lit_sdpo.policies.sharding import is_sharded
-from lit_sdpo.rollouts.mismatch import CAP
+from lit_sdpo.ranges import check_number
+from lit_sdpo.rollouts.mismatch import CAP, Mismatch
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
 
@@ -32,13 +33,14 @@ class Slice:
         batch: The rows.
         ids: The completion tokens, int64 [M], in row-major order of the mask.
         rows: The row of each, int64 [M].
+        columns: Its place in the row, int64 [M].
     """
 
     def __init__(self, module: Any, batch: LossBatch) -> None:
         self.module, self.batch = module, batch
         self.mask = batch.completion_mask
         self.ids = batch.completion_ids[self.mask]
-        self.rows = self.mask.nonzero(as_tuple=True)[0]
+        self.rows, self.columns = self.mask.nonzero(as_tuple=True)
         self._scorers: dict[int, Scorer] = {}
 
     @cached_property
@@ -90,13 +92,14 @@ class Tokens:
         logits: The policy's, float32 [m, V], at the sampling temperature, with gradient.
         ids: What was sampled, int64 [m].
         rows: Row of each token in the slice, int64 [m].
+        columns: Its place in the row, int64 [m].
     """
 
     def __init__(self, slice_: Slice, span: slice, logits: Tensor) -> None:
         self.slice, self.span = slice_, span
         self.temperature = slice_.batch.temperature or 1.0
         self.logits = tempered(logits, self.temperature)
-        self.ids, self.rows = slice_.ids[span], slice_.rows[span]
+        self.ids, self.rows, self.columns = slice_.ids[span], slice_.rows[span], slice_.columns[span]
 
     @cached_property
     def logprobs(self) -> Tensor:
@@ -105,27 +108,50 @@ class Tokens:
 
     @cached_property
     def old_logprobs(self) -> Tensor:
-        """The same when it was sampled; on fresh rollouts that is now, to the last digit.
+        """The same before the window's first update; in that update it is now, to the last digit.
 
-        Another program's are raised where the policy's ratio to them would exceed the cap of mismatch weights.
+        Where ratios are against the engine, its own are raised where the ratio to them would exceed the cap of
+        mismatch weights: a clip alone leaves that of a token with a negative advantage without a bound.
         """
-        batch = self.slice.batch
-        if batch.fresh:
+        if self._old is None:
             return self.logprobs.detach()
-        if batch.mismatch is None:
-            return self.sampled_logprobs
-        return torch.maximum(self.sampled_logprobs, self.logprobs.detach() - math.log(CAP))
+        if self._against_engine:
+            return torch.maximum(self._old, self.logprobs.detach() - math.log(CAP))
+        return self._old
 
-    @cached_property
-    def sampled_logprobs(self) -> Tensor:
-        """The same as whatever sampled reported it, [m]."""
-        return self.slice.batch.old_logprobs[self.slice.mask][self.span]
+    @property
+    def engine_weights(self) -> Tensor:
+        """Weight of each token for the difference between engine and policy, [m]; 1 where the policy itself sampled."""
+        batch = self.slice.batch
+        if batch.mismatch is None:
+            return torch.ones(len(self.ids), device=self.ids.device)
+        return self.of(batch.engine_weights)
 
     def importance(self, clip: float) -> Tensor:
-        """``min(π / π_old, clip)`` of each sampled token, [m], without gradient; 1 on fresh rollouts."""
-        if self.slice.batch.fresh:
-            return torch.ones(len(self.ids), device=self.ids.device)
-        return importance_clip(self.logprobs, self.sampled_logprobs, clip)
+        """``min(π / π_old, clip)`` of each sampled token times its engine weight, [m], without gradient.
+
+        1 in the first update of what the policy itself sampled.
+        """
+        if self._old is None:
+            return self.engine_weights
+        return importance_clip(self.logprobs, self._old, clip) * self.engine_weights
+
+    def meet_engine(self, mismatch: Mismatch) -> None:
+        """In a window's first update: compare the policy with the engine, and keep for later what came of it."""
+        batch, place = self.slice.batch, (self.rows, self.columns)
+        found = mismatch.compare(self.logits, self.ids, self.logprobs, self.of(batch.sampled_logprobs))
+        batch.old_logprobs[place], batch.engine_weights[place] = found
+
+    @property
+    def _against_engine(self) -> bool:
+        mismatch = self.slice.batch.mismatch
+        return mismatch is not None and mismatch.correction == "ratio"
+
+    @cached_property
+    def _old(self) -> Tensor | None:
+        """What ratios are against, [m]; ``None`` where that is the policy of now."""
+        batch = self.slice.batch
+        return None if batch.fresh and not self._against_engine else self.of(batch.old_logprobs)
 
     @cached_property
     def teacher_logits(self) -> Tensor:
@@ -139,7 +165,7 @@ class Tokens:
 
     def of(self, values: Tensor) -> Tensor:
         """The entries of per-row [N] or per-token [N, T] values that belong to these tokens, [m]."""
-        return values[self.rows] if values.dim() == 1 else values[self.slice.mask][self.span]
+        return values[self.rows] if values.dim() == 1 else values[self.rows, self.columns]
 
 
 class Term(nn.Module):
@@ -154,7 +180,7 @@ class Term(nn.Module):
 
     def __init__(self, coefficient: float = 1.0) -> None:
         super().__init__()
-        self.coefficient = coefficient
+        self.coefficient = check_number("coefficient", coefficient, at_least=0)
 
     @abstractmethod
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
@@ -178,10 +204,14 @@ class Term(nn.Module):
         return self.coefficient
 
 
+def rewarded(rollouts: Rollouts) -> Tensor:
+    """Rows of the current task that got a reward, bool [N]; without one there is nothing to reinforce."""
+    return rollouts.own & ~rollouts.rewards.isnan()
+
+
 def judged(rollouts: Rollouts) -> Tensor:
-    """Rows of the current task that got a reward, bool [N]; a completion without one carries no loss."""
-    known = ~rollouts.rewards.isnan()
-    return known if rollouts.replayed is None else known & ~rollouts.replayed
+    """Rows of the current task that the verifier scored, bool [N]; where it abstained, nothing is distilled."""
+    return rollouts.own & ~rollouts.scores.isnan()
 
 
 class Replay(Term):
@@ -189,19 +219,18 @@ class Replay(Term):
 
     Args:
         coefficient: Factor in the loss.
-        success_threshold: Smallest reward that counts as verified.
+        success_threshold: Smallest score of the verifier that counts as a success.
     """
 
     name = "replay"
 
     def __init__(self, coefficient: float, success_threshold: float = 1.0) -> None:
         super().__init__(coefficient)
-        self.success_threshold = success_threshold
+        self.success_threshold = check_number("success_threshold", success_threshold, above=0)
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
         """Rows of earlier tasks that succeeded."""
-        verified = rollouts.rewards >= self.success_threshold
-        rows = torch.zeros_like(verified) if rollouts.replayed is None else verified & rollouts.replayed
+        rows = rollouts.successes(self.success_threshold) & ~rollouts.own
         return Part(active=batch.completion_mask & rows[:, None], contributes=rows)
 
     def losses(self, tokens: Tokens, part: Part) -> Tensor:

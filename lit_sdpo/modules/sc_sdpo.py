@@ -20,7 +20,7 @@ class QuestionWeighted(Distillation):
     def row_weights(self, rollouts: Rollouts, known: Tensor, module: Any) -> Tensor | None:
         """Weights with mean 1 over the questions, of all ranks, that have any."""
         counts = judged(rollouts)
-        success = counts & (rollouts.rewards >= module.reprompt.success_threshold)
+        success = counts & rollouts.successes(module.reprompt.success_threshold)
         successes, count = (n.view(-1, rollouts.num_generations).sum(1) for n in (success, counts))
         rate = successes / count.clamp(min=1)
         weights = (rate * (1 - rate)).sqrt()

@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_sdpo.functional import group_advantages
 from lit_sdpo.modules.grpo import BaseKL, PolicyGradient
 from lit_sdpo.modules.sdpo import SDPO, Distillation
+from lit_sdpo.ranges import check_integer, check_number
 from lit_sdpo.rollouts.types import Rollouts
 
 
@@ -71,8 +72,10 @@ class SDPG(SDPO):
         top_k: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if decay_steps < 1:
-            raise ValueError(f"decay_steps must be at least 1, got {decay_steps}")
+        check_number("distillation_coefficient", distillation_coefficient, at_least=0)
+        check_integer("warmup_steps", warmup_steps)
+        check_integer("decay_steps", decay_steps, at_least=1)
+        check_number("kl_beta", kl_beta, at_least=0)
         super().__init__(model_name, alpha=alpha, top_k=top_k, **kwargs)
         term = self.terms["distillation"]
         term.coefficient, term.warmup_steps, term.decay_steps = distillation_coefficient, warmup_steps, decay_steps

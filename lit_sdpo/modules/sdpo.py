@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from lit_sdpo.errors import UserError
 from lit_sdpo.functional import sdpo_loss
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.grpo import PolicyGradient
 from lit_sdpo.modules.objective import Term, Tokens, judged
 from lit_sdpo.optimizers import SDPOAdamW
+from lit_sdpo.policies.attention import say_once
 from lit_sdpo.policies.load import render_all
+from lit_sdpo.policies.masters import is_rounded, trained
 from lit_sdpo.policies.teachers import FrozenTeacher, Teacher
+from lit_sdpo.ranges import check_integer, check_number, check_share
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.sampling import uniforms
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
@@ -27,14 +32,15 @@ class Distillation(Term):
         \ell_t = D_\alpha\big(\pi(\cdot \mid x, y_{<t}),\; \pi_T(\cdot \mid x, c, y_{<t})\big)
         \cdot \min(\pi(y_t) / \pi_\text{old}(y_t),\; c_\text{max})
 
-    Subclasses change one thing each: the rows (:meth:`row_weights`), the target (:meth:`target`) or the divergence
+    times the token's weight for the difference between engine and policy, 1 where the policy itself sampled. Subclasses
+    change one thing each: the rows (:meth:`row_weights`), the target (:meth:`target`) or the divergence
     (:meth:`divergence`).
 
     Args:
         alpha: 0 is KL(teacher‖student), 1 KL(student‖teacher), between them the Jensen-Shannon form.
         top_k: Compare on the student's k most likely tokens; ``None`` on the whole vocabulary.
         tail: Add the mass outside the top-k as one bucket; otherwise both sides are renormalised.
-        importance_clip: Largest importance weight.
+        importance_clip: Largest ratio of the policy to what it was before the window's first update.
         token_mask: Share of tokens that are left out at random, in the loss and in its denominator.
         coefficient: Factor in the loss.
     """
@@ -51,17 +57,13 @@ class Distillation(Term):
         coefficient: float = 1.0,
     ) -> None:
         super().__init__(coefficient)
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is a number from 0 to 1, got {alpha}")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
-        if not 0 <= token_mask < 1:
-            raise ValueError(f"token_mask is a share from 0 to below 1, got {token_mask}")
-        self.alpha, self.top_k, self.tail = alpha, top_k, tail
-        self.importance_clip, self.token_mask = importance_clip, token_mask
+        self.alpha, self.tail = check_share("alpha", alpha), tail
+        self.top_k = check_integer("top_k", top_k, at_least=1, optional=True)
+        self.importance_clip = check_number("importance_clip", importance_clip, above=0)
+        self.token_mask = check_number("token_mask", token_mask, at_least=0, below=1)
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
-        """Rows whose teacher has something to tell, without the tokens that are masked at random."""
+        """Rows that were judged and whose teacher has something to tell, less the tokens that are masked at random."""
         prompts = batch.teacher_prompt_ids or []
         known = torch.tensor([prompt is not None for prompt in prompts], device=rollouts.rewards.device)
         known = known & judged(rollouts)
@@ -107,7 +109,8 @@ class SDPO(OnPolicyModule):
         \ell_t = D_\alpha\big(\pi(\cdot \mid x, y_{<t}),\; \pi_T(\cdot \mid x, c, y_{<t})\big)
         \cdot \min(\pi(y_t) / \pi_\text{old}(y_t),\; c_\text{max})
 
-    A completion whose group holds no other verified one gets no context and carries no loss.
+    Verified is what the task's verifier scored at least ``reprompt.success_threshold``, whatever further rewards say. A
+    completion whose group holds no other verified one gets no context and carries no loss.
 
     Args:
         teacher: Which weights give the target, and when they change; ``None`` is :class:`FrozenTeacher`.
@@ -115,7 +118,8 @@ class SDPO(OnPolicyModule):
         alpha: 0 is KL(teacher‖student), 1 KL(student‖teacher), between them the Jensen-Shannon form (the paper: 0.5).
         top_k: Compare on the student's k most likely tokens; ``None`` on the whole vocabulary (the paper: 100).
         tail: Add the mass outside the top-k as one bucket, as the paper does; otherwise both sides are renormalised.
-        importance_clip: Largest importance weight (the paper: 2); matters when rollouts are trained on more than once.
+        importance_clip: Largest ratio of the policy to what it was before the window's first update (the paper: 2);
+            matters when rollouts are trained on more than once.
         token_mask: Share of response tokens left out at random (the paper's ablation: 0.25, 0.5, 0.75).
         outcome_coefficient: Factor of an added policy-gradient term on the rewards' advantages; 0 adds none.
         optimizer: From parameters to optimizer (the paper: AdamW, learning rate 1e-5, weight decay 0.01).
@@ -139,6 +143,7 @@ class SDPO(OnPolicyModule):
         optimizer: OptimizerCallable = SDPOAdamW,
         **kwargs: Any,
     ) -> None:
+        check_number("outcome_coefficient", outcome_coefficient, at_least=0)
         super().__init__(model_name, optimizer=optimizer, **kwargs)
         self.teacher = teacher or FrozenTeacher()
         self.reprompt = reprompt or Reprompt()
@@ -150,6 +155,21 @@ class SDPO(OnPolicyModule):
         """Copy the policy into the teacher too."""
         super().attach_copies()
         self.teacher.attach(self.policy)
+
+    def on_fit_start(self) -> None:
+        """Find out whether the teacher can average what the precision has made of the weights.
+
+        Raises:
+            UserError: They are adapters in bfloat16 or float16, which have no float32 average beside them.
+        """
+        super().on_fit_start()
+        adapters = hasattr(self.policy, "peft_config")
+        if adapters and self.teacher.averages and any(map(is_rounded, trained(self.policy))):
+            raise UserError(
+                f"{type(self.teacher).__name__} averages adapters, and small shares are lost in their rounding",
+                where="trainer.precision",
+                fix="set it to 32-true or bf16-mixed; under model.dtype: bfloat16 adapters are float32",
+            )
 
     def on_train_epoch_start(self) -> None:
         """Begin a stage."""
@@ -172,27 +192,27 @@ class SDPO(OnPolicyModule):
         rendered = {repr(messages): messages for messages in contexts.messages if messages is not None}
         prompt_ids = render_all(self.tokenizer, list(rendered.values()), self.chat_template_options)
         ids = dict(zip(rendered, prompt_ids, strict=True))
-        own = _own(rollouts)
         prompts = [
             ids[repr(messages)] if mine and messages is not None else None
-            for mine, messages in zip(own.tolist(), contexts.messages, strict=True)
+            for mine, messages in zip(rollouts.own.tolist(), contexts.messages, strict=True)
         ]
-        self._observe(rollouts, own, sum(prompt is not None for prompt in prompts), contexts.truncated)
+        self._observe(rollouts, sum(prompt is not None for prompt in prompts), contexts.truncated)
         return self.prepare_terms(rollouts, LossBatch.of(rollouts, teacher_prompt_ids=prompts))
 
-    def _observe(self, rollouts: Rollouts, own: Tensor, known: int, truncated: int) -> None:
+    def _observe(self, rollouts: Rollouts, known: int, truncated: int) -> None:
         """Log how many rows have a context and tell the teacher how the rollouts went, both over all ranks."""
-        rewards, lengths = rollouts.rewards[own], rollouts.completions.lengths[own].float()
+        own = rollouts.own
+        scores, lengths = rollouts.scores[own], rollouts.completions.lengths[own].float()
         counts = lengths.new_tensor([len(lengths), known, truncated])
-        sums = torch.stack([rewards.nansum(), (~rewards.isnan()).sum(), lengths.sum(), *counts])
+        sums = torch.stack([scores.nansum(), (~scores.isnan()).sum(), lengths.sum(), *counts])
         reduce = self.trainer.strategy.reduce
         both = torch.cat([reduce(sums, reduce_op="sum"), reduce(lengths.max(), reduce_op="max")[None]])
-        reward, judged, tokens, rows, known_rows, shortened, longest = both.tolist()
+        score, scored, tokens, rows, known_rows, shortened, longest = both.tolist()
         self.log("sdpo/context_fraction", known_rows / rows, batch_size=1)
         self.log("sdpo/demonstration_truncated", shortened, batch_size=1)
-        self.teacher.observe(reward / max(judged, 1), longest * rows / tokens)
-
-
-def _own(rollouts: Rollouts) -> Tensor:
-    """Rows of the current task, bool [N]; nobody teaches the others."""
-    return torch.ones_like(rollouts.rewards, dtype=torch.bool) if rollouts.replayed is None else ~rollouts.replayed
+        if not scored and self.trainer.is_global_zero:
+            say_once(
+                "the verifier scored no completion of a step, so nothing is distilled in it: further rewards make no"
+                " success; let the task's verify return a score"
+            )
+        self.teacher.observe(score / scored if scored else math.nan, longest * rows / tokens)

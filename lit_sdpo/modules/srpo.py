@@ -11,6 +11,7 @@ from lit_sdpo.functional import entropy
 from lit_sdpo.modules.grpo import PolicyGradient
 from lit_sdpo.modules.objective import Tokens
 from lit_sdpo.modules.sdpo import SDPO, Distillation
+from lit_sdpo.ranges import check_number
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
 
@@ -22,7 +23,7 @@ class RoutedDistillation(Distillation):
 
     def row_weights(self, rollouts: Rollouts, known: Tensor, module: Any) -> Tensor | None:
         """Failures only."""
-        return (rollouts.rewards < module.reprompt.success_threshold).float()
+        return (~rollouts.successes(module.reprompt.success_threshold)).float()
 
     def losses(self, tokens: Tokens, part: Part) -> Tensor:
         """The divergence under the teacher's confidence."""
@@ -54,6 +55,7 @@ class SRPO(SDPO):
     distillation = RoutedDistillation
 
     def __init__(self, model_name: str, entropy_beta: float = 1.0, **kwargs: Any) -> None:
+        check_number("entropy_beta", entropy_beta, at_least=0)
         super().__init__(model_name, **kwargs)
         self.terms["distillation"].entropy_beta = entropy_beta
         self.add_term(RoutedPolicyGradient())

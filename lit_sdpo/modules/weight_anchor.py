@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 
+from lit_sdpo.policies.masters import is_rounded, trained
 from lit_sdpo.policies.sharding import part_of, whole
+from lit_sdpo.ranges import check_number
 
 
 class WeightAnchor(nn.Module):
@@ -15,7 +20,8 @@ class WeightAnchor(nn.Module):
         \frac{\lambda}{\|m\|_0} \| m \odot (\theta - \tilde\theta) \|_1
 
     with :math:`\tilde\theta` the weights when the current stage began and :math:`m` the union, over past stages, of the
-    share of parameters that changed most in that stage. Nothing is held in the first stage.
+    share of parameters that changed most in that stage. Nothing is held in the first stage. Where weights have float32
+    masters, :math:`\theta` are these: rounded weights would hardly have changed.
 
     Args:
         strength: Factor λ (the source: 100).
@@ -26,22 +32,38 @@ class WeightAnchor(nn.Module):
 
     def __init__(self, strength: float = 100.0, share: float = 0.1) -> None:
         super().__init__()
-        if not 0 < share <= 1:
-            raise ValueError(f"share is in (0, 1], got {share}")
-        self.strength, self.share = strength, share
+        self.strength = check_number("strength", strength, at_least=0)
+        self.share = check_number("share", share, above=0, at_most=1)
         self.register_buffer("stages", torch.zeros((), dtype=torch.long))
 
     def attach(self, policy: nn.Module) -> None:
         """Keep the first weights."""
-        for number, parameter in enumerate(_trained(policy)):
-            self.register_buffer(f"anchor_{number}", parameter.detach().clone())
+        for number, parameter in enumerate(trained(policy)):
+            exact = torch.float32 if is_rounded(parameter) else parameter.dtype
+            self.register_buffer(f"anchor_{number}", parameter.detach().to(exact, copy=True))
             self.register_buffer(f"mask_{number}", torch.zeros_like(parameter, dtype=torch.bool))
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """Moves the anchors; a half-precision trainer rounds those of the first weights, as it does the weights."""
+        before = {name: buffer for name, buffer in self.named_buffers() if name.startswith("anchor")}
+        super()._apply(*args, **kwargs)
+        first = self.stages.is_meta or not int(self.stages)
+        for name, exact in before.items():
+            moved: Tensor = getattr(self, name)
+            if is_rounded(moved):
+                setattr(self, name, moved.float() if first else exact.to(moved.device))
+        return self
+
     @torch.no_grad()
-    def start_stage(self, policy: nn.Module) -> None:
-        """A stage has ended and another begins: what moved most is held from now on."""
+    def start_stage(self, policy: nn.Module, values: Sequence[Tensor] | None = None) -> None:
+        """A stage has ended and another begins: what moved most is held from now on.
+
+        Args:
+            policy: The model in training.
+            values: Its trained parameters or their masters; ``None`` takes the parameters.
+        """
         self.stages += 1
-        for number, parameter in enumerate(_trained(policy)):
+        for number, parameter in enumerate(trained(policy) if values is None else values):
             anchor, mask = getattr(self, f"anchor_{number}"), getattr(self, f"mask_{number}")
             change = whole((parameter - anchor).abs()).flatten()
             held = whole(mask).flatten()
@@ -49,15 +71,20 @@ class WeightAnchor(nn.Module):
             mask.copy_(part_of(held.view(mask.shape), mask))
             anchor.copy_(parameter)
 
-    def penalty(self, policy: nn.Module) -> Tensor:
-        """The penalty, a scalar with gradient; 0 in the first stage."""
+    def penalty(self, policy: nn.Module, values: Sequence[Tensor] | None = None) -> Tensor:
+        """The penalty, a scalar with gradient; 0 in the first stage.
+
+        Args:
+            policy: The model in training.
+            values: As for :meth:`start_stage`; the gradient at masters is given to the parameters.
+        """
         total, held = torch.zeros((), device=self.stages.device), torch.zeros((), device=self.stages.device)
-        for number, parameter in enumerate(_trained(policy)):
+        parameters = trained(policy)
+        for number, (parameter, value) in enumerate(zip(parameters, values or parameters, strict=True)):
             anchor, mask = getattr(self, f"anchor_{number}"), getattr(self, f"mask_{number}")
-            total = total + whole(torch.where(mask, (parameter - anchor).abs(), 0.0).sum(dtype=torch.float32))
+            now: Tensor = parameter
+            if value is not parameter:
+                now = now.float() + (value - now.float()).detach()
+            total = total + whole(torch.where(mask, (now - anchor).abs(), 0.0).sum(dtype=torch.float32))
             held = held + whole(mask.sum())
         return self.strength * total / held.clamp(min=1)
-
-
-def _trained(policy: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in policy.parameters() if parameter.requires_grad]

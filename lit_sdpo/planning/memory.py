@@ -21,7 +21,7 @@ from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.planning.settings import Devices, Settings
 from lit_sdpo.policies.load import WHERE, architecture_from, resolve
-from lit_sdpo.policies.memory import StepMemory, activation_bytes, nbytes, step_memory
+from lit_sdpo.policies.memory import StepMemory, activation_bytes, nbytes, optimizer_bytes, step_memory
 from lit_sdpo.rollouts.blocks import at_once
 
 LOGIT_COPIES = 3
@@ -154,12 +154,13 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
     on_cpu = settings.get("trainer.accelerator") == "cpu"
     vocabulary = policy.config.get_text_config().vocab_size
     share = devices.shards
-    counted = step_memory(module, policy, share)
+    counted = step_memory(module, policy, share, module.float32_masters)
     counted = replace(counted, chunk=default_chunk_size(vocabulary, torch.device("cpu" if on_cpu else "cuda")))
     resident = {
         "weights": counted.weights,
         "teacher and other copies": counted.copies,
         "optimizer": counted.optimizer,
+        "float32 masters": counted.masters,
     }
     if devices.strategy == "DDP":
         resident["gradients in buckets"] = counted.gradients
@@ -175,6 +176,16 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
         gradients = 0
     elif slices == 1:  # they take the place of activations
         gradients = max(0, gradients - slice_tokens * counted.per_token - logits)
+    update = {
+        **added,
+        "gradients": gradients,
+        "layers gathered at a time": counted.gathered,
+        "activations": activations,
+        "logits in chunks": logits,
+        "gradient of the head": counted.head_gradient,
+    }
+    # The optimizer's step comes after all of this, with the gradients alone, in float32 for masters.
+    update["float32 gradients, beyond that"] = max(0, counted.stepped - sum(update.values()))
     return DeviceMemory(
         resident=_there(resident),
         rollouts=_there(
@@ -185,21 +196,12 @@ def memory_of(module: Any, settings: Settings, devices: Devices, window: Window)
                 "logits of a token": LOGIT_COPIES * 4 * vocabulary * rows,
             }
         ),
-        update=_there(
-            {
-                **added,
-                "gradients": gradients,
-                "layers gathered at a time": counted.gathered,
-                "activations": activations,
-                "logits in chunks": logits,
-                "gradient of the head": counted.head_gradient,
-            }
-        ),
+        update=_there(update),
         slices=slices,
         slice_tokens=slice_tokens,
         parameters=sum(p.numel() for p in policy.parameters()),
         trained=sum(p.numel() for p in policy.parameters() if p.requires_grad),
-        checkpoint=_checkpoint_bytes(module) + 2 * nbytes(p for p in policy.parameters() if p.requires_grad),
+        checkpoint=_checkpoint_bytes(module) + sum(optimizer_bytes(policy, module.float32_masters)),
     )
 
 

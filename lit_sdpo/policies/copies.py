@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
-from lit_sdpo.errors import UserError
 from lit_sdpo.functional import ema_update_
+from lit_sdpo.policies.fitting import check_same
 from lit_sdpo.policies.load import load_policy
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, scorer
@@ -92,16 +92,30 @@ class ModelCopy(WeightCopy):
         if not self.averages:
             return
         if not self.shadow and any(p.dtype != torch.float32 for p in self.model.parameters()):
-            self.shadow.extend(nn.Parameter(p.detach().float(), requires_grad=False) for p in self.model.parameters())
+            self._begin_shadow()
         for average in self.shadow:
             if average.dtype != torch.float32:
                 average.data = average.data.float()
 
+    def _begin_shadow(self) -> None:
+        floats = (p.detach().to(torch.float32, copy=True) for p in self.model.parameters())
+        self.shadow.extend(nn.Parameter(average, requires_grad=False) for average in floats)
+
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
         """Moves and casts the model; the shadow moves but stays float32, also under a true half-precision trainer."""
+        before = [average.data for average in self.shadow]
         super()._apply(*args, **kwargs)
+        for average, exact in zip(self.shadow, before, strict=True):
+            if average.dtype != exact.dtype:  # cast, it would be rounded for good
+                average.data = exact.to(average.device)
         self._keep_shadow()
         return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """A checkpoint may have the shadow of a precision that this model, still in float32, is going to get."""
+        if self.averages and not self.shadow and f"{prefix}shadow.0" in state_dict:
+            self._begin_shadow()
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Divide the weights among processes, as those of the policy are."""
@@ -132,10 +146,9 @@ class ModelCopy(WeightCopy):
 
     def mix_checkpoint(self, folder: str, share: float) -> None:
         """Move towards the model in a folder, which needs the same architecture."""
-        other = load_policy(folder)
-        shapes = [p.shape for p in other.parameters()]
-        if shapes != [p.shape for p in self.model.parameters()]:
-            raise UserError(f"{folder!r} has another architecture than the policy", where="teacher.checkpoint")
+        other = load_policy(folder, where="teacher.checkpoint")
+        fix = "give a model of the policy's architecture"
+        check_same(dict(other.named_parameters()), dict(self.model.named_parameters()), "teacher.checkpoint", fix)
         self.mix(other, share)
 
     @torch.no_grad()

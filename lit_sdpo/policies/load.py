@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,8 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,10 +21,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lit_sdpo.errors import UserError
+from lit_sdpo.errors import UserError, explained, reason
 from lit_sdpo.policies.attention import recomputation_contexts
+from lit_sdpo.policies.chat import render as render
+from lit_sdpo.policies.chat import render_all as render_all
 from lit_sdpo.policies.compiling import compile_layers
+from lit_sdpo.policies.dropout import switch_off_dropout
+from lit_sdpo.policies.fitting import check_finite, check_loading, report_kept_back
 from lit_sdpo.policies.fused import fuse
+from lit_sdpo.ranges import check_integer, check_number
 
 #: ``model_name`` of the small model that ships with the package.
 MICRO = "micro"
@@ -38,7 +43,8 @@ class Lora:
     Attributes:
         rank: Rank of the update.
         alpha: The update is scaled by ``alpha / rank``.
-        dropout: On the adapters' input.
+        dropout: On the adapters' input, in updates; for ``SFT`` only, as completions are sampled without it. Dropout of
+            the model itself is off.
         target_modules: Names of the adapted layers; ``all-linear`` for all but the head.
     """
 
@@ -47,18 +53,36 @@ class Lora:
     dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_integer("rank", self.rank, at_least=1)
+        check_integer("alpha", self.alpha, at_least=1)
+        check_number("dropout", self.dropout, at_least=0, below=1)
 
-def resolve(model_name: str) -> str:
-    """Folder or Hub name to load from: the shipped model for ``micro``, else the name itself."""
+
+def resolve(model_name: str, where: str = WHERE) -> str:
+    """Folder or Hub name to load from: the shipped model for ``micro``, else the name itself.
+
+    Args:
+        model_name: Folder, Hub name or ``micro``.
+        where: Key or argument that names it, for messages.
+
+    Raises:
+        UserError: It is a folder that is missing, or that holds no whole model.
+    """
     if model_name == MICRO:
         return str(files("lit_sdpo") / "assets" / "micro")
     looks_local = model_name.startswith((".", "/", "~"))
     path = Path(model_name).expanduser()
     if looks_local and not path.is_dir():
-        raise UserError(f"no folder {model_name!r}", where=WHERE, fix="give a model folder, a Hub name or 'micro'")
+        raise UserError(f"no folder {model_name!r}", where=where, fix="give a model folder, a Hub name or 'micro'")
+    if (path / "adapter_config.json").is_file():
+        raise UserError(
+            f"{model_name!r} holds an adapter, not a whole model", where=where, fix="merge it into its base first"
+        )
     if path.is_dir() and not (path / "config.json").is_file():
         raise UserError(
-            f"{model_name!r} has no config.json", where=WHERE, fix="give a folder that holds a Hugging Face model"
+            f"{model_name!r} has no config.json", where=where, fix="give a folder that holds a Hugging Face model"
         )
     return str(path) if path.is_dir() else model_name
 
@@ -70,20 +94,11 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
         UserError: There is no tokenizer, no end token or no chat template.
     """
     source = resolve(model_name)
-    try:
+    fix = "save the tokenizer beside the model (tokenizer.save_pretrained)"
+    with explained(f"{model_name!r} has no tokenizer that can be loaded", where=WHERE, fix=fix):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{model_name!r} has no tokenizer that can be loaded ({_first_line(error)})",
-            where=WHERE,
-            fix="save the tokenizer beside the model (tokenizer.save_pretrained)",
-        ) from error
     if not tokenizer.encode("a", add_special_tokens=False):  # without its files, Transformers makes an empty one
-        raise UserError(
-            f"{model_name!r} has no tokenizer with a vocabulary",
-            where=WHERE,
-            fix="save the tokenizer beside the model (tokenizer.save_pretrained)",
-        )
+        raise UserError(f"{model_name!r} has no tokenizer with a vocabulary", where=WHERE, fix=fix)
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"the tokenizer of {model_name!r} has no end token",
@@ -111,8 +126,9 @@ def load_policy(
     lora: Lora | None = None,
     random_weights: bool = False,
     config_overrides: Mapping[str, Any] | None = None,
+    where: str = WHERE,
 ) -> PreTrainedModel:
-    """Load the model in training mode.
+    """Load the model in training mode, in which its own dropout is off and only an adapter's acts.
 
     Args:
         model_name: Folder, Hub name or ``micro``.
@@ -125,33 +141,27 @@ def load_policy(
         random_weights: Take the architecture only and begin with random weights, drawn from torch's global generator.
         config_overrides: Values of the model's configuration that are replaced, such as ``hidden_size``; with
             ``random_weights`` only.
+        where: Key or argument that names the model, for messages.
 
     Raises:
-        UserError: The model cannot be loaded, or not compiled on this machine.
+        UserError: The model cannot be loaded, its weights do not fit or are not finite, or it cannot be compiled on
+            this machine.
     """
-    source = resolve(model_name)
+    source = resolve(model_name, where)
     if config_overrides and not random_weights:
         raise UserError(
             "loaded weights fit one architecture", where="model.config_overrides", fix="set random_weights too"
         )
     chosen: Any = dtype if dtype == "auto" else getattr(torch, dtype)
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    try:
-        if random_weights:
-            config = architecture_from(source, config_overrides or {})
+    if random_weights:
+        config = architecture_from(source, config_overrides or {})
+        place = "model.config_overrides" if config_overrides else where
+        with explained(f"cannot build {model_name!r}", where=place, fix="use values that belong together"):
             policy: Any = AutoModelForCausalLM.from_config(config, dtype=None if dtype == "auto" else chosen, **options)
-        else:
-            policy = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, trust_remote_code=False, **options)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"the weights of {model_name!r} hold other objects than tensors, which could run code: not loaded",
-            where=WHERE,
-            fix="use weights in safetensors files",
-        ) from error
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(
-            f"cannot load {model_name!r} ({_first_line(error)})", where=WHERE, fix="check the name"
-        ) from error
+    else:
+        policy = _loaded(source, model_name, where, dtype=chosen, **options)
+    switch_off_dropout(policy)
     fuse(policy)
     if compile:
         compile_layers(policy)
@@ -161,20 +171,106 @@ def load_policy(
         enable = getattr(policy, "activation_checkpointing_enable", old)
         enable({"use_reentrant": False, "context_fn": recomputation_contexts})
     if lora is not None:
-        from peft import LoraConfig, get_peft_model
-
-        arguments = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora.target_modules,
-            task_type="CAUSAL_LM",
-        )
-        policy = get_peft_model(policy, arguments)
+        policy = _adapted(policy, lora)
         if gradient_checkpointing:
             policy.enable_input_require_grads()
     policy.train()
     return policy
+
+
+def check_files(model_name: str, where: str = WHERE) -> None:
+    """Whether the weight files of a model have the names and shapes that its configuration asks for.
+
+    No weight is read: the model is built without memory.
+
+    Args:
+        model_name: Folder, Hub name or ``micro``.
+        where: Key or argument that names it, for messages.
+
+    Raises:
+        UserError: They do not fit.
+    """
+    _loaded(resolve(model_name, where), model_name, where, device_map="meta")
+
+
+def _loaded(source: str, name: str, where: str, **options: Any) -> Any:
+    """A model with its weights, all of which were in its files, had the right shape and are finite."""
+    loader: Any = AutoModelForCausalLM
+    try:
+        with (
+            explained(f"cannot load {name!r}", where=where, fix="check the name and what is in it"),
+            report_kept_back(),
+        ):
+            policy, info = loader.from_pretrained(
+                source, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+    except UserError as error:
+        if isinstance(error.__cause__, pickle.UnpicklingError):
+            raise UserError(
+                f"the weights of {name!r} hold other objects than tensors, which could run code: not loaded",
+                where=where,
+                fix="use weights in safetensors files",
+            ) from error
+        about = "attn_implementation" in options and re.search("attn|attention", reason(error), re.IGNORECASE)
+        place = "model.attn_implementation" if about else error.where
+        if isinstance(error.__cause__, ImportError):
+            text = f"{name!r} asks for a library that is not installed ({reason(error)})"
+            raise UserError(text, where=place, fix="install it, or choose what is there") from error
+        raise UserError(error.what, where=place, fix=error.fix) from error
+    check_loading(policy, info, name, where)
+    asked = getattr(policy.config, "quantization_config", None)
+    if asked is not None and not getattr(policy, "is_quantized", False):
+        raise UserError(
+            f"{name!r} has a quantization_config that Transformers does not know", where=where, fix="remove it"
+        )
+    check_finite(policy.named_parameters(), where, "give a model whose weights are numbers")
+    return policy
+
+
+def _adapted(policy: Any, lora: Lora) -> Any:
+    """The model with adapters in the layers that were asked for, all of them and no other.
+
+    Raises:
+        UserError: A layer does not exist, cannot be adapted, or shares its weights with one that is not adapted.
+    """
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    where, asked = "model.lora.target_modules", lora.target_modules
+    names = [name for name, _ in policy.named_modules() if name]
+    linear = dict.fromkeys(
+        name.rpartition(".")[2] for name, module in policy.named_modules() if isinstance(module, torch.nn.Linear)
+    )
+    fix = f"use some of: {', '.join(linear)}; or all-linear"
+    for wanted in [] if isinstance(asked, str) else asked:
+        if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
+            raise UserError(f"the model has no layer {wanted!r}", where=where, fix=fix)
+    with explained("the layers cannot be adapted", where=where, fix=fix), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*tied", UserWarning)  # refused below
+        arguments = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=asked,
+            task_type="CAUSAL_LM",
+        )
+        adapted: Any = get_peft_model(policy, arguments)
+    holders: dict[int, list[str]] = {}
+    tuned: dict[int, str] = {}
+    for name, module in adapted.named_modules():
+        for weight in module._parameters.values():
+            if weight is not None:
+                holders.setdefault(id(weight), []).append(name)
+        if isinstance(module, BaseTunerLayer):
+            tuned[id(getattr(module.get_base_layer(), "weight", None))] = name
+    for key, name in tuned.items():
+        if len(holders.get(key, ())) > 1:  # the update would be that of one, and no folder could hold it
+            raise UserError(
+                f"the layer {name.rpartition('.')[2]!r} shares its weights with another one (tied embeddings)",
+                where=where,
+                fix=f"leave it out; {fix}",
+            )
+    return adapted
 
 
 def architecture_from(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:
@@ -183,49 +279,44 @@ def architecture_from(source: str, overrides: Mapping[str, Any]) -> PreTrainedCo
     Raises:
         UserError: The values contradict each other.
     """
-    config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False, **overrides)
-    try:
+    place = "model.config_overrides" if overrides else WHERE
+    with explained("its config.json contradicts itself", where=place, fix="change the other value along with it"):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False, **overrides)
         config.validate()
-    except StrictDataclassError as error:
-        what = str(error.__cause__ or error)
-        raise UserError(what, where="model.config_overrides", fix="change the other value along with it") from error
     return config
 
 
+def check_vocabulary(policy: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Whether every token of the tokenizer, and every end token, is one that the model can read and write.
+
+    A model may have more rows than the tokenizer has entries: many are padded to a round number.
+
+    Raises:
+        UserError: A token is outside of the model's vocabulary.
+    """
+    size = policy.get_input_embeddings().num_embeddings
+    if len(tokenizer) > size:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer):,} entries, the model only {size:,}",
+            where=WHERE,
+            fix="use the tokenizer that belongs to the model",
+        )
+    if beyond := [i for i in end_token_ids(policy, tokenizer) if not 0 <= i < size]:
+        raise UserError(
+            f"the end token {beyond[0]} is outside of the vocabulary of {size:,}",
+            where=WHERE,
+            fix="set eos_token_id in generation_config.json to a token of the model",
+        )
+
+
 def end_token_ids(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """All tokens that end a completion: the tokenizer's and those of the generation configuration."""
+    """All tokens that end a completion: the tokenizer's and those of the generation configuration.
+
+    Raises:
+        UserError: The generation configuration names something else than token ids.
+    """
     configured = getattr(policy.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, Sequence) else [configured]
+    if wrong := [i for i in ids if i is not None and (isinstance(i, bool) or not isinstance(i, int))]:
+        raise UserError(f"the end token {wrong[0]!r} is no token id", where=WHERE, fix="give eos_token_id as a number")
     return sorted({int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None})
-
-
-def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any] | None = None
-) -> list[int]:
-    """Token ids of a chat prompt, up to where the model's answer begins.
-
-    Args:
-        tokenizer: With a chat template.
-        messages: The chat so far; the last turn is the user's.
-        options: Further arguments of the template, such as ``enable_thinking``.
-    """
-    return render_all(tokenizer, [messages], options)[0]
-
-
-def render_all(
-    tokenizer: PreTrainedTokenizerBase,
-    chats: Sequence[Sequence[Mapping[str, str]]],
-    options: Mapping[str, Any] | None = None,
-) -> list[list[int]]:
-    """The same for many prompts, in half the time."""
-    if not chats:
-        return []
-    plain = [[dict(message) for message in chat] for chat in chats]
-    ids: Any = tokenizer.apply_chat_template(
-        plain, add_generation_prompt=True, tokenize=True, return_dict=False, **(options or {})
-    )
-    return ids
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]

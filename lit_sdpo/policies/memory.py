@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.policies.attention import attending
+from lit_sdpo.policies.masters import is_rounded
 from lit_sdpo.policies.scoring import base_model, decoder, head
 from lit_sdpo.policies.sharding import layers_of, undisturbed
 
@@ -36,7 +37,7 @@ class StepMemory:
         weights: Of the policy.
         copies: Of teachers, bases and anchors beside it.
         gradients: Of the trained parameters; they are dropped after each optimizer step.
-        optimizer: Two averages per trained parameter, as AdamW keeps them.
+        optimizer: Two averages per trained parameter, as AdamW keeps them, in its dtype or that of its master.
         logits: Of one token, in all the copies that the heaviest loss makes.
         chunk: Tokens whose logits exist at once.
         head_gradient: Where the head's gradient is added up, in float32.
@@ -45,6 +46,8 @@ class StepMemory:
         recomputed: Activations of one layer per token, once more under gradient checkpointing.
         gathered: Weights that are whole at a time in an update, of divided ones: some layers and what lies outside.
         whole: All weights, gathered for the rollouts, of divided ones.
+        masters: Of float32 masters of weights that are stored in less.
+        stepped: Gradients as the optimizer's step takes them, in float32 where there are masters.
     """
 
     weights: int
@@ -59,22 +62,25 @@ class StepMemory:
     recomputed: int = 0
     gathered: int = 0
     whole: int = 0
+    masters: int = 0
+    stepped: int = 0
 
     @property
     def resident(self) -> int:
         """What is there throughout."""
-        return self.weights + self.copies + self.optimizer
+        return self.weights + self.copies + self.optimizer + self.masters
 
     def update(self, tokens: int, slices: int = 2) -> int:
         """Of the forward and backward pass over a slice of ``tokens``, beside what is resident.
 
         The gradients of earlier slices lie beside all that a slice needs; those of a step's only slice take the place
-        of its activations, but for the layer that is recomputed last.
+        of its activations, but for the layer that is recomputed last. The optimizer's step follows, with the gradients
+        alone.
         """
         recomputed = tokens * self.recomputed
         needed = min(self.chunk, tokens) * self.logits + tokens * self.per_token + recomputed
         needed = max(needed, self.gradients + recomputed) if slices == 1 else needed + self.gradients
-        return self.gathered + self.head_gradient + needed
+        return max(self.gathered + self.head_gradient + needed, self.stepped)
 
     def rollouts(self, tokens: int) -> int:
         """Of rollouts that hold the keys and values of ``tokens``, beside what is resident."""
@@ -85,10 +91,10 @@ class StepMemory:
         left = budget - self.resident - self.gradients - self.gathered - self.head_gradient
         few = left // (self.logits + self.per_token + self.recomputed)
         many = (left - self.chunk * self.logits) // (self.per_token + self.recomputed)
-        return max(0, min(few, self.chunk), many)
+        return max(0, min(few, self.chunk), many) if self.resident + self.stepped <= budget else 0
 
 
-def step_memory(module: nn.Module, policy: PreTrainedModel, shards: int = 1) -> StepMemory:
+def step_memory(module: nn.Module, policy: PreTrainedModel, shards: int = 1, masters: bool = False) -> StepMemory:
     """Count what a step of ``module`` needs; nothing is allocated, nothing runs on the device, no process is asked.
 
     Activations are those of the policy's own dtype; under mixed precision they are smaller.
@@ -97,17 +103,19 @@ def step_memory(module: nn.Module, policy: PreTrainedModel, shards: int = 1) -> 
         module: The method, with its teacher and other copies.
         policy: The model in training, one of its submodules.
         shards: Processes among which everything is divided, or is going to be.
+        masters: The optimizer keeps float32 masters of weights that are stored in less.
     """
     own = {id(p) for p in policy.parameters()}
     weights = nbytes(policy.parameters())
     gradients = nbytes(p for p in policy.parameters() if p.requires_grad)
+    averages, kept = optimizer_bytes(policy, masters)
     matrix: Any = head(policy).weight
     per_token, recomputed = activation_bytes(policy)
     return StepMemory(
         weights=weights // shards,
         copies=nbytes(p for p in module.parameters() if id(p) not in own) // shards,
         gradients=gradients // shards,
-        optimizer=2 * gradients // shards,
+        optimizer=averages // shards,
         logits=CHUNK_COPIES * 4 * len(matrix),
         chunk=default_chunk_size(len(matrix), matrix.device),
         head_gradient=4 * matrix.numel() if matrix.requires_grad else 0,
@@ -116,7 +124,21 @@ def step_memory(module: nn.Module, policy: PreTrainedModel, shards: int = 1) -> 
         recomputed=recomputed,
         gathered=_gathered_bytes(policy) if shards > 1 else 0,
         whole=weights if shards > 1 else 0,
+        masters=kept // shards,
+        stepped=averages // 2 // shards,
     )
+
+
+def optimizer_bytes(policy: nn.Module, masters: bool = False) -> tuple[int, int]:
+    """Bytes of two averages of each trained parameter, as AdamW keeps them, and of the float32 masters.
+
+    Args:
+        policy: The model in training.
+        masters: There are masters of weights that are stored in less than float32; the averages are float32 then.
+    """
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    kept = [4 * p.numel() if masters and is_rounded(p) else 0 for p in trained]
+    return 2 * sum(m or p.numel() * p.element_size() for m, p in zip(kept, trained, strict=True)), sum(kept)
 
 
 def activation_bytes(policy: PreTrainedModel) -> tuple[int, int]:

@@ -6,6 +6,7 @@ the student has become. It is part of the module, so its weights and its clock a
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from lit_sdpo.functional import mix_logits
 from lit_sdpo.policies.copies import WeightCopy, copy_of
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, scorer
+from lit_sdpo.ranges import check_integer, check_number, check_share
 
 StagePolicy = Literal["keep", "reset_to_student", "reset_to_base"]
 Clock = Literal["optimizer_step", "rollout"]
@@ -47,7 +49,7 @@ class Teacher(nn.Module):
         checkpoint_share: float = 1.0,
     ) -> None:
         super().__init__()
-        _check_share("checkpoint_share", checkpoint_share)
+        check_share("checkpoint_share", checkpoint_share)
         self.at_stage, self.clock = at_stage, clock
         self.checkpoint, self.checkpoint_share = checkpoint, checkpoint_share
         self.weights: WeightCopy
@@ -90,8 +92,13 @@ class Teacher(nn.Module):
             self.pending.zero_()
             self._tick(policy)
 
-    def observe(self, reward: float, longest_over_mean: float) -> None:
-        """What the latest rollouts were like, over all ranks; for teachers that wait for a good moment."""
+    def observe(self, score: float, longest_over_mean: float) -> None:
+        """What the latest rollouts were like, over all ranks; for teachers that wait for a good moment.
+
+        Args:
+            score: Mean of the verifier's own scores; nan where it scored nothing.
+            longest_over_mean: Longest over mean length of the completions.
+        """
 
     def _tick(self, policy: PreTrainedModel) -> None:
         self.ticks += 1
@@ -158,7 +165,7 @@ class EMATeacher(Teacher):
         checkpoint_share: float = 1.0,
     ) -> None:
         super().__init__(at_stage, clock, checkpoint, checkpoint_share)
-        self.update_rate = _check_share("update_rate", update_rate)
+        self.update_rate = check_share("update_rate", update_rate)
 
     def update(self, policy: PreTrainedModel) -> None:
         """Move towards the student."""
@@ -185,9 +192,7 @@ class RestartTeacher(Teacher):
         clock: Clock = "optimizer_step",
     ) -> None:
         super().__init__(at_stage, clock)
-        if every < 1:
-            raise ValueError(f"every must be at least 1, got {every}")
-        self.every, self.mix = every, _check_share("mix", mix)
+        self.every, self.mix = check_integer("every", every, at_least=1), check_share("mix", mix)
         self.averages = mix != 1
 
     def start_stage(self, policy: PreTrainedModel) -> None:
@@ -205,17 +210,18 @@ class RestartTeacher(Teacher):
 class GatedTeacher(Teacher):
     """CGTR (arXiv:2606.03532): a hard copy of the student only when the student has earned it.
 
-    Every ``check_every`` ticks the teacher is replaced if it is at least ``min_age`` ticks old, the mean reward of the
+    Every ``check_every`` ticks the teacher is replaced if it is at least ``min_age`` ticks old, the mean score of the
     last ``window`` rollouts exceeds that at the last replacement by ``reward_gain``, and the longest of the latest
-    completions is at most ``max_length_tail`` times their mean.
+    completions is at most ``max_length_tail`` times their mean. Scores are the verifier's own, as the source's rewards
+    are; further rewards do not count.
 
     Args:
         check_every: Ticks between checks (the source: 5).
         min_age: Ticks a teacher stays at least (the source: 30).
-        reward_gain: How much the mean reward has to rise (the source: 0.05).
+        reward_gain: How much the mean score has to rise (the source: 0.05).
         window: Rollouts in the mean (the source: 5).
         max_length_tail: Longest over mean completion length (the source: 3.2).
-        at_stage: What happens when a stage begins; the reference reward starts again unless it is ``keep``.
+        at_stage: What happens when a stage begins; the reference score starts again unless it is ``keep``.
         clock: ``optimizer_step`` or ``rollout``.
     """
 
@@ -236,8 +242,11 @@ class GatedTeacher(Teacher):
         clock: Clock = "optimizer_step",
     ) -> None:
         super().__init__(at_stage, clock)
-        self.check_every, self.min_age, self.reward_gain = check_every, min_age, reward_gain
-        self.max_length_tail = max_length_tail
+        self.check_every = check_integer("check_every", check_every, at_least=1)
+        self.min_age = check_integer("min_age", min_age)
+        self.reward_gain = check_number("reward_gain", reward_gain, at_least=0)
+        self.max_length_tail = check_number("max_length_tail", max_length_tail, at_least=1)
+        check_integer("window", window, at_least=1)
         self.register_buffer("rewards", torch.full((window,), torch.nan))
         self.register_buffer("reference", torch.tensor(torch.nan))
         self.register_buffer("age", torch.zeros((), dtype=torch.long))
@@ -251,11 +260,13 @@ class GatedTeacher(Teacher):
             self.reference.fill_(torch.nan)
             self.age.zero_()
 
-    def observe(self, reward: float, longest_over_mean: float) -> None:
-        """Keep the latest rewards; the first full window is the reference."""
-        self.rewards.copy_(self.rewards.roll(-1))
-        self.rewards[-1] = reward
+    def observe(self, score: float, longest_over_mean: float) -> None:
+        """Keep the latest scores; the first full window is the reference."""
         self.length_tail.fill_(longest_over_mean)
+        if math.isnan(score):
+            return
+        self.rewards.copy_(self.rewards.roll(-1))
+        self.rewards[-1] = score
         if bool(self.reference.isnan()):
             self.reference.copy_(self.rewards.mean())
 
@@ -285,16 +296,10 @@ class TrustRegionTeacher(Teacher):
 
     def __init__(self, mix: float = 0.5, at_stage: StagePolicy = "keep") -> None:
         super().__init__(at_stage)
-        self.mix = _check_share("mix", mix)
+        self.mix = check_share("mix", mix)
 
     def scorer(self, policy: PreTrainedModel, sequences: Sequences) -> Scorer:
         """Mix the reference's logits with the student's."""
         reference = super().scorer(policy, sequences)
         student = scorer(policy, sequences)
         return lambda span: mix_logits(reference(span), student(span), self.mix)
-
-
-def _check_share(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is a share between 0 and 1, got {value}")
-    return value

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,7 +34,8 @@ class Effect:
 
     Attributes:
         value: Mean over the seeds: a difference, or a ratio (geometric mean) where the measure is compared so.
-        low: Lower end of the 95 % interval; with one seed it is over prompts alone, nan without prompts.
+        low: Lower end of the 95 % interval; with one seed it is over prompts alone, nan without prompts and where all
+            seeds have exactly one value.
         high: Upper end.
         p: Two-sided p-value that there is no effect, from the draws behind the interval; nan for a level.
         p_flip: The same from flipping the signs of the seeds' differences, exact and at least ``2^(1 - seeds)``.
@@ -120,12 +121,14 @@ class Draws:
             self._values[key] = value, draws
         return self._values[key]
 
-    def difference(self, run: Run, partner: Run | None, measure: Measure) -> tuple[float, Tensor | None]:
-        """:meth:`of` a run less that of its partner, prompt by prompt."""
+    def difference(
+        self, run: Run, partner: Run | None, measure: Measure, partner_measure: Measure | None = None
+    ) -> tuple[float, Tensor | None]:
+        """:meth:`of` a run less that of its partner, prompt by prompt; of the partner another measure may count."""
         value, draws = self.of(run, measure)
         if partner is None:
             return value, draws
-        other, other_draws = self.of(partner, measure)
+        other, other_draws = self.of(partner, partner_measure or measure)
         if draws is None or other_draws is None:
             return value - other, draws if other_draws is None else -other_draws
         return value - other, draws - other_draws
@@ -160,6 +163,17 @@ def effect(
         The effect over the seeds that both have and where both have a value.
     """
     draws = draws or Draws()
+    if measure.at_most:
+        return _between(measure, more, less, draws, confidence)
+    return _effect((measure, more), (measure, less), draws, confidence)
+
+
+#: A measure and the runs of which it is taken.
+Side = tuple[Measure, Sequence[Run]]
+
+
+def _effect(one: Side, other: tuple[Measure, Sequence[Run] | None], draws: Draws, confidence: float) -> Effect:
+    (measure, more), (partner_measure, less) = one, other
     null = 1.0 if measure.ratio and less is not None else 0.0
     partners = {run.seed: run for run in less or ()}
     pairs = [(run, partners.get(run.seed)) for run in more if less is None or run.seed in partners]
@@ -168,7 +182,7 @@ def effect(
     values: dict[int, float] = {}
     drawn: list[Tensor] = []
     for run, partner in pairs:
-        value, spread = draws.difference(run, partner, measure)
+        value, spread = draws.difference(run, partner, measure, partner_measure)
         if math.isfinite(value):
             values[run.seed] = value
             if spread is not None:
@@ -178,11 +192,15 @@ def effect(
     differences = torch.tensor(list(values.values()), dtype=torch.float64)
     prompts = torch.stack(drawn).sum(0) / len(differences) if drawn else None
     total = combine(differences, prompts, draws.resamples)
+    if prompts is None and len(differences) > 1 and bool((differences == differences[0]).all()):
+        total.fill_(math.nan)  # seeds that agree exactly do not say how far others would be apart
     low, high = map(float, percentile_interval(total, confidence))
     if high - low < 1e-9 and prompts is not None:
         half = _unseen(measure, [run for run, _ in pairs], confidence)
         low, high = low - half, high + half
-    shown = _exp if measure.ratio else float
+    levels = [draws.of(run, measure)[0] for run, _ in pairs]
+    levels += [draws.of(partner, partner_measure)[0] for _, partner in pairs if partner is not None]
+    shown = _exp if measure.ratio else _within(measure.possible, levels, compared=less is not None)
     return Effect(
         value=shown(float(differences.mean())),
         low=shown(low),
@@ -192,6 +210,50 @@ def effect(
         by_seed={seed: shown(value) for seed, value in values.items()},
         null=null,
     )
+
+
+def _between(
+    measure: Measure, more: Sequence[Run], less: Sequence[Run] | None, draws: Draws, confidence: float
+) -> Effect:
+    """Effect on a quantity of which two bounds are measured: its interval holds whatever lies between them.
+
+    The least effect is the lower bound of the one less the upper bound of the other, the largest the reverse. The value
+    is midway, the p-value that of the bound which is nearer to no effect, 1 where they lie on either side of it.
+    """
+    upper = MEASURES[measure.at_most]
+    if less is None:
+        ends = [_effect((bound, more), (bound, None), draws, confidence) for bound in (measure, upper)]
+    else:
+        ends = [
+            _effect((bound, more), (opposite, less), draws, confidence)
+            for bound, opposite in ((measure, upper), (upper, measure))
+        ]
+    if missing := next((end.missing for end in ends if end.missing), ""):
+        return Effect(missing=missing)
+    least, most = ends
+    seeds = [seed for seed in least.by_seed if seed in most.by_seed]
+    decided = least.value * most.value > 0
+    return Effect(
+        value=(least.value + most.value) / 2,
+        low=least.low,
+        high=most.high,
+        p=math.nan if less is None else max(least.p, most.p) if decided else 1.0,
+        p_flip=math.nan if less is None else max(least.p_flip, most.p_flip) if decided else 1.0,
+        by_seed={seed: (least.by_seed[seed] + most.by_seed[seed]) / 2 for seed in seeds},
+    )
+
+
+def _within(possible: tuple[float, float], levels: Sequence[float], *, compared: bool) -> Callable[[float], float]:
+    """Cuts an end at the values that a number, or a difference of two, can have; nan stays nan.
+
+    Nothing is cut where a run has another value, as with a metric in percent in the place of a score.
+    """
+    least, most = possible
+    if any(level < least or level > most for level in levels):
+        return float
+    if compared:
+        least, most = least - most, most - least
+    return lambda x: x if math.isnan(x) else min(max(x, least), most)
 
 
 def _unseen(measure: Measure, runs: Sequence[Run], confidence: float) -> float:

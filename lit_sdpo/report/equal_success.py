@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from lit_sdpo.report.comparisons import Effect, effect
-from lit_sdpo.report.measures import WINDOW, Measure
+from lit_sdpo.report.measures import WINDOW, Measure, score_tag
 from lit_sdpo.report.run import Run
 from lit_sdpo.report.study import Study
 
@@ -130,8 +130,8 @@ def all_at_equal_success(study: Study) -> list[EqualSuccess]:
 
 
 def _rewards(run: Run, points: Mapping[int, float]) -> dict[int, float]:
-    """Mean training reward of the steps before each measurement in the first stage."""
-    logged = dict(run.tags.get("rollout/reward", ()))
+    """Mean verifier's score in training, over the steps before each measurement in the first stage."""
+    logged = dict(run.tags.get(score_tag(run), ()))
     end = run.matrix.rows[1].step or 0
     found = {}
     for step in points:

@@ -8,13 +8,15 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, Literal
 
+from lit_sdpo.ranges import check_integer
+
 State = Literal["healthy", "suspicious", "collapsing"]
 STATES: tuple[State, ...] = ("healthy", "suspicious", "collapsing")
 Change = Literal["rise", "fall", "share"]
 
 #: Where each signal is logged by this package.
 METRICS = {
-    "reward": "rollout/reward",
+    "reward": "rollout/reward/verifier",
     "entropy": "rollout/entropy",
     "divergence": "sdpo/divergence",
     "length": "rollout/length",
@@ -144,9 +146,7 @@ class Watch:
     """
 
     def __init__(self, window: int = 9, rules: Sequence[Rule] = RULES) -> None:
-        if window < 1:
-            raise ValueError(f"window must be at least 1, got {window}")
-        self.window, self.rules = window, rules
+        self.window, self.rules = check_integer("window", window, at_least=1), rules
         self.signals: dict[str, Signal] = {}
         self.state: State = STATES[0]
 

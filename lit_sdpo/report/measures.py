@@ -15,9 +15,12 @@ from torch import Tensor
 
 from lit_sdpo.functional import MatrixDrift
 from lit_sdpo.report.run import Run, Series
+from lit_sdpo.report.stage_changes import OUTER, first_gain, interference, prior_change
 from lit_sdpo.report.summary import resampled
 
-#: A training reward that counts as having learned the task.
+#: Possible values of a share, of a change of a share, of a change in points, and of what is never negative.
+SHARE, CHANGE, POINTS, POSITIVE = (0.0, 1.0), (-1.0, 1.0), (-100.0, 100.0), (0.0, math.inf)
+#: A mean score in training that counts as having learned the task.
 REWARD = 0.75
 #: Steps of a running mean or median of what is logged in every step.
 WINDOW = 5
@@ -37,6 +40,8 @@ class Measure:
         from_scores: From the run and scores in the layout of its matrix, [S, rows, columns] to [S].
         from_run: From the run alone.
         ratio: Two runs are compared by their ratio, not their difference; values are positive.
+        possible: Least and largest value that the number can have.
+        at_most: Name of the measure that bounds the same quantity from above, where this one bounds it from below.
     """
 
     name: str
@@ -46,6 +51,8 @@ class Measure:
     from_scores: Callable[[Run, Tensor], Tensor] | None = None
     from_run: Callable[[Run], float] | None = None
     ratio: bool = False
+    possible: tuple[float, float] = (-math.inf, math.inf)
+    at_most: str = ""
 
     def value(self, run: Run) -> float:
         """The number of a run."""
@@ -67,24 +74,6 @@ def _summary(name: str) -> Callable[[Run, Tensor], Tensor]:
     return lambda run, scores: resampled(run.matrix, scores, name)
 
 
-def _change(run: Run, scores: Tensor, column: str, after: int, before: int) -> Tensor:
-    """Points by which the score on a column changed between two rows."""
-    columns = run.matrix.columns
-    if column not in columns or not 0 <= before < after < scores.shape[1]:
-        return scores.new_full((len(scores),), torch.nan)
-    k = columns.index(column)
-    return 100 * (scores[:, after, k] - scores[:, before, k])
-
-
-def _prior_change(run: Run, scores: Tensor) -> Tensor:
-    return _change(run, scores, "prior", len(run.matrix.rows) - 1, 0)
-
-
-def _first_gain(run: Run, scores: Tensor) -> Tensor:
-    label = run.matrix.rows[1].label if len(run.matrix.rows) > 1 else ""
-    return _change(run, scores, label, 1, 0)
-
-
 @lru_cache(maxsize=64)
 def own_score(task: str) -> Measure:
     """Score on a task at the end of the first stage that trained on it (the paper's Current)."""
@@ -96,30 +85,9 @@ def own_score(task: str) -> Measure:
             return scores.new_full((len(scores),), torch.nan)
         return scores[:, own[0], matrix.columns.index(task)]
 
-    return Measure(f"own_score/{task}", f"score on {task} after its own stage", "score", 1, from_scores=score)
-
-
-def _interference(run: Run, scores: Tensor) -> Tensor:
-    """Points lost in a stage on tasks at intermediate distance from the trained one, less those on near and far ones.
-
-    Of all pairs of a stage and a column that it did not train, the middle third by distance against the other two; a
-    loss is ``max(0, before - after)``. An inverted U of forgetting over distance makes it positive.
-    """
-    pairs = [
-        (distance, i, k)
-        for i, row in enumerate(run.matrix.rows)
-        for k, column in enumerate(run.matrix.columns)
-        if i
-        and column != row.label
-        and not math.isnan(distance := run.distances.get(row.label, {}).get(column, math.nan))
-    ]
-    third = len(pairs) // 3
-    if not third:
-        return scores.new_full((len(scores),), torch.nan)
-    pairs.sort()
-    lost = torch.stack([100 * (scores[:, i - 1, k] - scores[:, i, k]).clamp(min=0) for _, i, k in pairs], 1)
-    outer = torch.cat([lost[:, :third], lost[:, -third:]], 1)
-    return lost[:, third:-third].mean(1) - outer.mean(1)
+    return Measure(
+        f"own_score/{task}", f"score on {task} after its own stage", "score", 1, from_scores=score, possible=SHARE
+    )
 
 
 # ------------------------------------------------------------------------------------------------- from other files
@@ -182,13 +150,22 @@ def running(values: Sequence[float], how: Callable[[Sequence[float]], float] = f
     return [how(values[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(values))]
 
 
+def score_tag(run: Run) -> str:
+    """Where a run logged how well it did in training: the verifier's own score, or the reward if there is only that.
+
+    Further rewards differ between methods, and a penalty among them moves a reward where nothing was learned.
+    """
+    own = "rollout/reward/verifier"
+    return own if own in run.tags else "rollout/reward"
+
+
 def steps_to_reward(run: Run, reward: float = REWARD) -> float:
-    """Steps of a stage until the running mean of its training reward reaches a value, mean over the stages.
+    """Steps of a stage until the running mean of its training score reaches a value, mean over the stages.
 
     A stage that never reaches it counts with all its steps, so the number is then a lower bound.
     """
     needed = []
-    for steps, values in stages_of(run, "rollout/reward"):
+    for steps, values in stages_of(run, score_tag(run)):
         reached = [step for step, value in zip(steps, running(values), strict=True) if value >= reward]
         needed.append(float(reached[0] if reached else steps[-1] + 1))
     return _mean(needed)
@@ -234,15 +211,41 @@ def _mean(values: Iterator[float] | Sequence[float]) -> float:
 
 
 _ALL = (
-    Measure("average_accuracy", "average accuracy at the end", "score", 1, _summary("average_accuracy")),
-    Measure("learning_accuracy", "accuracy after each task's own stage", "score", 1, _summary("learning_accuracy")),
-    Measure("bwt", "backward transfer", "score", 1, _summary("bwt")),
-    Measure("forgetting", "forgetting", "score", -1, _summary("forgetting")),
-    Measure("relative_forgetting", "forgetting relative to the base", "%", -1, _summary("relative_forgetting")),
-    Measure("ood_change", "change of the probes", "points", 1, _summary("ood_change")),
-    Measure("prior_change", "change of the prior ability", "points", 1, _prior_change),
-    Measure("first_gain", "gain on the first task in its stage", "points", 1, _first_gain),
-    Measure("interference", "forgetting at intermediate less that at other distances", "points", -1, _interference),
+    Measure(
+        "average_accuracy", "average accuracy at the end", "score", 1, _summary("average_accuracy"), possible=SHARE
+    ),
+    Measure(
+        "learning_accuracy",
+        "accuracy after each task's own stage",
+        "score",
+        1,
+        _summary("learning_accuracy"),
+        possible=SHARE,
+    ),
+    Measure("bwt", "backward transfer", "score", 1, _summary("bwt"), possible=CHANGE),
+    Measure("forgetting", "forgetting", "score", -1, _summary("forgetting"), possible=CHANGE),
+    Measure(
+        "relative_forgetting",
+        "forgetting relative to the base",
+        "%",
+        -1,
+        _summary("relative_forgetting"),
+        possible=POSITIVE,
+    ),
+    Measure("ood_change", "change of the probes", "points", 1, _summary("ood_change"), possible=POINTS),
+    Measure("prior_change", "change of the prior ability", "points", 1, prior_change, possible=POINTS),
+    Measure("first_gain", "gain on the first task in its stage", "points", 1, first_gain, possible=POINTS),
+    *(
+        Measure(
+            f"interference_{outer}",
+            f"forgetting at intermediate less that at {outer} distances",
+            "points",
+            -1,
+            interference(outer),
+            possible=(-200, 200),
+        )
+        for outer in OUTER
+    ),
     Measure(
         "relative_norm",
         "drift of all weights (relative norm)",
@@ -252,18 +255,79 @@ _ALL = (
         ratio=True,
     ),
     Measure("nss", "shift of the singular values (NSS)", "", -1, from_run=_last_drift("spectrum_shift"), ratio=True),
-    Measure("mask_update", "update of the principal mask", "share", -1, from_run=_last_drift("mask_update")),
-    Measure("mask_overlap", "overlap of the principal masks", "share", 1, from_run=_last_drift("mask_overlap")),
-    Measure("left_angle", "largest principal angle", "degrees", -1, from_run=_last_drift("left_angle")),
-    Measure("forward_kl", "KL(base ‖ policy)", "nats", -1, from_run=_last_response("forward_kl"), ratio=True),
-    Measure("excess_kl", "KL beyond what success needs", "nats", -1, from_run=_last_response("excess_kl")),
-    Measure("similarity", "similarity of responses to the base's", "cosine", 1, from_run=_last_response("similarity")),
     Measure(
-        "steps_to_reward", f"steps of a stage to a training reward of {REWARD}", "steps", -1, from_run=steps_to_reward
+        "mask_update", "update of the principal mask", "share", -1, from_run=_last_drift("mask_update"), possible=SHARE
+    ),
+    Measure(
+        "mask_update_absolute",
+        "update of the principal mask by more than a threshold",
+        "share",
+        -1,
+        from_run=_last_drift("mask_update_absolute"),
+        possible=SHARE,
+    ),
+    Measure(
+        "mask_overlap",
+        "overlap of the principal masks",
+        "share",
+        1,
+        from_run=_last_drift("mask_overlap"),
+        possible=SHARE,
+    ),
+    Measure(
+        "left_angle", "largest principal angle", "degrees", -1, from_run=_last_drift("left_angle"), possible=(0, 90)
+    ),
+    Measure("forward_kl", "KL(base ‖ policy)", "nats", -1, from_run=_last_response("forward_kl"), ratio=True),
+    Measure(
+        "excess_kl",
+        "KL beyond what success needs",
+        "nats",
+        -1,
+        from_run=_last_response("excess_kl"),
+        possible=POSITIVE,
+        at_most="excess_kl_at_most",
+    ),
+    Measure(
+        "excess_kl_at_most",
+        "KL beyond what success needs, at most",
+        "nats",
+        -1,
+        from_run=_last_response("excess_kl_at_most"),
+        possible=POSITIVE,
+    ),
+    Measure(
+        "similarity",
+        "similarity of responses to the base's",
+        "cosine",
+        1,
+        from_run=_last_response("similarity"),
+        possible=CHANGE,
+    ),
+    Measure(
+        "steps_to_reward",
+        f"steps of a stage to a training reward of {REWARD}",
+        "steps",
+        -1,
+        from_run=steps_to_reward,
+        possible=POSITIVE,
     ),
     Measure("cpu_seconds", "CPU time of the run", "s", -1, from_run=lambda run: run.cpu_seconds, ratio=True),
-    Measure("leakage", "responses with another task's format", "share", -1, from_run=_last_artifact("leakage")),
-    Measure("repetition", "repeated 4-grams in a response", "share", -1, from_run=_last_artifact("repetition")),
+    Measure(
+        "leakage",
+        "responses with another task's format",
+        "share",
+        -1,
+        from_run=_last_artifact("leakage"),
+        possible=SHARE,
+    ),
+    Measure(
+        "repetition",
+        "repeated 4-grams in a response",
+        "share",
+        -1,
+        from_run=_last_artifact("repetition"),
+        possible=SHARE,
+    ),
     Measure("entropy", "entropy of sampled tokens at the end", "nats", 0, from_run=_end("rollout/entropy"), ratio=True),
     Measure("length", "length of completions at the end", "tokens", 0, from_run=_end("rollout/length"), ratio=True),
     Measure(

@@ -20,7 +20,7 @@ class Estimate(NamedTuple):
 
     Attributes:
         value: The number.
-        low: Lower end.
+        low: Lower end; nan where the prompts do not differ, of whose spread then nothing is known.
         high: Upper end.
     """
 
@@ -120,6 +120,8 @@ def responses_markdown(rows: Sequence[ResponseRow]) -> str:
 def _cell(estimate: Estimate | None) -> str:
     if estimate is None or math.isnan(estimate.value):
         return "-"
+    if math.isnan(estimate.low):
+        return f"{estimate.value:.3g}"
     return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 

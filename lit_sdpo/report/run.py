@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from lit_sdpo.callbacks.artifact_tables import ArtifactRow
+from lit_sdpo.errors import explained
 from lit_sdpo.functional import MatrixDrift
 from lit_sdpo.report.drift import DriftRow
 from lit_sdpo.report.events import scalars
@@ -20,12 +21,28 @@ from lit_sdpo.report.responses import Estimate, ResponseRow
 from lit_sdpo.report.summary import summarize
 from lit_sdpo.report.tables import Matrix, MatrixRow
 
+T = TypeVar("T")
+
 
 class Series(NamedTuple):
     """A scalar over the run: optimizer steps and values."""
 
     steps: list[int]
     values: list[float]
+
+
+def _of_file(name: str) -> Callable[[Callable[[Run], T]], Callable[[Run], T]]:
+    """Marks what reads a file of a run: whatever goes wrong there is about the file."""
+
+    def mark(read: Callable[[Run], T]) -> Callable[[Run], T]:
+        @wraps(read)
+        def reading(run: Run) -> T:
+            with explained("the file is not what a run writes", where=str(run.folder / name), fix="leave the run out"):
+                return read(run)
+
+        return reading
+
+    return mark
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +67,7 @@ class Run:
         return read_matrix(self.folder / "matrix.json")
 
     @cached_property
+    @_of_file("items.jsonl")
     def items(self) -> Items:
         """Scores of the samples of every prompt, by row of the matrix and task."""
         found: dict[int, dict[str, dict[str, list[float]]]] = {}
@@ -74,9 +92,10 @@ class Run:
         return Series([step for step, _ in logged], [value for _, value in logged])
 
     @cached_property
+    @_of_file("drift.csv")
     def drift(self) -> list[DriftRow]:
         """Change of every weight matrix."""
-        numbers = ((row, {name: _number(row[name]) for name in MatrixDrift._fields}) for row in self._table("drift"))
+        numbers = ((row, _drift_numbers(row)) for row in self._table("drift"))
         return [
             DriftRow(
                 step=int(row["step"]),
@@ -90,6 +109,7 @@ class Run:
         ]
 
     @cached_property
+    @_of_file("response_drift.csv")
     def responses(self) -> list[ResponseRow]:
         """Divergence from the base, entropy, length and similarity of responses, by task; stage 0 is the base."""
         found: dict[tuple[int, int, str, str], tuple[dict[str, Estimate], list[float]]] = {}
@@ -102,18 +122,21 @@ class Run:
         return [ResponseRow(*key, *measured) for key, measured in found.items()]
 
     @cached_property
+    @_of_file("artifacts.jsonl")
     def artifacts(self) -> list[ArtifactRow]:
         """Repetition, leakage and amplified n-grams of every evaluation, by task."""
         lines = _json_lines(self.folder / "artifacts.jsonl")
         return [ArtifactRow(**line | {"numbers": _numbers(line["numbers"])}) for line in lines]
 
     @cached_property
+    @_of_file("prompt_distance.csv")
     def distances(self) -> dict[str, dict[str, float]]:
         """Distance (MMD) of every task's prompts from every other's."""
         rows = self._table("prompt_distance")
         return {row["task"]: {task: _number(x) for task, x in row.items() if task != "task"} for row in rows}
 
     @cached_property
+    @_of_file("sweep.json")
     def cpu_seconds(self) -> float:
         """CPU time of all its processes, which a sweep writes down; nan where none did."""
         path = self.folder / "sweep.json"
@@ -138,6 +161,12 @@ def read_matrix(path: Path) -> Matrix:
 def _measurement(row: Mapping[str, str]) -> tuple[int, int, str, str]:
     """Step, stage, task and role of a line of a table."""
     return int(row["step"]), int(row["stage"]), row["task"], row["role"]
+
+
+def _drift_numbers(row: Mapping[str, str]) -> dict[str, float]:
+    if "mask_update_absolute" not in row:  # older files knew that one alone, by the shorter name
+        row = {**row, "mask_update_absolute": row["mask_update"], "mask_update": ""}
+    return {name: _number(row[name]) for name in MatrixDrift._fields}
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:

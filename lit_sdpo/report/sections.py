@@ -99,9 +99,11 @@ def claims_table(results: Sequence[ClaimResult]) -> Markup:
     header = ("", "claim", "setting", "verdict", "here, with 95 % interval", "why")
     head = element("thead", element("tr", *(element("th", title, scope="col") for title in header)))
     explained = (
-        f"{len(results)} statements: {total}. A claim replicates if the whole interval of every part of it lies on its "
-        "side; it does not if an interval lies on the other side or below the smallest effect of interest; anything "
-        "else, and fewer than three seeds, is undecided."
+        f"{len(results)} verdicts: {total}. A claim replicates if the whole interval of every part is at or above the "
+        "smallest effect of interest; it does not if that of a part is below; anything else, and fewer than three "
+        "seeds, is undecided. Each interval is a 95 % interval by itself, corrected for nothing but the tasks of a "
+        "claim about tasks (Bonferroni): with no effect anywhere it lies above the smallest one in less than 2.5 % of "
+        "parts. No p-value decides a verdict; those of pairs of methods, below, are corrected by Holm."
     )
     return join([element("p", explained), scrolling(element("table", head, *bodies), "Claims")])
 

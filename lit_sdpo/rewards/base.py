@@ -36,7 +36,11 @@ def failed(reason: str) -> Verdict:
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Judges one completion against one row. Never raises on any completion."""
+    """Judges one completion against one row. Never raises on any completion.
+
+    In a run the completion is a :class:`~lit_sdpo.rewards.thinking.Completion`: a text that also knows its ``answer``
+    (what stands behind the thinking) and whether it ``finished``. No verifier is asked about thinking that never ended.
+    """
 
     def __call__(self, completion: str, row: Row) -> Verdict:
         """Score ``completion`` as an answer to ``row``."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.contract import Contract, last_boxed, right_or
+from lit_sdpo.rewards.thinking import final_text
 
 # No tag inside the tag, so doubled tags give the inner one and unclosed tags cost linear time.
 _ANSWER = re.compile(r"<answer>([^<]*(?:<(?!/?answer>)[^<]*)*)</answer>")
@@ -45,6 +46,8 @@ class ExactAnswer(Contract):
         """The ground truth in the tag, after the reference solution where there is one."""
         if not ground_truth.strip() or "<answer>" in ground_truth or "</answer>" in ground_truth:
             raise ValueError("it has to be a text without answer tags")
+        if final_text(ground_truth) != ground_truth:
+            raise ValueError("it holds a tag of thinking, and what stands before that is no answer")
         solution = extra.get("reference_solution")
         tag = f"<answer>\n{ground_truth.strip()}\n</answer>"
         return f"{solution}\n{tag}" if isinstance(solution, str) else tag

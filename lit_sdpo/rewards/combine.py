@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.ranges import check_number
 from lit_sdpo.rewards.base import Reward, Verdict
 from lit_sdpo.rewards.registry import import_object
 
@@ -72,6 +73,8 @@ class WeightedRewards:
         names = ["verifier", *self.components]
         if unknown := sorted(set(weights or {}) - set(names)):
             raise UserError(f"no such component {unknown[0]!r}", where="weights", fix=f"use {', '.join(names)}")
+        for name, weight in (weights or {}).items():  # negative ones make a penalty of a reward
+            check_number(f"the weight of {name}", weight)
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in names}
 
     def __call__(

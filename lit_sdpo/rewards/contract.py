@@ -9,46 +9,45 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.base import Verdict, failed
+from lit_sdpo.rewards.thinking import Completion, final_text
 
 if TYPE_CHECKING:
     from lit_sdpo.data.task import Row
 
-_BOX_PARTS = re.compile(r"\\boxed\s*\{|\\\\(?!boxed)|\\[{}]|[{}]")
-
-
-def final_text(completion: str) -> str | None:
-    """What counts as the answer: the text after the last ``</think>``, or ``None`` while the model still thinks.
-
-    Example:
-        >>> final_text("<think>maybe 3</think>It is 4.")
-        'It is 4.'
-        >>> final_text("<think>maybe 3") is None
-        True
-    """
-    text = completion.rpartition("</think>")[2]
-    return None if "<think>" in text else text
+_BOX_PARTS = re.compile(r"\\\\|\\boxed\s*\{|\\[{}]|[{}]")
 
 
 def last_boxed(text: str) -> str | None:
     r"""Content of the last ``\boxed{...}`` whose braces balance, in one pass over the text.
 
+    Of nested boxes the outer one is the answer, with all that it holds; a box that is nothing but a box is that one.
+    After two backslashes, which break a line, ``boxed`` is a word.
+
     Example:
         >>> last_boxed(r"first \boxed{1}, then \boxed{\frac{1}{2}} and \boxed{cut")
         '\\frac{1}{2}'
+        >>> last_boxed(r"\boxed{4\boxed{3}}"), last_boxed(r"\boxed{\boxed{3}}"), last_boxed(r"\\boxed{3}") is None
+        ('4\\boxed{3}', '3', True)
     """
-    opened: list[int] = []  # Start of a box's content, or -1 for any other brace.
-    start = end = -1
+    opened: list[tuple[int, int]] = []  # Start of a brace's or box's token, and start of a box's content or -1.
+    outer: tuple[int, int] | None = None  # Start of the token and end of the content of the last box.
+    inner: tuple[int, int] | None = None  # Of the innermost box, where each is the whole of the one around it.
     for part in _BOX_PARTS.finditer(text):
         token = part.group()
         if token.startswith("\\boxed"):
-            opened.append(part.end())
+            opened.append((part.start(), part.end()))
         elif token == "{":
-            opened.append(-1)
+            opened.append((part.start(), -1))
         elif token == "}" and opened:
-            begin = opened.pop()
-            if begin > start:
-                start, end = begin, part.start()
-    return text[start:end] if start >= 0 else None
+            start, begin = opened.pop()
+            if begin < 0:
+                continue
+            bare = False
+            if outer is not None and outer[0] >= begin:
+                bare = not (text[begin : outer[0]] + text[outer[1] + 1 : part.start()]).strip()
+            inner = inner if bare else (begin, part.start())
+            outer = (start, part.start())
+    return text[slice(*inner)] if inner is not None else None
 
 
 class Contract(ABC):
@@ -74,7 +73,7 @@ class Contract(ABC):
         """Judge ``completion`` as an answer to ``row``."""
         text = final_text(completion)
         if text is None:
-            return Verdict(0.0, f"No answer was given before the thinking ended. {self.form}".strip(), ("no_answer",))
+            return unanswered(completion, self.form)
         try:
             return self.judge(text, row.ground_truth)
         except UserError:
@@ -127,6 +126,18 @@ class Contract(ABC):
     def malformed(self, what: str) -> Verdict:
         """The verdict on an answer that is not in the format."""
         return Verdict(0.0, f"{what} {self.form}".strip(), ("wrong_format",))
+
+
+def unanswered(completion: str, form: str = "") -> Verdict:
+    """The verdict on thinking that never ended: whatever it holds, there is no answer.
+
+    Args:
+        completion: What the model wrote.
+        form: What to tell it about the form of an answer.
+    """
+    cut_off = isinstance(completion, Completion) and not completion.finished
+    what = "The thinking was cut off before an answer." if cut_off else "No answer was given before the thinking ended."
+    return Verdict(0.0, f"{what} {form}".strip(), ("no_answer",))
 
 
 def right_or(correct: bool, feedback: str) -> Verdict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.ranges import check_integer, check_share
 from lit_sdpo.rewards.base import Verdict
 
 
@@ -38,9 +39,7 @@ class FailureLimit:
     """
 
     def __init__(self, share: float = 0.05, enough: int = 50) -> None:
-        if not 0 <= share <= 1:
-            raise ValueError(f"the share of failures must be in [0, 1], got {share}")
-        self.share, self.enough = share, enough
+        self.share, self.enough = check_share("share", share), check_integer("enough", enough)
         self._failed = self._seen = 0
 
     def add(self, failed: int, seen: int) -> None:

@@ -1,4 +1,4 @@
-"""Answers to the generated puzzles of reasoning_gym, scored by the generator that made them."""
+"""The contract of the generated puzzles of reasoning_gym."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ import importlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_sdpo.errors import UserError
-from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.base import Verdict, failed
 from lit_sdpo.rewards.choice import ExactAnswer
 from lit_sdpo.rewards.contract import right_or
+from lit_sdpo.rewards.gym_forms import FORMS
+from lit_sdpo.rewards.gym_forms import text as as_text
+from lit_sdpo.rewards.gym_rules import DECIDED, GUARDS, UNSOUND
 
-#: Generators of version 0.1.25 whose scorers accept answers that are wrong.
-UNSOUND = {
-    "coin_flip": "0 is accepted for every answer that begins with 0",
-    "game_of_life_halting": "every text is accepted",
-    "gsm_symbolic": "1687.5.0 is accepted for 1687.5",
-}
+if TYPE_CHECKING:
+    from lit_sdpo.data.task import Row
 
 
 class ReasoningGym(ExactAnswer):
     """The stripped text of the last ``<answer>`` tag is right for its generator (``reasoning_gym``).
 
-    ``ground_truth`` is JSON, ``{"dataset": name, "entry": {"question", "answer", "metadata"}}``. Scorers of the package
-    give partial scores for answers with the right one somewhere in them, and some for no answer at all: only full marks
-    count. A scorer that raises has been given something that is no answer.
+    ``ground_truth`` is JSON, ``{"dataset": name, "entry": {"question", "answer", "metadata"}}``. Where a puzzle has one
+    answer, equality with it decides. Where it has several, the answer has to have the form that was asked for, and the
+    package's scorer has to give it full marks. See :mod:`lit_sdpo.rewards.gym_rules`.
 
     Needs the package ``reasoning-gym``.
     """
@@ -41,29 +40,67 @@ class ReasoningGym(ExactAnswer):
         """Check that the package is there."""
         _package()
 
+    def seconds(self, row: Row) -> float:
+        """Time for one completion in a worker."""
+        return 20.0
+
+    def unfinished(self, reason: str) -> Verdict:
+        """Score 0: it is the answer that is too large to be evaluated."""
+        return Verdict(0.0, "The answer in the tag could not be evaluated. Simplify it.", (reason,))
+
+    def at_once(self, text: str, ground_truth: str) -> Verdict | None:
+        """The verdict where the package's scorer is not asked."""
+        return None if json.loads(ground_truth)["dataset"] in GUARDS else self.judge(text, ground_truth)
+
     def judge(self, text: str, ground_truth: str) -> Verdict:
-        """Ask the generator about the tag's content."""
+        """Compare the tag's content with the answer, or ask the generator about it."""
         given = json.loads(ground_truth)
-        scorer = _dataset(given["dataset"])
+        name, entry = given["dataset"], given["entry"]
+        if name in UNSOUND:
+            return failed(f"unsound_generator_{name}")
         answer = self.last(text)
         if not answer:
             return self.missing()
+        if not (name in DECIDED or name in GUARDS):
+            expected = FORMS.get(name, as_text)(str(entry["answer"]))
         try:
-            score = scorer.score_answer(answer=answer, entry=given["entry"])
+            if name in GUARDS:
+                right = GUARDS[name](answer, entry) and _dataset(name).score_answer(answer=answer, entry=entry) >= 1.0
+            elif name in DECIDED:
+                right = DECIDED[name](answer, entry)
+            else:
+                right = FORMS.get(name, as_text)(answer) == expected
         except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError):
             return self.malformed("The answer in the tag could not be read.")
-        return right_or(score >= 1.0, "The answer in the tag is wrong.")
+        return right_or(right, "The answer in the tag is wrong.")
 
     def reference(self, ground_truth: str, extra: Mapping[str, Any]) -> str | None:
         """The entry's answer in the tag, where it has one."""
         try:
             given = json.loads(ground_truth)
-            name, answer = given["dataset"], given["entry"]["answer"]
-        except (ValueError, TypeError, KeyError) as error:
+            name, answer, metadata = given["dataset"], given["entry"]["answer"], given["entry"].get("metadata")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError('it has to be JSON like {"dataset": "...", "entry": {...}}') from error
         if name in UNSOUND:
-            raise ValueError(f"the scorer of {name} is not sound: {UNSOUND[name]}")
-        return super().reference(answer, extra) if isinstance(answer, str) else None
+            raise ValueError(f"puzzles of {name} cannot be judged: {UNSOUND[name]}")
+        if name in GUARDS or name in DECIDED:
+            if not isinstance(metadata, dict):
+                raise ValueError(f"the entry has no metadata, by which answers to {name} are judged")
+            # Some entries hold what is no answer, such as an integral that is not solved.
+            usable = isinstance(answer, str) and _allowed(name, answer, given["entry"])
+            return super().reference(answer, extra) if usable else None
+        text = super().reference(str(answer), extra) if isinstance(answer, str | int) else None
+        if text is None or self.judge(text, ground_truth).score != 1.0:
+            raise ValueError(f"its answer, with which those to {name} are compared, cannot be read")
+        return text
+
+
+def _allowed(name: str, answer: str, entry: Mapping[str, Any]) -> bool:
+    """Whether an answer has the form that was asked for, or is right by a rule of its own."""
+    try:
+        return (GUARDS.get(name) or DECIDED[name])(answer.strip(), entry)
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError):
+        return False
 
 
 def _package() -> Any:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.base import Verdict, failed
-from lit_sdpo.rewards.contract import Contract, final_text
+from lit_sdpo.rewards.contract import Contract, unanswered
+from lit_sdpo.rewards.thinking import final_text
 
 if TYPE_CHECKING:
     from lit_sdpo.data.task import Row, Task
@@ -169,8 +170,9 @@ class Pooled:
 
     def __call__(self, completion: str, row: Row) -> Verdict:
         """Judge ``completion`` within the verifier's time."""
-        text = final_text(completion)
-        if text is not None and isinstance(self.verifier, Contract):
+        if (text := final_text(completion)) is None:
+            return unanswered(completion, _form(self.verifier))
+        if isinstance(self.verifier, Contract):
             with contextlib.suppress(Exception):  # Where it fails, the worker finds out why.
                 if (verdict := self.verifier.at_once(text, row.ground_truth)) is not None:
                     return verdict
@@ -191,17 +193,34 @@ class Pooled:
 
 
 def verify_all(task: Task, completions: Sequence[str], rows: Sequence[Row]) -> list[Verdict]:
-    """Verdicts of a task on many completions, in order; several at a time where the rows' verifiers run in the pool."""
-    if not any(map(_runs_in_the_pool, {row.verifier for row in rows})):
-        return [task.verify(completion, row) for completion, row in zip(completions, rows, strict=True)]
+    """Verdicts of a task on many completions, in order; several at a time where the rows' verifiers run in the pool.
+
+    Thinking that never ended is no answer, and no verifier is asked about it.
+    """
+    found = {name: _found(name) for name in {row.verifier for row in rows}}
+
+    def verdict(completion: str, row: Row) -> Verdict:
+        if final_text(completion) is None:
+            return unanswered(completion, _form(found[row.verifier]))
+        return task.verify(completion, row)
+
+    if not any(isinstance(each, Pooled) for each in found.values()):
+        return [verdict(completion, row) for completion, row in zip(completions, rows, strict=True)]
     with ThreadPoolExecutor(POOL.size) as threads:
-        return list(threads.map(task.verify, completions, rows))
+        return list(threads.map(verdict, completions, rows))
 
 
-def _runs_in_the_pool(name: str) -> bool:
+def _found(name: str) -> Any:
+    """The verifier of that name; a task that verifies by itself may call its rows' verifier what it likes."""
     from lit_sdpo.rewards.registry import verifier
 
     try:
-        return isinstance(verifier(name), Pooled)
-    except UserError:  # A task that verifies by itself may call its rows' verifier what it likes.
-        return False
+        return verifier(name)
+    except UserError:
+        return None
+
+
+def _form(verifier: Any) -> str:
+    """What a verifier says of the form of an answer."""
+    form = getattr(verifier, "form", "")
+    return form if isinstance(form, str) else ""

@@ -7,6 +7,7 @@ from typing import Any
 
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.contract import Contract, right_or
+from lit_sdpo.rewards.thinking import final_text
 
 
 class ExactText(Contract):
@@ -28,4 +29,6 @@ class ExactText(Contract):
         """The ground truth itself."""
         if not ground_truth.strip():
             raise ValueError("it is empty")
+        if final_text(ground_truth) != ground_truth:
+            raise ValueError("it holds a tag of thinking, and what stands before that is no answer")
         return ground_truth.strip()

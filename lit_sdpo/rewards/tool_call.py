@@ -1,74 +1,67 @@
-"""Tool calls written as ``Action:`` and ``Action Input:`` lines."""
+"""Contracts of tool calls, which are written as ``Action:`` and ``Action Input:`` lines."""
 
 from __future__ import annotations
 
-import json
 import re
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from dataclasses import replace
+from typing import Any
 
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.contract import Contract
+from lit_sdpo.rewards.strict_json import loads
+from lit_sdpo.rewards.thinking import final_text
+from lit_sdpo.rewards.tool_call_form import Call, loosened, read_calls, write_calls
 
-_LABEL = re.compile(r"^(Action Input|Action):[ \t]*", re.MULTILINE)
 _SEPARATORS = re.compile(r"[ ,./\-_*^]")
 
 
-class Call(NamedTuple):
-    """A call of one tool."""
+class ToolCalls(Contract):
+    """What both contracts share: the form, and flags for calls that would be right but for it.
 
-    name: str
-    arguments: dict[str, Any]
-
-
-def read_calls(text: str) -> list[Call]:
-    r"""Read the calls of a text.
-
-    Raises:
-        ValueError: If an ``Action`` line is not followed by ``Action Input`` with one JSON object.
-
-    Example:
-        >>> read_calls('Action: maps.route\nAction Input: {"to": "Oslo"}')
-        [Call(name='maps.route', arguments={'to': 'Oslo'})]
+    Calls that are almost in the form score what the contract says, mostly 0; ``near_miss:bold_label`` and its like tell
+    what was in the way.
     """
-    text = text.replace("\r\n", "\n")
-    decoder = json.JSONDecoder(parse_constant=_refuse)
-    calls: list[Call] = []
-    at = 0
-    while label := _LABEL.search(text, at):
-        if label.group(1) != "Action":
-            raise ValueError("An Action Input line has no Action line before it.")
-        name, _, rest = text[label.end() :].partition("\n")
-        at = len(text) - len(rest)
-        argument = _LABEL.match(text, at)
-        if argument is None or argument.group(1) != "Action Input":
-            raise ValueError("An Action line has no Action Input line after it.")
-        start = len(text) - len(text[argument.end() :].lstrip())
-        try:
-            arguments, at = decoder.raw_decode(text, start)
-        except ValueError as error:
-            raise ValueError("An Action Input is not valid JSON.") from error
-        if not isinstance(arguments, dict):
-            raise ValueError("An Action Input is not a JSON object.")
-        if text[at:].partition("\n")[0].strip():
-            raise ValueError("An Action Input is followed by more text on its line.")
-        calls.append(Call(name.strip(), arguments))
-    return calls
 
-
-def write_calls(calls: Sequence[Call]) -> str:
-    """Write calls in the form that ``read_calls`` reads."""
-    lines = (f"Action: {c.name}\nAction Input: {json.dumps(c.arguments, ensure_ascii=False)}" for c in calls)
-    return "\n".join(lines)
-
-
-class _ToolCalls(Contract):
     markers = (r"(?m)^Action:", r"(?m)^Action Input:")
     form = "Write each call as two lines, 'Action: <tool name>' and 'Action Input: <one JSON object>'."
 
+    def judge(self, text: str, ground_truth: str) -> Verdict:
+        """Compare the calls, and look for what almost is in the form where they are wrong."""
+        verdict = self.compare(text, ground_truth)
+        if verdict.score == 0.0:
+            almost, misses = loosened(text)
+            if misses and self.compare(almost, ground_truth).score == 1.0:
+                return replace(verdict, flags=(*verdict.flags, *(f"near_miss:{miss}" for miss in misses)))
+        return verdict
 
-class ReactCalls(_ToolCalls):
+    @abstractmethod
+    def compare(self, text: str, ground_truth: str) -> Verdict:
+        """Compare the calls of a text with the ground truth."""
+
+    def reference(self, ground_truth: str, extra: Mapping[str, Any]) -> str | None:
+        """Calls that are right."""
+        text = self.write(ground_truth)
+        try:
+            right = self.compare(final_text(text) or "", ground_truth).score == 1.0
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"its tools cannot be used ({type(error).__name__})") from error
+        if not right:
+            raise ValueError("its own calls are not right by it: look at the tools, their arguments and names")
+        return text
+
+    @abstractmethod
+    def write(self, ground_truth: str) -> str:
+        """Calls that are right by the ground truth.
+
+        Raises:
+            ValueError: It says nothing that could be right, or that could be wrong.
+        """
+
+
+class ReactCalls(ToolCalls):
     r"""The same calls with the same arguments, in any order (``tooluse_react``).
 
     Names are compared exactly, arguments as JSON: key order is free; types, list order and letter case count.
@@ -79,13 +72,13 @@ class ReactCalls(_ToolCalls):
         1.0
     """
 
-    def judge(self, text: str, ground_truth: str) -> Verdict:
+    def compare(self, text: str, ground_truth: str) -> Verdict:
         """Compare the multisets of calls."""
-        expected = self._expected(ground_truth)
         try:
             calls = read_calls(text)
         except ValueError as error:
             return self.malformed(str(error))
+        expected = self._expected(ground_truth)
         if not calls and expected:
             return self.missing()
         if _multiset(calls) == _multiset(expected):
@@ -96,38 +89,40 @@ class ReactCalls(_ToolCalls):
             return Verdict(0.0, "A wrong tool is called.")
         return Verdict(0.0, "The tools are right, but the arguments of a call are wrong.")
 
-    def reference(self, ground_truth: str, extra: Mapping[str, Any]) -> str | None:
+    def write(self, ground_truth: str) -> str:
         """The labelled calls."""
-        return write_calls(self._expected(ground_truth))
+        if not (calls := self._expected(ground_truth)):
+            raise ValueError("it names no call, so that every text without one would be right")
+        return write_calls(calls)
 
     @staticmethod
     def _expected(ground_truth: str) -> list[Call]:
         label = 'it has to be JSON like [{"Action": "name", "Action_Input": "{...}"}]'
         try:
-            calls = [Call(c["Action"], json.loads(c["Action_Input"])) for c in json.loads(ground_truth)]
+            calls = [Call(c["Action"], loads(c["Action_Input"])) for c in loads(ground_truth)]
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(label) from error
-        if not all(isinstance(c.name, str) and isinstance(c.arguments, dict) for c in calls):
+            raise ValueError(f"{label} ({error})") from error
+        if not all(isinstance(c.name, str) and c.name and isinstance(c.arguments, dict) for c in calls):
             raise ValueError(label)
         return calls
 
 
-class FunctionCalls(_ToolCalls):
+class FunctionCalls(ToolCalls):
     """Each call matches one possible answer of the Berkeley function calling leaderboard (``bfcl_ast``).
 
     Every argument has a list of accepted values; ``""`` in it means the argument may be left out.
     """
 
-    def judge(self, text: str, ground_truth: str) -> Verdict:
+    def compare(self, text: str, ground_truth: str) -> Verdict:
         """Match calls and possible answers one to one."""
-        truth = json.loads(ground_truth)
-        answers = truth["possible_answers"]
-        schemas = {f["name"]: f["parameters"].get("properties", {}) for f in truth["functions"]}
-        required = {f["name"]: f["parameters"].get("required", []) for f in truth["functions"]}
         try:
             calls = read_calls(text)
         except ValueError as error:
             return self.malformed(str(error))
+        truth = loads(ground_truth)
+        answers = truth["possible_answers"]
+        schemas = {f["name"]: f["parameters"].get("properties", {}) for f in truth["functions"]}
+        required = {f["name"]: f["parameters"].get("required", []) for f in truth["functions"]}
         if len(calls) != len(answers):
             return self.missing() if not calls else Verdict(0.0, "The number of calls is wrong.")
         unknown = next((c.name for c in calls if c.name not in schemas), None)
@@ -143,20 +138,21 @@ class FunctionCalls(_ToolCalls):
             return Verdict(1.0)
         return Verdict(0.0, "A call names the wrong tool or has wrong arguments.")
 
-    def reference(self, ground_truth: str, extra: Mapping[str, Any]) -> str | None:
+    def write(self, ground_truth: str) -> str:
         """The first accepted value of every argument that may not be left out."""
         try:
-            truth = json.loads(ground_truth)
-            required = {f["name"]: f["parameters"].get("required", []) for f in truth["functions"]}
+            truth = loads(ground_truth)
+            schemas = {f["name"]: f["parameters"] for f in truth["functions"]}
             answers = [pair for answer in truth["possible_answers"] for pair in answer.items()]
-            calls = [Call(name, _first(values, required[name])) for name, values in answers]
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise ValueError('it has to be JSON with "functions" and "possible_answers"') from error
+            calls = [
+                Call(name, _first(values, schemas[name], schemas[name].get("required", []))) for name, values in answers
+            ]
+            relevant = not str(truth.get("category", "")).endswith("irrelevance")
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+            raise ValueError(f'it has to be JSON with "functions" and "possible_answers" ({error})') from error
+        if not calls and relevant:
+            raise ValueError("it accepts no call, so that every text without one would be right; only irrelevance does")
         return write_calls(calls) if calls else "None of the tools fits the question."
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _multiset(calls: Sequence[Call]) -> Counter[Any]:
@@ -208,17 +204,25 @@ def _loose(text: str) -> str:
     return _SEPARATORS.sub("", text).lower().replace("'", '"')
 
 
-def _first(options: Mapping[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
+def _first(options: Mapping[str, Any], schema: Mapping[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
     """The first accepted values, without the members that may be left out."""
-    needed = {key: accepted for key, accepted in options.items() if key in required or "" not in accepted}
-    return {key: _plain(next((o for o in accepted if o != ""), "")) for key, accepted in needed.items()}
+    properties = schema.get("properties") or {}
+    choices = {key: accepted if isinstance(accepted, list) else [accepted] for key, accepted in options.items()}
+    needed = {key: accepted for key, accepted in choices.items() if key in required or "" not in accepted}
+    return {
+        key: _plain(next((o for o in accepted if o != ""), ""), properties.get(key) or {})
+        for key, accepted in needed.items()
+    }
 
 
-def _plain(option: Any) -> Any:
-    """An accepted value as a value: objects hold lists of accepted values."""
+def _plain(option: Any, schema: Mapping[str, Any]) -> Any:
+    """An accepted value as a value: objects hold lists of accepted values, and integers may stand as 1.0."""
     if isinstance(option, dict):
-        return _first({key: accepted if isinstance(accepted, list) else [accepted] for key, accepted in option.items()})
-    return [_plain(item) for item in option] if isinstance(option, list) else option
+        return _first(option, schema)
+    if isinstance(option, list):
+        return [_plain(item, schema.get("items") or {}) for item in option]
+    whole = isinstance(option, float) and schema.get("type") == "integer" and option.is_integer()
+    return int(option) if whole else option
 
 
 def _matchable(accepted: Sequence[Sequence[int]]) -> bool:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from lit_sdpo.rollouts.types import Completions
+from lit_sdpo.rollouts.engine import Completions
 
 
 def blocks(prompts: int, generations: int, max_rows: int | None) -> Iterator[tuple[range, range]]:
@@ -44,16 +43,7 @@ def at_once(prompts: int, generations: int, max_rows: int | None) -> tuple[int, 
 
 def join(rows: list[Tensor], found: list[Completions], pad_id: int) -> Completions:
     """The completions of all blocks, each row in its place."""
-    order = torch.cat(rows).argsort()
-    width = max(part.ids.shape[1] for part in found)
-    ids = [pad(part.ids, (0, width - part.ids.shape[1]), value=pad_id) for part in found]
-    logprobs = [pad(part.logprobs, (0, width - part.logprobs.shape[1])) for part in found]
-    return Completions(
-        ids=torch.cat(ids)[order],
-        lengths=torch.cat([part.lengths for part in found])[order],
-        logprobs=torch.cat(logprobs)[order],
-        finished=torch.cat([part.finished for part in found])[order],
-    )
+    return Completions.cat(found, pad_id).select(torch.cat(rows).argsort())
 
 
 def _cut(count: int, most: int) -> Iterator[range]:

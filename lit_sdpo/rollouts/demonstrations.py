@@ -9,12 +9,15 @@ from typing import Literal
 
 from torch import Tensor
 
+from lit_sdpo.rewards.thinking import spoken_text
+
 
 def strip_thinking(text: str, pattern: str | None = None) -> str:
-    r"""Remove the reasoning: closed ``<think>`` blocks, with the white space behind them.
+    r"""Remove the reasoning: closed blocks of thinking, with the white space behind them.
 
     If a lone ``</think>`` is left, everything up to it goes too: many chat templates open the block in the prompt, so
-    that a completion holds the end of it only. An unclosed block stays.
+    that a completion holds the end of it only. An unclosed block stays. What counts as thinking is what it is to the
+    verifiers, see :mod:`lit_sdpo.rewards.thinking`.
 
     Args:
         text: A completion.
@@ -23,17 +26,14 @@ def strip_thinking(text: str, pattern: str | None = None) -> str:
     Example:
         >>> strip_thinking("<think>2 + 2</think> The answer is 4"), strip_thinking("2 + 2</think> 4")
         ('The answer is 4', '4')
-        >>> strip_thinking("[THINK]2 + 2[/THINK]4", r"\[THINK\].*?\[/THINK\]")
+        >>> strip_thinking("(2 + 2) 4", r"\(.*?\) ")
         '4'
     """
-    if pattern is not None:
-        return re.sub(pattern, "", text, flags=re.DOTALL)
-    text = re.sub(r"<think>.*?</think>\s*", "", text, flags=re.DOTALL)
-    return re.sub(r".*</think>\s*", "", text, flags=re.DOTALL)
+    return spoken_text(text) if pattern is None else re.sub(pattern, "", text, flags=re.DOTALL)
 
 
 def allowed_demonstrations(
-    rewards: Tensor,
+    scores: Tensor,
     groups: Tensor,
     *,
     success_threshold: float = 1.0,
@@ -48,9 +48,9 @@ def allowed_demonstrations(
     where texts are given, a sibling that says the very same.
 
     Args:
-        rewards: [N]; nan is no success.
+        scores: Of the verifier, [N]; nan is no success.
         groups: Group of each rollout, integer [N]; need not be contiguous.
-        success_threshold: Smallest reward of a demonstration.
+        success_threshold: Smallest score of a demonstration.
         truncated: Rollouts that were cut off, bool [N].
         allow_truncated: Also allow those.
         allow_own: Also allow a rollout's own completion, which tells its teacher what it was going to say.
@@ -61,7 +61,7 @@ def allowed_demonstrations(
         >>> allowed_demonstrations(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 0]))
         [[2], [0, 2], [0]]
     """
-    usable = rewards >= success_threshold
+    usable = scores >= success_threshold
     if truncated is not None and not allow_truncated:
         usable = usable & ~truncated.bool()
     group = groups.tolist()

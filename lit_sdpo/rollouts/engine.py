@@ -1,70 +1,178 @@
-"""The native rollout engine: sample from a Transformers model in this process, on any device."""
+"""What a rollout engine is: how it is asked, what it answers, and what a run needs to know of it.
+
+Letters in shapes: P prompts, G generations, N = P·G rows, T completion tokens.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from lit_sdpo.policies.attention import UnsupportedModelError, attending, obstacle, say_once
-from lit_sdpo.policies.sharding import base_model, gathered
-from lit_sdpo.rollouts.blocks import blocks, join, rows_of
-from lit_sdpo.rollouts.decoders import Decoder, RepeatedPrompts, SharedPrompts
-from lit_sdpo.rollouts.fused_decoder import FusedPrompts, fusible
-from lit_sdpo.rollouts.sampling import BLOCK, sample, uniforms
-from lit_sdpo.rollouts.types import Completions, Sampling
-
-UNIFORM_BLOCK = 64
-"""Positions whose uniform numbers are computed at once."""
+from lit_sdpo.errors import UserError
+from lit_sdpo.functional.filters import TRANSFORMERS_ORDER, Filter
+from lit_sdpo.ranges import check_integer, check_number
 
 
-class NativeEngine:
-    """Samples with the model's own forward; the same tokens for a row whatever rows are beside it.
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How completions are drawn. The paper trains with the plain distribution.
 
-    Each prompt is forwarded once and its keys and values are stored once for its G completions. Keys and values of the
-    completions are written in place, finished rows are dropped, and the last sampled token is never fed. A model whose
-    attention differs from plain causal attention (a sliding window shorter than the sequence, soft-capping, linear
-    attention) is decoded with Transformers' own cache instead, which is slower; the log says so once per reason.
+    Attributes:
+        max_new_tokens: Longest completion in tokens (the paper: 14,336).
+        temperature: Divides the logits, 0.01 to 100; 0 takes the most likely token. Losses use the same temperature.
+        top_k: Keep the k most likely tokens; 0 keeps all.
+        top_p: Keep the smallest set of tokens with at least this mass; 1 keeps all.
+        min_p: Drop tokens below this share of the most likely token's probability; 0 keeps all.
 
-    Args:
-        compact_below: Finished rows are dropped when fewer than this share of the rows would remain; 0 never drops any.
-        share_prompts: Store each prompt once. ``False`` decodes every model with Transformers' own cache.
-        prefill_tokens: Most prompt tokens in one forward.
-        max_rows: Most completions decoded at once, so that their keys and values fit the device; more are decoded in
-            blocks, one after the other, and draw the same tokens. ``None`` decodes all at once, which is fastest.
-
-    Example:
-        >>> from transformers import Qwen3Config, Qwen3ForCausalLM
-        >>> config = Qwen3Config(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, head_dim=8,
-        ...     num_attention_heads=2, num_key_value_heads=1)
-        >>> drawn = NativeEngine().generate(Qwen3ForCausalLM(config).eval(), [[1, 2], [3]], num_generations=2,
-        ...     sampling=Sampling(max_new_tokens=3), seeds=torch.arange(4), end_ids=[0], pad_id=0)
-        >>> len(drawn.lengths)
-        4
+    The native engine applies the filters in this order, each to what is left; see :attr:`RolloutEngine.filter_order`.
     """
 
-    def __init__(
-        self,
-        compact_below: float = 0.8,
-        share_prompts: bool = True,
-        prefill_tokens: int = 8192,
-        max_rows: int | None = None,
-    ) -> None:
-        if not 0 <= compact_below <= 1:
-            raise ValueError(f"compact_below must be in [0, 1], got {compact_below}")
-        if prefill_tokens < 1:
-            raise ValueError(f"prefill_tokens must be at least 1, got {prefill_tokens}")
-        if max_rows is not None and max_rows < 1:
-            raise ValueError(f"max_rows must be at least 1, got {max_rows}")
-        self.compact_below = compact_below
-        self.share_prompts = share_prompts
-        self.prefill_tokens = prefill_tokens
-        self.max_rows = max_rows
+    max_new_tokens: int = 14_336
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_integer("max_new_tokens", self.max_new_tokens, at_least=1)
+        if self.temperature != 0:  # what is smaller divides logits into infinite ones
+            check_number("temperature", self.temperature, at_least=0.01, at_most=100)
+        check_integer("top_k", self.top_k)
+        check_number("top_p", self.top_p, above=0, at_most=1)
+        check_number("min_p", self.min_p, at_least=0, below=1)
+
+    @property
+    def filtered(self) -> bool:
+        """Whether tokens may be cut off; at temperature 0 log-probabilities are those of the plain distribution.
+
+        Example:
+            >>> Sampling(top_k=5).filtered, Sampling(top_k=5, temperature=0).filtered
+            (True, False)
+        """
+        return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+
+
+@dataclass
+class Completions:
+    """What an engine returns for N rows, in the order of the seeds it was given.
+
+    Attributes:
+        ids: Sampled tokens, right-padded, int64 [N, T]. An end token that was sampled is included.
+        lengths: Tokens per row, int64 [N].
+        logprobs: Log-probability of each sampled token under the distribution it was drawn from, float32 [N, T]; 0 at
+            padding. With top-k, top-p or min-p that is the distribution after the filters, renormalised.
+        finished: Whether the row ended with an end token rather than at ``max_new_tokens``, bool [N].
+        log_kept_mass: Log of the probability that the filters kept at each token, under the whole distribution at the
+            sampling temperature, float32 [N, T]; 0 without filters. ``logprobs + log_kept_mass`` are then
+            log-probabilities of the whole distribution. ``None`` where the engine does not know it.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    logprobs: Tensor
+    finished: Tensor
+    log_kept_mass: Tensor | None = None
+
+    def select(self, rows: Tensor | slice) -> Completions:
+        """Some rows, in the given order."""
+        kept = None if self.log_kept_mass is None else self.log_kept_mass[rows]
+        return Completions(self.ids[rows], self.lengths[rows], self.logprobs[rows], self.finished[rows], kept)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Completions], pad_id: int = 0) -> Completions:
+        """Several completions of one engine, one after the other, filled up to the longest."""
+        width = max(part.ids.shape[1] for part in parts)
+
+        def wide(column: Tensor, value: int = 0) -> Tensor:
+            return pad(column, (0, width - column.shape[1]), value=value)
+
+        kept = [part.log_kept_mass for part in parts if part.log_kept_mass is not None]
+        return cls(
+            ids=torch.cat([wide(part.ids, pad_id) for part in parts]),
+            lengths=torch.cat([part.lengths for part in parts]),
+            logprobs=torch.cat([wide(part.logprobs) for part in parts]),
+            finished=torch.cat([part.finished for part in parts]),
+            log_kept_mass=torch.cat([wide(mass) for mass in kept]) if len(kept) == len(parts) else None,
+        )
+
+
+class Call(TypedDict):
+    """Arguments of :meth:`RolloutEngine.generate` after the policy."""
+
+    prompts: list[list[int]]
+    num_generations: int
+    sampling: Sampling
+    seeds: Tensor
+    end_ids: Sequence[int]
+    pad_id: int
+
+
+class Ahead(Protocol):
+    """Completions that were asked for before they are needed; see :meth:`RolloutEngine.ahead`."""
+
+    @property
+    def seconds(self) -> float:
+        """How long they took, once all are there."""
+
+    def wait(self) -> list[Completions]:
+        """Those of each call, once all are there; raises what went wrong meanwhile."""
+
+    def drop(self) -> None:
+        """Nobody wants them: leave nothing on its way."""
+
+
+class RolloutEngine(ABC):
+    """Samples completions from a policy. An engine is a subclass with :meth:`generate`; all else has a safe default.
+
+    A subclass is named by its import path, ``rollout.engine.class_path: my_package.MyEngine``, and its arguments are
+    those of its constructor. What :meth:`generate` has to give are tokens and, for each, its log-probability under the
+    distribution that it was drawn from: after temperature and filters, renormalised. Left as they are, the attributes
+    below say: another program drew these tokens, so weigh each by how far that program is from the policy, and ask it
+    for nothing while weights change. ``docs/engines.md`` has an engine of 60 lines over Transformers' ``generate``.
+
+    Example:
+        >>> class Silent(RolloutEngine):
+        ...     '''Ends every completion at once, as it is certain to do.'''
+        ...
+        ...     def generate(self, policy, prompts, *, num_generations, sampling, seeds, end_ids, pad_id):
+        ...         rows = len(prompts) * num_generations
+        ...         ids = torch.full((rows, 1), end_ids[0], device=seeds.device)
+        ...         certain = torch.zeros(rows, 1, device=seeds.device)
+        ...         return Completions(ids, torch.ones_like(seeds), certain, torch.ones_like(seeds, dtype=torch.bool))
+        >>> Silent().mismatched
+        True
+    """
+
+    #: Whether its probabilities are computed otherwise than those of the policy in an update: by another program, in
+    #: another precision, or with older weights. If so, the policy is scored again when an update begins, ratios are
+    #: against that score, and tokens weigh ``min(π / π_engine, 2)``; see ``docs/vllm.md``. ``False`` takes the
+    #: engine's log-probabilities for the policy's own, which is right for a sampler that runs the policy itself; it
+    #: then has to give :attr:`Completions.log_kept_mass` wherever filters are set.
+    mismatched: bool = True
+
+    #: The order in which it applies filters, each to what the ones before have left. ``top_p`` depends on it. The
+    #: default is that of Transformers; the policy is filtered in the same order when it is compared with the engine.
+    filter_order: Sequence[Filter] = TRANSFORMERS_ORDER
+
+    #: Most completions whose keys and values it holds at once in this process's memory; ``None`` for all of a call.
+    max_rows: int | None = None
+
+    #: Whether it has weights of its own, so that :meth:`ahead` may draw while those of the policy change.
+    can_ask_ahead: bool = False
+
+    #: How it gives up its memory while it is not asked; ``None`` keeps it. One that sleeps cannot be asked ahead.
+    sleep_level: int | None = None
+
+    @abstractmethod
     def generate(
         self,
         policy: PreTrainedModel,
@@ -79,150 +187,91 @@ class NativeEngine:
         """Sample ``num_generations`` completions for each of P prompts.
 
         Args:
-            policy: A causal language model in eval mode, bare or wrapped by PEFT.
-            prompts: Token ids of the P prompts, none empty.
+            policy: The model, in eval mode; the caller has set up autocast and no-grad.
+            prompts: Token ids of the P prompts.
             num_generations: Completions per prompt, G.
             sampling: How tokens are drawn.
-            seeds: One int64 seed per row, [P·G], row ``p * G + g``.
-            end_ids: Tokens that end a completion; none for completions of full length.
+            seeds: One int64 seed per row, [P·G], row ``p * G + g``, on the policy's device. The token drawn at a
+                position is to depend on its row's seed, the position and the distribution alone, as far as the engine
+                can; global random states stay as they are.
+            end_ids: Tokens that end a completion.
             pad_id: Fills ``ids`` beyond a row's length.
 
-        Raises:
-            ValueError: If the policy is in training mode (its dropout and gradient checkpointing falsify sampling), a
-                prompt is empty, or seeds and rows do not match.
-            FloatingPointError: If the logits are not finite.
+        Returns:
+            The completions, row ``p * G + g`` being the g-th of prompt p, on the policy's device.
         """
-        with self.holding(policy):
-            return self._generate(policy, prompts, num_generations, sampling, seeds, end_ids, pad_id)
 
-    def holding(self, policy: Any) -> AbstractContextManager[None]:
-        """Inside, a sharded policy's weights are gathered once for all calls, however many each process makes."""
-        return gathered(policy)
+    def holding(self, policy: PreTrainedModel) -> AbstractContextManager[None]:
+        """Inside, all calls are on the same weights: the place to send or gather them once.
 
-    def _generate(
-        self,
-        policy: PreTrainedModel,
-        prompts: Sequence[Sequence[int]],
-        num_generations: int,
-        sampling: Sampling,
-        seeds: Tensor,
-        end_ids: Sequence[int],
-        pad_id: int,
-    ) -> Completions:
-        model = base_model(policy)
-        adapter: Any = getattr(policy, "active_peft_config", None)
-        if adapter is not None and adapter.is_prompt_learning:
-            raise ValueError("prompt-learning adapters are not supported: use LoRA or another weight adapter")
-        rows = len(prompts) * num_generations
-        if policy.training:
-            raise ValueError("the policy is in training mode: call policy.eval() before generating")
-        if tuple(seeds.shape) != (rows,):
-            raise ValueError(f"seeds must have shape ({rows},), one per row, got {tuple(seeds.shape)}")
-        if not all(len(prompt) for prompt in prompts):
-            raise ValueError(f"prompt {[len(prompt) for prompt in prompts].index(0)} is empty")
-        seeds = seeds.to(model.device)
+        All processes of a run enter and leave together, though each makes as many calls as it has prompts. The engine
+        enters it in :meth:`generate` itself where it needs it, as callers need not.
 
-        def draw(some: Sequence[Sequence[int]], generations: int, of_rows: Tensor, shared: bool) -> Completions:
-            drawing = _Drawing(sampling, of_rows, end_ids, pad_id, self.compact_below)
-            if not shared:
-                return drawing.run(RepeatedPrompts(model, some, generations))
-            decoder = (FusedPrompts if fusible(model) else SharedPrompts)(
-                model,
-                some,
-                generations,
-                max_new_tokens=sampling.max_new_tokens,
-                prefill_tokens=self.prefill_tokens,
-                fullness=self.compact_below,
-            )
-            with attending(model, decoder.cache):
-                return drawing.run(decoder)
+        Args:
+            policy: The policy whose weights they are.
+        """
+        return nullcontext()
 
-        def draw_all(shared: bool) -> Completions:
-            order, found = [], []
-            for some, part in blocks(len(prompts), num_generations, self.max_rows):
-                order.append(rows_of(some, part, num_generations, seeds.device))
-                found.append(draw(prompts[some.start : some.stop], len(part), seeds[order[-1]], shared))
-            return found[0] if len(found) == 1 else join(order, found, pad_id)
+    def ahead(self, policy: PreTrainedModel, calls: Sequence[Call]) -> Ahead:
+        """Begin with some calls of :meth:`generate`, with the weights of now, and do not wait.
 
-        if rows == 0:
-            return _Drawing(sampling, seeds, end_ids, pad_id, self.compact_below).completions()
-        reason: str | None = "share_prompts is off"
-        if self.share_prompts:
-            reason = obstacle(model, max(map(len, prompts)) + sampling.max_new_tokens)
-        if reason is None:
-            try:
-                return draw_all(shared=True)
-            except UnsupportedModelError as error:
-                reason = str(error)
-        if self.share_prompts:
-            say_once(f"{type(model).__name__} is decoded without shared prompts, which is slower: {reason}")
-        return draw_all(shared=False)
+        Asked only where :attr:`can_ask_ahead` is true. Weights never change within a completion: the next
+        :meth:`holding` waits for what is on its way.
+
+        Args:
+            policy: The policy whose weights are to be used.
+            calls: The further arguments of each call.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be asked ahead")
+
+    def leave(self) -> None:  # noqa: B027 (most engines share nothing)
+        """The run is over or has failed: leave what others share as they can use it. May be called more than once."""
 
 
-class _Drawing:
-    """The sampling loop: which rows live, and what they drew."""
+def checked(engine: RolloutEngine, drawn: Completions, call: Call) -> Completions:
+    """What an engine has answered, if it is what losses can use: wrong shapes and numbers would train in silence.
 
-    def __init__(
-        self, sampling: Sampling, seeds: Tensor, end_ids: Sequence[int], pad_id: int, compact_below: float
-    ) -> None:
-        self.sampling, self.pad_id, self.compact_below = sampling, pad_id, compact_below
-        self.count = len(seeds)
-        # One row more than asked for: slots that only fill up a decoder's grid draw there.
-        self.seeds = torch.nn.functional.pad(seeds, (0, 1))
-        self.end_ids = torch.tensor(list(end_ids), dtype=torch.long, device=seeds.device)
-        self.lengths = torch.zeros_like(self.seeds)
-        self.finished = torch.zeros_like(self.seeds, dtype=torch.bool)
-        self.ids: list[Tensor] = []
-        self.logprobs: list[Tensor] = []
+    Args:
+        engine: The engine.
+        drawn: Its answer.
+        call: What it was asked.
 
-    def run(self, decoder: Decoder) -> Completions:
-        """Draw until every row has ended or reached ``max_new_tokens``."""
-        with torch.inference_mode():
-            self._draw(decoder)
-        return self.completions()
+    Raises:
+        UserError: Shapes do not fit the call, a log-probability is not finite or above 0, or the kept mass is missing.
+    """
+    rows = len(call["prompts"]) * call["num_generations"]
+    shape, lengths = tuple(drawn.ids.shape), drawn.lengths
+    logs = [drawn.logprobs] if drawn.log_kept_mass is None else [drawn.logprobs, drawn.log_kept_mass]
+    problem = None
+    if len(shape) != 2 or shape[0] != rows or tuple(lengths.shape) != (rows,) or tuple(drawn.finished.shape) != (rows,):
+        problem = f"ids of shape {shape} and lengths of shape {tuple(lengths.shape)} for {rows} rows"
+    elif any(tuple(log.shape) != shape for log in logs):
+        problem = f"log-probabilities of shape {tuple(logs[-1].shape)} for ids of shape {shape}"
+    elif rows and not (int(lengths.min()) >= 1 and int(lengths.max()) <= shape[1]):
+        problem = f"lengths from {int(lengths.min())} to {int(lengths.max())} for ids of shape {shape}"
+    elif not all(_are_logs(log, lengths) for log in logs):
+        problem = "log-probabilities that are above 0, infinite or nan"
+    elif call["sampling"].filtered and not engine.mismatched and drawn.log_kept_mass is None:
+        problem = "no log_kept_mass under filters, without which its log-probabilities are not the policy's"
+    if problem is None:
+        return drawn
+    raise UserError(
+        f"{type(engine).__name__}.generate has returned {problem}",
+        where="rollout.engine",
+        fix="the docstrings of lit_sdpo.RolloutEngine and lit_sdpo.Completions say what an engine returns",
+    )
 
-    def _draw(self, decoder: Decoder) -> None:
-        logits = decoder.start()
-        living, last = self.count, self.sampling.max_new_tokens - 1
-        rows = torch.arange(living, device=self.seeds.device)
-        alive = torch.ones_like(rows, dtype=torch.bool)
-        size = living * (-(-logits.shape[-1] // BLOCK)) * BLOCK
-        scratch = torch.empty(size, dtype=torch.float32, device=rows.device)
-        for position in range(last + 1):
-            offset = position % UNIFORM_BLOCK
-            if offset == 0:
-                block = torch.arange(position, position + UNIFORM_BLOCK, device=rows.device)
-                numbers = uniforms(self.seeds, block[:, None])
-            tokens, logprobs = sample(logits, self.sampling, numbers[offset][rows], scratch=scratch)
-            # Finished slots write too: beyond their row's length, where `completions` clears.
-            self.ids.append(torch.zeros_like(self.seeds).index_copy_(0, rows, tokens))
-            self.logprobs.append(scratch.new_zeros(len(self.seeds)).index_copy_(0, rows, logprobs))
-            ended = torch.isin(tokens, self.end_ids).logical_and_(alive)
-            if bool(ended.any()):
-                self.lengths[rows[ended]] = position + 1
-                self.finished[rows[ended]] = True
-                alive &= ~ended
-                living = int(alive.sum())
-                if living == 0:
-                    break
-                if position < last and living < self.compact_below * len(rows):
-                    layout = decoder.compact(alive)
-                    if layout is not None:
-                        kept, alive = layout
-                        rows, tokens = rows[kept].masked_fill_(~alive, self.count), tokens[kept]
-            if position < last:
-                logits = decoder.step(tokens)
-        self.lengths.masked_fill_(~self.finished, len(self.ids))
 
-    def completions(self) -> Completions:
-        """What was drawn so far, in tensors that a loss may use."""
-        lengths = self.lengths[: self.count]
-        beyond = torch.arange(len(self.ids), device=lengths.device) >= lengths[:, None]
-        ids, logprobs = (
-            lengths.new_zeros(self.count, 0),
-            torch.zeros(self.count, 0, dtype=torch.float32, device=lengths.device),
-        )
-        if self.ids:
-            ids = torch.stack(self.ids, 1)[: self.count].masked_fill_(beyond, self.pad_id)
-            logprobs = torch.stack(self.logprobs, 1)[: self.count].masked_fill_(beyond, 0.0)
-        return Completions(ids, lengths, logprobs, self.finished[: self.count])
+def _are_logs(values: Tensor, lengths: Tensor) -> bool:
+    """Whether they can be logarithms of probabilities; what stands behind a completion does not matter."""
+    beyond = torch.arange(values.shape[1], device=values.device) >= lengths[:, None]
+    right = values.isfinite() & (values < 1e-3)  # rounding may leave a little above 0
+    return bool((right | beyond).all())
+
+
+def __getattr__(name: str) -> Any:
+    if name == "NativeEngine":  # where it was: configurations and code name it so
+        from lit_sdpo.rollouts.native import NativeEngine
+
+        return NativeEngine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,8 +17,10 @@ from lit_sdpo.policies.scoring import eval_mode
 from lit_sdpo.rewards.combine import Scores, WeightedRewards
 from lit_sdpo.rewards.pool import verify_all
 from lit_sdpo.rollouts.allocation import keep_freed_memory
+from lit_sdpo.rollouts.engine import Call, Completions, RolloutEngine, Sampling, checked
 from lit_sdpo.rollouts.sampling import sample_seeds
-from lit_sdpo.rollouts.types import Completions, RolloutEngine, Rollouts, Sampling
+from lit_sdpo.rollouts.texts import completion_texts
+from lit_sdpo.rollouts.types import Rollouts
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,7 @@ class Draw:
     template_options: Mapping[str, Any] | None = None
 
 
-def questions(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], draw: Draw
-) -> dict[str, Any]:
+def questions(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], draw: Draw) -> Call:
     """What an engine is asked for some rows: its arguments after the policy."""
     ids = [row.id for row in rows] if draw.names is None else draw.names
     seeds = sample_seeds(draw.seed, *draw.stream, item_ids=ids, num_generations=draw.num_generations)
@@ -106,9 +106,17 @@ def generate(
     keep_freed_memory()
     asked = questions(policy, tokenizer, rows, draw)
     with eval_mode(policy), torch.no_grad(), autocast or nullcontext():
-        completions = engine.generate(policy, **asked)
+        completions = checked(engine, engine.generate(policy, **asked), asked)
     tokens = token_lists(completions)
-    texts: list[str] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    texts = completion_texts(
+        tokenizer,
+        asked["prompts"],
+        [row.messages for row in rows],
+        tokens,
+        completions.finished.tolist(),
+        end_ids=asked["end_ids"],
+        template_options=draw.template_options,
+    )
     sampled = time.perf_counter()
     repeated = [row for row in rows for _ in range(draw.num_generations)]
     verdicts = verify_all(task, texts, repeated)
@@ -127,19 +135,13 @@ def generate(
         prompt_ids=asked["prompts"],
         num_generations=draw.num_generations,
         completions=completions,
-        texts=texts,
+        texts=list(texts),
         verdicts=verdicts,
         rewards=scores.rewards.to(policy.device),
         seeds=asked["seeds"],
         temperature=draw.sampling.temperature,
     )
     return Generation(rollouts, scores, sampled - started, time.perf_counter() - sampled)
-
-
-def holding(engine: RolloutEngine, policy: PreTrainedModel) -> AbstractContextManager[Any]:
-    """What an engine needs around all its calls on the same weights, if anything."""
-    hold = getattr(engine, "holding", None)
-    return nullcontext() if hold is None else hold(policy)  # type: ignore[no-any-return]
 
 
 def token_lists(completions: Completions) -> list[list[int]]:

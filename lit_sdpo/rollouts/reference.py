@@ -11,11 +11,19 @@ from transformers import PreTrainedTokenizerBase
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import render_all
+from lit_sdpo.rewards.thinking import Completion, Tags
+from lit_sdpo.rollouts.texts import opened_by_template
 from lit_sdpo.rollouts.types import Completions, Rollouts
 
 
-def reference_ids(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def reference_ids(row: Row, tokenizer: PreTrainedTokenizerBase, opened: Tags | None = None) -> list[int]:
     """Tokens of a row's reference answer, ended by the end token.
+
+    Args:
+        row: With a reference answer.
+        tokenizer: With an end token.
+        opened: The block of thinking in which the prompt ends; an answer that does not close it would be no answer, so
+            it is closed before the answer begins.
 
     Raises:
         UserError: The row has no reference answer.
@@ -26,7 +34,10 @@ def reference_ids(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
             where=f"row {row.id}",
             fix="train on rows with a reference answer, or use GRPO or SDPO",
         )
-    return [*tokenizer.encode(row.reference, add_special_tokens=False), int(tokenizer.eos_token_id)]
+    text = row.reference
+    if opened is not None and Completion(text, opened=opened).answer is None:
+        text = f"{opened.closing}\n\n{text}"
+    return [*tokenizer.encode(text, add_special_tokens=False), int(tokenizer.eos_token_id)]
 
 
 def reference_rollouts(
@@ -46,7 +57,8 @@ def reference_rollouts(
     Raises:
         UserError: A row has no reference answer.
     """
-    encoded = [reference_ids(row, tokenizer) for row in rows]
+    opened = opened_by_template(tokenizer, template_options)
+    encoded = [reference_ids(row, tokenizer, opened) for row in rows]
     lengths = torch.tensor([len(ids) for ids in encoded])
     ids = torch.full((len(rows), max(map(len, encoded), default=0)), tokenizer.pad_token_id)
     for n, tokens in enumerate(encoded):

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import render
+from lit_sdpo.ranges import check_integer, check_number
 from lit_sdpo.rollouts.demonstrations import (
     allowed_demonstrations,
     choose_demonstrations,
@@ -56,7 +57,8 @@ class Reprompt:
         thinking_pattern: What ``strip`` removes, as a regular expression whose dot matches line ends too; ``None``
             stands for ``<think>`` blocks.
         demonstration: The ``first`` verified sibling, as in the released code, or a ``random`` one.
-        success_threshold: Smallest reward of a demonstration.
+        success_threshold: Smallest score of a success, that is of a demonstration: the verifier's own, as in validation
+            accuracy, never the weighted sum of the rewards.
         allow_truncated: Completions that were cut off may be demonstrations.
         dataset_demonstrations: Where no sibling can be shown, show the data set's reference answer, if it has one. This
             gives the teacher what the paper's SDPO never sees.
@@ -103,12 +105,8 @@ class Reprompt:
                     where="reprompt.thinking_pattern",
                     fix="mend it, or give null for <think> blocks",
                 ) from error
-        if self.max_context_tokens is not None and self.max_context_tokens < 1:
-            raise UserError(
-                f"{self.max_context_tokens} tokens hold no prompt",
-                where="reprompt.max_context_tokens",
-                fix="give a positive number, or null for no limit",
-            )
+        check_number("success_threshold", self.success_threshold, above=0)
+        check_integer("max_context_tokens", self.max_context_tokens, at_least=1, optional=True)
 
     def messages(
         self, prompt: Sequence[Mapping[str, str]], demonstration: str | None = None, feedback: str | None = None
@@ -160,9 +158,10 @@ class Reprompt:
         texts = rollouts.texts
         if self.thinking == "strip":
             texts = [strip_thinking(text, self.thinking_pattern) for text in texts]
-        blank = torch.tensor([not text.strip() for text in texts], device=rollouts.rewards.device)
+        scores = rollouts.scores
+        blank = torch.tensor([not text.strip() for text in texts], device=scores.device)
         allowed = allowed_demonstrations(
-            rollouts.rewards.masked_fill(blank, torch.nan),
+            scores.masked_fill(blank, torch.nan),
             rollouts.groups,
             success_threshold=self.success_threshold,
             truncated=~rollouts.completions.finished,

@@ -6,17 +6,30 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lit_sdpo.rollouts.types import Sampling
+from lit_sdpo.functional.filters import nucleus
+from lit_sdpo.rollouts.engine import Sampling
 
 BLOCK = 256
 """Tokens per block of the two-level cumulative sum."""
 
-PREFILTER = 1024
-"""Most likely tokens that are sorted first for top-p; the whole vocabulary is sorted only where they fall short."""
+
+class Sampled(NamedTuple):
+    """One token of each row.
+
+    Attributes:
+        ids: int64 [N].
+        logprobs: Under the distribution they were drawn from, float32 [N].
+        log_kept_mass: Log of the probability that the filters kept, float32 [N]; 0 without filters.
+    """
+
+    ids: Tensor
+    logprobs: Tensor
+    log_kept_mass: Tensor
 
 
 def sample_seeds(seed: int, *stream: int | str, item_ids: Sequence[str], num_generations: int) -> Tensor:
@@ -67,9 +80,7 @@ def uniforms(seeds: Tensor, position: int | Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sample(
-    logits: Tensor, sampling: Sampling, uniforms: Tensor, *, scratch: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor, *, scratch: Tensor | None = None) -> Sampled:
     """Draw one token per row by inverting the cumulative distribution at the row's uniform number.
 
     The distribution is ``softmax(logits / temperature)`` in float32, cut by top-k, then top-p, then min-p, and
@@ -82,15 +93,12 @@ def sample(
         uniforms: Numbers in [0, 1), [N].
         scratch: float32 storage that is reused from call to call, of at least N × V rounded up to 256 elements.
 
-    Returns:
-        Token ids int64 [N], and their log-probability under the distribution they were drawn from, float32 [N].
-
     Raises:
         FloatingPointError: If a row holds nan or +inf, or allows no token.
 
     Example:
-        >>> ids, logprobs = sample(torch.tensor([[0.0, 0.0]]), Sampling(), torch.tensor([0.7]))
-        >>> ids.item(), round(logprobs.exp().item(), 3)
+        >>> drawn = sample(torch.tensor([[0.0, 0.0]]), Sampling(), torch.tensor([0.7]))
+        >>> drawn.ids.item(), round(drawn.logprobs.exp().item(), 3)
         (1, 0.5)
     """
     logits = logits.float()
@@ -100,38 +108,38 @@ def sample(
             "the policy's logits are not finite (nan or +inf, or no token allowed): its weights have probably diverged"
         )
     if sampling.temperature == 0:
-        return logits.argmax(-1), (highest - logits.logsumexp(-1, keepdim=True)).squeeze(-1)
+        logprobs = (highest - logits.logsumexp(-1, keepdim=True)).squeeze(-1)
+        return Sampled(logits.argmax(-1), logprobs, torch.zeros_like(logprobs))
     vocabulary = logits.shape[-1]
+    if sampling.filtered:
+        whole = _weights(logits, highest, sampling.temperature, scratch).sum(-1).double().sum(-1)
     candidates: Tensor | None = None
     if 0 < sampling.top_k < vocabulary:
         logits, candidates = logits.topk(sampling.top_k)
     if sampling.top_p < 1:
-        logits, order = _nucleus(logits, highest, sampling)
+        logits, order = nucleus(logits, sampling.top_p, sampling.temperature)
         candidates = order if candidates is None else candidates.gather(-1, order)
     if sampling.min_p > 0:
         # min-p in log space: log(p / p_max) is the scaled distance to the highest logit.
         keep = logits - highest >= math.log(sampling.min_p) * sampling.temperature
         logits = logits.masked_fill(~keep, -torch.inf)
-    index, logprobs = _invert_cdf(logits, highest, sampling.temperature, uniforms, scratch)
-    return (index if candidates is None else candidates.gather(-1, index)).squeeze(-1), logprobs.squeeze(-1)
+    index, logprobs, total = _invert_cdf(logits, highest, sampling.temperature, uniforms, scratch)
+    log_kept_mass = torch.zeros_like(logprobs)
+    if sampling.filtered:
+        log_kept_mass = (total / whole[:, None]).log_().clamp_(max=0.0).float()
+    ids = index if candidates is None else candidates.gather(-1, index)
+    return Sampled(ids.squeeze(-1), logprobs.squeeze(-1), log_kept_mass.squeeze(-1))
 
 
 def _invert_cdf(
     logits: Tensor, highest: Tensor, temperature: float, uniforms: Tensor, scratch: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Index [N, 1] and log-probability [N, 1] of the token at each row's uniform; block sums first, then one block."""
-    rows, vocabulary = logits.shape
-    blocks = -(-vocabulary // BLOCK)
-    if scratch is None or scratch.numel() < rows * blocks * BLOCK:
-        scratch = logits.new_empty(rows * blocks * BLOCK)
-    weights = scratch[: rows * blocks * BLOCK].view(rows, blocks, BLOCK)
-    flat = weights.view(rows, -1)
-    flat[:, vocabulary:] = 0
-    body = flat[:, :vocabulary]
-    torch.sub(logits, highest, out=body)
-    if temperature != 1:
-        body.div_(temperature)
-    body.exp_()
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Index [N, 1] and log-probability [N, 1] of the token at each row's uniform; block sums first, then one block.
+
+    The third is the sum of ``exp((logits - highest) / temperature)`` of a row, float64 [N, 1].
+    """
+    weights = _weights(logits, highest, temperature, scratch)
+    rows, blocks, _ = weights.shape
     # float64 sums: a cut just below the total then always falls on a token of positive weight.
     sums = weights.sum(-1).double()
     upper = sums.cumsum(-1)
@@ -144,21 +152,24 @@ def _invert_cdf(
     rest = torch.minimum(rest.clamp_(min=0), inside[:, -1:] * _BELOW_ONE)
     index = torch.searchsorted(inside, rest, right=True) + block * BLOCK
     logprobs = (logits.gather(-1, index) - highest) / temperature - total.log().float()
-    return index, logprobs
+    return index, logprobs, total
 
 
-def _nucleus(logits: Tensor, highest: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Logits in descending order with those outside the nucleus at -inf [N, K], and their index [N, K]."""
-    vocabulary = logits.shape[-1]
-    mass = ((logits - highest) / sampling.temperature).exp_()
-    goal = sampling.top_p * mass.sum(-1, keepdim=True, dtype=torch.float64)
-    for width in (min(PREFILTER, vocabulary), vocabulary):
-        ordered, order = logits.topk(width)
-        reached = mass.gather(-1, order).double().cumsum(-1)
-        if width == vocabulary or bool((reached[:, -1:] >= goal).all()):
-            break
-    before = torch.nn.functional.pad(reached[:, :-1], (1, 0))
-    return ordered.masked_fill(before >= goal, -torch.inf), order
+def _weights(logits: Tensor, highest: Tensor, temperature: float, scratch: Tensor | None) -> Tensor:
+    """``exp((logits - highest) / temperature)`` in blocks, the last one filled up with 0, in the memory of scratch."""
+    rows, vocabulary = logits.shape
+    blocks = -(-vocabulary // BLOCK)
+    if scratch is None or scratch.numel() < rows * blocks * BLOCK:
+        scratch = logits.new_empty(rows * blocks * BLOCK)
+    weights = scratch[: rows * blocks * BLOCK].view(rows, blocks, BLOCK)
+    flat = weights.view(rows, -1)
+    flat[:, vocabulary:] = 0
+    body = flat[:, :vocabulary]
+    torch.sub(logits, highest, out=body)
+    if temperature != 1:
+        body.div_(temperature)
+    body.exp_()
+    return weights
 
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number

@@ -7,11 +7,7 @@ from lit_sdpo.rollouts.types import Rollouts
 
 def uneven_groups(rollouts: Rollouts) -> list[int]:
     """Prompts whose completions did not all get the same reward; abstentions aside."""
-    groups = rollouts.rewards.view(-1, rollouts.num_generations)
-    known = ~groups.isnan()
-    lowest = groups.masked_fill(~known, float("inf")).amin(1)
-    highest = groups.masked_fill(~known, float("-inf")).amax(1)
-    return (highest > lowest).nonzero()[:, 0].tolist()
+    return (~rollouts.flat).nonzero()[:, 0].tolist()
 
 
 def with_uneven_groups(rollouts: Rollouts, more: Rollouts) -> Rollouts:

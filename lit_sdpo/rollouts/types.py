@@ -1,4 +1,4 @@
-"""The containers of one step: prompts, completions, rollouts, and the batch a loss sees.
+"""The containers of one step: scored completions, and the batch a loss sees.
 
 Letters in shapes: P prompts, G generations, N = P·G rows, T completion tokens.
 """
@@ -7,95 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from lit_sdpo.data.task import Row
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.scores import verifier_scores
+from lit_sdpo.rollouts.engine import Completions as Completions
+from lit_sdpo.rollouts.engine import RolloutEngine as RolloutEngine
+from lit_sdpo.rollouts.engine import Sampling as Sampling
 from lit_sdpo.rollouts.mismatch import Mismatch
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How completions are drawn. The paper trains with the plain distribution.
-
-    Attributes:
-        max_new_tokens: Longest completion in tokens (the paper: 14,336).
-        temperature: Divides the logits; 0 takes the most likely token. Losses use the same temperature.
-        top_k: Keep the k most likely tokens; 0 keeps all. Applied before ``top_p``.
-        top_p: Keep the smallest set of tokens with at least this mass; 1 keeps all.
-        min_p: Drop tokens below this share of the most likely token's probability; 0 keeps all.
-    """
-
-    max_new_tokens: int = 14_336
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must not be negative (0 keeps all tokens), got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        if not 0 <= self.min_p < 1:
-            raise ValueError(f"min_p must be in [0, 1), got {self.min_p}")
-
-
-@dataclass
-class Completions:
-    """What an engine returns for N rows, in the order of the seeds it was given.
-
-    Attributes:
-        ids: Sampled tokens, right-padded, int64 [N, T]. An end token that was sampled is included.
-        lengths: Tokens per row, int64 [N].
-        logprobs: Log-probability of each sampled token under the distribution it was drawn from, float32 [N, T]; 0 at
-            padding.
-        finished: Whether the row ended with an end token rather than at ``max_new_tokens``, bool [N].
-    """
-
-    ids: Tensor
-    lengths: Tensor
-    logprobs: Tensor
-    finished: Tensor
-
-
-@runtime_checkable
-class RolloutEngine(Protocol):
-    """Samples completions from a policy."""
-
-    def generate(
-        self,
-        policy: PreTrainedModel,
-        prompts: Sequence[Sequence[int]],
-        *,
-        num_generations: int,
-        sampling: Sampling,
-        seeds: Tensor,
-        end_ids: Sequence[int],
-        pad_id: int,
-    ) -> Completions:
-        """Sample ``num_generations`` completions for each of P prompts.
-
-        Args:
-            policy: The model, in eval mode; the caller has set up autocast and no-grad.
-            prompts: Token ids of the P prompts.
-            num_generations: Completions per prompt, G.
-            sampling: How tokens are drawn.
-            seeds: One int64 seed per row, [P·G], row ``p * G + g``. The token drawn at a position depends on its row's
-                seed, the position and the distribution alone.
-            end_ids: Tokens that end a completion.
-            pad_id: Fills ``ids`` beyond a row's length.
-        """
 
 
 @dataclass
@@ -107,14 +30,17 @@ class Rollouts:
         prompt_ids: Token ids of the P prompts.
         num_generations: G; row n belongs to prompt ``n // G``.
         completions: The N completions.
-        texts: Their decoded text, special tokens left out.
-        verdicts: What the task's verifier said of each.
+        texts: Their texts without the tokens that frame a turn. From ``generate`` each is a
+            :class:`~lit_sdpo.rewards.thinking.Completion`, which knows where its thinking ends.
+        verdicts: What the task's verifier said of each; empty for reference answers, which nobody has judged.
         rewards: The weighted reward per row, float32 [N]; nan where every component abstained.
         seeds: The seeds that the rows were drawn with, int64 [N].
         temperature: The completions were drawn at this temperature.
         replayed: Rows whose prompts come from an earlier stage's task, bool [N]; ``None`` where there are none.
         taught: Whether the teacher has a context for a row, N values; ``None`` before that is known and for methods
             without a teacher.
+        advantages: What a policy gradient made of the rewards, float32 [N], nan for rows that it leaves to another
+            term; ``None`` before that is known and for methods without advantages.
     """
 
     rows: Sequence[Row]
@@ -128,6 +54,7 @@ class Rollouts:
     temperature: float = 1.0
     replayed: Tensor | None = None
     taught: list[bool] | None = None
+    advantages: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of completions, N."""
@@ -137,6 +64,29 @@ class Rollouts:
     def groups(self) -> Tensor:
         """Index of each row's prompt, int64 [N]."""
         return torch.arange(len(self), device=self.rewards.device) // self.num_generations
+
+    @property
+    def own(self) -> Tensor:
+        """Rows of the current task, bool [N]: all that are not replayed."""
+        return torch.ones_like(self.rewards, dtype=torch.bool) if self.replayed is None else ~self.replayed
+
+    @property
+    def scores(self) -> Tensor:
+        """The verifier's own score per row, float32 [N]; nan where it abstained."""
+        if not self.verdicts:
+            return torch.full_like(self.rewards, torch.nan)
+        return verifier_scores(self.verdicts, self.rewards.device)
+
+    def successes(self, threshold: float = 1.0) -> Tensor:
+        """Rows that the verifier, not the weighted reward, scored at least ``threshold``, bool [N]."""
+        return self.scores >= threshold
+
+    @property
+    def flat(self) -> Tensor:
+        """Prompts whose known rewards are all equal, bool [P]: no advantage, nothing to reinforce."""
+        groups = self.rewards.view(-1, self.num_generations)
+        unknown = groups.isnan()
+        return groups.masked_fill(unknown, -torch.inf).amax(1) <= groups.masked_fill(unknown, torch.inf).amin(1)
 
     @property
     def completion_mask(self) -> Tensor:
@@ -149,44 +99,36 @@ class Rollouts:
         g = self.num_generations
         rows = [p * g + k for p in prompts for k in range(g)]
         index = torch.as_tensor(rows, dtype=torch.long, device=self.rewards.device)
-        drawn = self.completions
         return replace(
             self,
             rows=[self.rows[p] for p in prompts],
             prompt_ids=[self.prompt_ids[p] for p in prompts],
-            completions=Completions(
-                drawn.ids[index], drawn.lengths[index], drawn.logprobs[index], drawn.finished[index]
-            ),
+            completions=self.completions.select(index),
             texts=[self.texts[n] for n in rows],
-            verdicts=[self.verdicts[n] for n in rows],
+            verdicts=[self.verdicts[n] for n in rows] if self.verdicts else [],
             rewards=self.rewards[index],
             seeds=self.seeds[index],
             replayed=None if self.replayed is None else self.replayed[index],
             taught=None if self.taught is None else [self.taught[n] for n in rows],
+            advantages=None if self.advantages is None else self.advantages[index],
         )
 
     @classmethod
     def cat(cls, parts: Sequence[Rollouts]) -> Rollouts:
-        """Several rollouts of the same number of generations, one after the other."""
-        width = max(part.completions.ids.shape[1] for part in parts)
-
-        def stack(name: str) -> Tensor:
-            columns = [getattr(part.completions, name) for part in parts]
-            return torch.cat(
-                [torch.nn.functional.pad(c, (0, width - c.shape[1])) if c.dim() > 1 else c for c in columns]
-            )
-
+        """Several rollouts of the same number of generations, one after the other, before a method has seen them."""
         none = [torch.zeros(len(p), dtype=torch.bool, device=p.rewards.device) for p in parts]
         return replace(
             parts[0],
             rows=[row for part in parts for row in part.rows],
             prompt_ids=[ids for part in parts for ids in part.prompt_ids],
-            completions=Completions(stack("ids"), stack("lengths"), stack("logprobs"), stack("finished")),
+            completions=Completions.cat([part.completions for part in parts]),
             texts=[text for part in parts for text in part.texts],
             verdicts=[verdict for part in parts for verdict in part.verdicts],
             rewards=torch.cat([part.rewards for part in parts]),
             seeds=torch.cat([part.seeds for part in parts]),
             replayed=torch.cat([n if p.replayed is None else p.replayed for p, n in zip(parts, none, strict=True)]),
+            taught=None,
+            advantages=None,
         )
 
 
@@ -228,15 +170,19 @@ class LossBatch:
         prompt_ids: The student's prompt of each row, N lists.
         completion_ids: int64 [N, T].
         completion_mask: bool [N, T].
-        old_logprobs: Log-probabilities at rollout, float32 [N, T].
+        old_logprobs: What the policy's ratios are against, float32 [N, T]: its log-probabilities before the window's
+            first update, under the whole distribution at the temperature. The sampler's own where that ran the policy;
+            else the first update fills them in.
         parts: One for each term of the objective, by name.
         teacher_prompt_ids: The teacher's prompt of each row, or ``None`` for a row without context; absent for methods
             without a teacher.
         temperature: The completions were drawn at this temperature, and losses score them at it.
-        fresh: The policy is the very one that drew the rollouts: this is their first update, and no other program
-            than the policy's own drew them.
-        mismatch: Keeps how far the policy is from the engine that drew the rollouts; ``None`` where the policy's own
-            program did.
+        fresh: This is the window's first update: the policy is the one that its ratios are against.
+        sampled_logprobs: Log-probabilities as the engine reported them, under what its filters kept, float32 [N, T].
+        engine_weights: Weight of each token for the difference between engine and policy, float32 [N, T]; filled in by
+            the first update.
+        mismatch: Compares engine and policy; ``None`` where the policy itself sampled, and then the two above are of
+            no use.
     """
 
     prompt_ids: list[list[int]]
@@ -247,16 +193,21 @@ class LossBatch:
     teacher_prompt_ids: list[list[int] | None] | None = None
     temperature: float = 1.0
     fresh: bool = True
+    sampled_logprobs: Tensor = field(default_factory=lambda: torch.empty(0))
+    engine_weights: Tensor = field(default_factory=lambda: torch.empty(0))
     mismatch: Mismatch | None = None
 
     @classmethod
     def of(cls, rollouts: Rollouts, teacher_prompt_ids: list[list[int] | None] | None = None) -> LossBatch:
         """All rows of some rollouts, without a term yet."""
+        drawn = rollouts.completions
         return cls(
             prompt_ids=[rollouts.prompt_ids[n // rollouts.num_generations] for n in range(len(rollouts))],
-            completion_ids=rollouts.completions.ids,
+            completion_ids=drawn.ids,
             completion_mask=rollouts.completion_mask,
-            old_logprobs=rollouts.completions.logprobs,
+            old_logprobs=drawn.logprobs if drawn.log_kept_mass is None else drawn.logprobs + drawn.log_kept_mass,
+            sampled_logprobs=drawn.logprobs,
+            engine_weights=torch.ones_like(drawn.logprobs),
             teacher_prompt_ids=teacher_prompt_ids,
             temperature=rollouts.temperature,
         )
@@ -269,6 +220,16 @@ class LossBatch:
     def sequences(self) -> Sequences:
         """The rows as the student reads them."""
         return Sequences(self.prompt_ids, self.completion_ids, self.completion_mask)
+
+    @property
+    def advantages(self) -> Tensor | None:
+        """The advantages in the parts, [N], nan where another term has the row; ``None`` where no part has any."""
+        for part in self.parts.values():
+            found = part.values.get("advantages")
+            if found is not None and found.dim() == 1:
+                # Dropped flat groups count nowhere either, and their advantages are the 0 that they look like.
+                return found.masked_fill(~part.active.any(1) & (found != 0), torch.nan)
+        return None
 
     @property
     def contributes(self) -> Tensor:
@@ -286,6 +247,8 @@ class LossBatch:
             completion_ids=self.completion_ids[index, :width],
             completion_mask=self.completion_mask[index, :width],
             old_logprobs=self.old_logprobs[index, :width],
+            sampled_logprobs=self.sampled_logprobs[index, :width],
+            engine_weights=self.engine_weights[index, :width],
             parts={name: part.select(index, width) for name, part in self.parts.items()},
             teacher_prompt_ids=None if self.teacher_prompt_ids is None else [self.teacher_prompt_ids[i] for i in rows],
         )

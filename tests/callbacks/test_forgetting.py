@@ -151,7 +151,7 @@ def test_scores_of_samples_give_intervals_and_transitions(tmp_path):
         with (tmp_path / f"{name}.csv").open() as file:
             tables[name] = list(csv.DictReader(file))
     first = tables["tasks"][0]
-    assert (first["task"], first["items"], first["samples"], first["interval"]) == ("math", "60", "4", "bootstrap")
+    assert (first["task"], first["items"], first["samples"], first["interval"]) == ("math", "60", "4", "wilson")
     assert float(first["low"]) < 0.5 < float(first["high"])
     assert float(first["pass@2"]) == pytest.approx(0.5)
     assert tables["tasks"][1]["items"] == ""  # law: all samples abstained

@@ -2,16 +2,15 @@ from __future__ import annotations
 
 import copy
 import threading
-from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
 
 from lit_sdpo.errors import UserError
-from lit_sdpo.modules.objective import Tokens
-from lit_sdpo.rollouts.engine import NativeEngine
+from lit_sdpo.modules.objective import Slice, Tokens
 from lit_sdpo.rollouts.mismatch import Mismatch
+from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.types import LossBatch, Sampling
 from lit_sdpo.rollouts.vllm import VLLMEngine
@@ -172,10 +171,11 @@ def test_the_next_steps_completions_are_drawn_while_a_step_is_taken(server, tiny
     assert [len(seeds) for _, _, seeds in drawn(watch)] == [12] * 3 + [16] * 3  # with a prompt of the first task
 
 
-def test_the_loss_is_against_the_weights_that_drew_the_completions(server, tiny, tmp_path):
+@pytest.mark.parametrize("correction", ["weight", "ratio"])
+def test_the_step_in_between_is_corrected(server, tiny, tmp_path, correction):
     watch, steps, lr = Watch(), Steps(), 0.5
     module = method("grpo", tiny)
-    fit(tmp_path, module, toy_data(steps=2), watch, steps, rollout=overlapping(server))
+    fit(tmp_path, module, toy_data(steps=2), watch, steps, rollout=overlapping(server, correction=correction))
     old, new = steps.models
     rollouts = watch.of("train")[1]["rollouts"]
     advantages = (rollouts.rewards.view(3, 4) - rollouts.rewards.view(3, 4).mean(1, keepdim=True)).flatten()
@@ -189,7 +189,10 @@ def test_the_loss_is_against_the_weights_that_drew_the_completions(server, tiny,
         ratio = (now - before.detach()).exp()
         ratios.append(ratio.detach())
         ratio = ratio * (2 / ratio.detach()).clamp(max=1)  # truncated importance sampling
-        total = total - torch.minimum(ratio * advantages[row], ratio.clamp(0.8, 1.28) * advantages[row]).sum()
+        if correction == "weight":  # which has the same gradient, and no clip
+            total = total - (ratio * advantages[row]).sum()
+        else:
+            total = total - torch.minimum(ratio * advantages[row], ratio.clamp(0.8, 1.28) * advantages[row]).sum()
     loss = total / rollouts.completions.lengths.sum()
     loss.backward()
     expected = {name: p.grad.double() for name, p in new.named_parameters()}
@@ -257,13 +260,21 @@ def test_weights_of_single_tokens_are_bounded():
     sampled = torch.tensor([[-1.0, -1.5, -4.0]])
     mask = torch.ones_like(sampled, dtype=torch.bool)
     ids = torch.zeros_like(sampled, dtype=torch.long)
-    mismatch = Mismatch(torch.device("cpu"))
-    batch = LossBatch([[1]], ids, mask, sampled, fresh=False, mismatch=mismatch)
-    tokens = Tokens(SimpleNamespace(batch=batch, ids=ids[0], rows=ids[0], mask=mask), slice(0, 3), torch.zeros(3, 4))
-    tokens.logprobs = logprobs
-    bounded = torch.tensor([1.0, 2.718281828**0.5, 2.0])
-    torch.testing.assert_close((logprobs - tokens.old_logprobs).exp(), bounded)
-    torch.testing.assert_close(tokens.importance(5.0), torch.tensor([1.0, 2.718281828**0.5, 5.0]))
-    mismatch.add(logprobs, tokens.sampled_logprobs)
-    assert mismatch.sums.tolist() == pytest.approx([3.5, float(bounded.sum()), 3])
-    assert mismatch.largest == 3
+    bounded, ones = torch.tensor([1.0, 2.718281828**0.5, 2.0]), torch.ones(3)
+    for correction in ("weight", "ratio"):
+        mismatch = Mismatch(torch.device("cpu"), correction=correction)
+        batch = LossBatch([[1]], ids, mask, sampled.clone(), sampled_logprobs=sampled, mismatch=mismatch)
+        batch.engine_weights = torch.ones_like(sampled)
+        for update in range(2):  # the second sees what the first has kept
+            batch.fresh = update == 0
+            tokens = Tokens(Slice(None, batch), slice(0, 3), torch.zeros(3, 4))
+            tokens.logprobs = logprobs
+            if batch.fresh:
+                tokens.meet_engine(mismatch)
+            ratio = (logprobs - tokens.old_logprobs).exp()
+            torch.testing.assert_close(ratio, ones if correction == "weight" else bounded)
+            torch.testing.assert_close(tokens.engine_weights, bounded if correction == "weight" else ones)
+            unbounded = torch.tensor([1.0, 2.718281828**0.5, 5.0])
+            torch.testing.assert_close(tokens.importance(5.0), bounded if correction == "weight" else unbounded)
+        assert mismatch.sums.tolist() == pytest.approx([3.5, float(bounded.sum()), 3, 0])
+        assert mismatch.largest == 3

@@ -115,7 +115,7 @@ def test_arguments_that_cannot_be(option):
 
 def test_a_file_of_another_model_is_refused(tmp_path):
     torch.save({"token": "1", "weights": {"weight": torch.zeros(3)}}, tmp_path / "base.pt")
-    with pytest.raises(UserError, match="holds no weight"):
+    with pytest.raises(UserError, match="not those of the model"):
         fit(
             tmp_path,
             method("grpo", "micro"),

@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import re
 import sys
+import threading
+import time
 
 import lightning.pytorch as pl
 import pytest
@@ -91,3 +93,22 @@ def test_validation_alone_works(tmp_path):
 def test_negative_seconds_are_refused():
     with pytest.raises(ValueError, match="seconds_between_lines"):
         StreamProgressBar(seconds_between_lines=-1)
+
+
+def test_long_evaluations_and_steps_are_told_in_a_log(tmp_path, capsys):
+    class Slow(Rewarded):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            time.sleep(0.3)
+
+        def training_step(self, batch, batch_idx):
+            time.sleep(0.3)
+            return super().training_step(batch, batch_idx)
+
+    bar = StreamProgressBar(seconds_between_lines=0.1)
+    fit(tmp_path, bar, module=Slow(), max_epochs=1, accumulate_grad_batches=6)
+    said = capsys.readouterr().out
+    assert "validation  batch 1/" in said
+    assert "stage 1/1 math  step 1/1 goes on  (" in said
+    trainer(tmp_path, bar, enable_progress_bar=True).validate(Slow(), Stream(), verbose=False)
+    assert "validation  batch 1/" in capsys.readouterr().out
+    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]

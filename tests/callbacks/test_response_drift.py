@@ -132,8 +132,12 @@ def test_tasks_roles_and_excess(tiny, tmp_path):
         (2, "current", "current"),
         (2, "earlier", "earlier"),
     ]
-    for row in callback.rows:  # success does not change, so everything is excess
-        assert row.numbers["excess_kl"].value == pytest.approx(row.numbers["reverse_kl"].value)
+    for row in callback.rows:
+        assert 0 <= row.numbers["excess_kl"].value <= row.numbers["excess_kl_at_most"].value
+    last = callback.rows[-1].numbers
+    assert last["excess_kl_at_most"].value > 0
+    assert math.isnan(callback.rows[0].numbers["reverse_kl"].low)  # the policy is the base: no prompt differs
+    assert last["reverse_kl"].low < last["reverse_kl"].value < last["reverse_kl"].high
     with (tmp_path / "response_drift.csv").open() as file:
         table = list(csv.DictReader(file))
     assert {line["number"] for line in table} >= {"forward_kl", "reverse_kl", "js", "similarity_floor", "truncated"}
@@ -153,7 +157,7 @@ def test_tasks_roles_and_excess(tiny, tmp_path):
 
 
 def test_a_success_rate_that_changes_explains_some(tiny, tmp_path):
-    """Base: 0 of 2 right, policy: 2 of 2. Rates 1/6 and 5/6, smoothed: the binary KL is 2/3 log 5."""
+    """Base: none right, policy: all right. How much of the KL success needs cannot be told."""
     seen = []
 
     def first_never_then_always(text):
@@ -169,7 +173,7 @@ def test_a_success_rate_that_changes_explains_some(tiny, tmp_path):
     callback = drift()
     fit(tmp_path, method("sft", tiny), toy_data((task,), steps=1), callback, Switch())
     last = callback.rows[-1].numbers
-    assert last["excess_kl"].value == pytest.approx(last["reverse_kl"].value - 2 / 3 * math.log(5))
+    assert 0 < last["excess_kl"].value < last["excess_kl_at_most"].value
 
 
 def test_the_evaluations_length_is_taken(tiny, tmp_path):

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_sdpo.callbacks import InitialEvaluation, RolloutCallback, SampleLogger
 from lit_sdpo.data.micro.datamodule import MicroDataModule
 from lit_sdpo.errors import UserError
-from lit_sdpo.rollouts.engine import NativeEngine
+from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.types import Sampling
 from tests.training import (
     Toy,

@@ -14,10 +14,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lit_sdpo.callbacks.samples import SampleLogger, escape, samples_table
 from lit_sdpo.data.task import Row
+from lit_sdpo.modules import SRPO
 from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.types import Completions, Rollouts
 from tests.loggers import InFolder
-from tests.training import fit, lively, method, rollout_callback, toy_data
+from tests.training import Toy, fit, method, rollout_callback, sgd, toy_data
 
 NASTY = [
     "<script>alert(1)</script>",
@@ -30,7 +32,7 @@ NASTY = [
 ]
 
 
-def rollouts(texts=("yes", "no", "four", "five"), rewards=(1.0, 0.0, math.nan, 0.5), generations=2):
+def rollouts(texts=("yes", "no", "four", "five"), rewards=(1.0, 0.0, math.nan, 0.5), generations=2, **options):
     rows = [
         Row(f"id{i}", [{"role": "user", "content": f"question {i}"}], "x") for i in range(len(texts) // generations)
     ]
@@ -39,7 +41,15 @@ def rollouts(texts=("yes", "no", "four", "five"), rewards=(1.0, 0.0, math.nan, 0
     completions = Completions(ids, torch.arange(1, n + 1), torch.zeros(n, 3), torch.arange(n) % 2 == 0)
     verdicts = [Verdict(1.0, flags=("no_answer",) if i == 1 else ()) for i in range(n)]
     return Rollouts(
-        rows, [[0]] * len(rows), generations, completions, list(texts), verdicts, torch.tensor(rewards), torch.arange(n)
+        rows,
+        [[0]] * len(rows),
+        generations,
+        completions,
+        list(texts),
+        verdicts,
+        torch.tensor(rewards),
+        torch.arange(n),
+        **options,
     )
 
 
@@ -74,7 +84,7 @@ def see(callback, trainer, split="train", batch=None, task="math"):
 
 def test_a_line_has_everything(tmp_path):
     callback, trainer = ready(tmp_path, step=4)
-    see(callback, trainer)
+    see(callback, trainer, batch=rollouts(advantages=torch.tensor([1.25, -2.0, 0.0, 0.0])))
     written = lines(tmp_path)
     assert written[1] == {
         "id": "id0",
@@ -85,7 +95,7 @@ def test_a_line_has_everything(tmp_path):
         "prompt": [{"role": "user", "content": "question 0"}],
         "completion": "no",
         "reward": 0.0,
-        "advantage": -0.5,
+        "advantage": -2.0,
         "score": 1.0,
         "finished": False,
         "length": 2,
@@ -94,6 +104,85 @@ def test_a_line_has_everything(tmp_path):
     assert [line["id"] for line in written] == ["id0", "id0", "id1", "id1"]
     assert written[2]["reward"] is written[2]["advantage"] is None
     assert written[3]["advantage"] == 0.0
+
+
+class Windows(pl.Callback):
+    """The advantages by which the policy gradient weighed each row's tokens, and the rows that it counted."""
+
+    def __init__(self):
+        self.used, self.counted = [], []
+
+    def setup(self, trainer, pl_module, stage):
+        prepare = pl_module.prepare_rollouts
+
+        def keep(rollouts):
+            window = prepare(rollouts)
+            part = window.parts["policy_gradient"]
+            self.used.append(part.values["advantages"].tolist())
+            self.counted.append(part.active.any(1).tolist())
+            return window
+
+        pl_module.prepare_rollouts = keep
+
+
+def scored(pattern):
+    calls = iter(range(10**9))
+    return Toy(score=lambda text: pattern[next(calls) % len(pattern)])
+
+
+#: Groups of four: uneven, flat, one abstention.
+SCORES = [1.0, 0.0, 0.25, 0.0, *[1.0] * 4, 1.0, None, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("kind", ["none", "std", "loo", "batch_std"])
+def test_advantages_are_those_of_the_loss(tmp_path, tiny, kind, drop):
+    windows = Windows()
+    module = method("grpo", tiny, advantage=kind, drop_flat_groups=drop)
+    fit(tmp_path, module, toy_data([scored(SCORES)]), windows, SampleLogger())
+    written = [line["advantage"] for line in lines(tmp_path)]
+    used = [None if score is None else a for score, a in zip(SCORES, windows.used[0], strict=True)]
+    assert written == used
+    assert written[4:8] == [0.0] * 4
+    assert windows.counted[0] == [s is not None and not (drop and 4 <= n < 8) for n, s in enumerate(SCORES)]
+    first = torch.tensor(SCORES[:4]) - 0.3125
+    known = torch.tensor([score for score in SCORES if score is not None])
+    by_hand = {
+        "none": first,
+        "std": first / (first.std() + 1e-6),
+        "loo": first * 4 / 3,
+        "batch_std": first / (known.std() + 1e-6),
+    }
+    assert written[:4] == pytest.approx(by_hand[kind].tolist(), rel=1e-5)
+
+
+def test_advantages_of_a_window_with_replayed_and_replaced_groups(tmp_path, tiny):
+    windows = Windows()
+    module = method("grpo", tiny, advantage="std", replay_coefficient=0.5)
+    data = toy_data(["a", "b"], prompts=4, replay_share=0.5)
+    fit(tmp_path, module, data, windows, SampleLogger(1), rollout=rollout_callback(resample_rounds=2))
+    written = [line["advantage"] for line in lines(tmp_path)]
+    assert [len(used) for used in windows.used] == [16, 24]
+    assert written == [*windows.used[0], *windows.used[1][:16]]
+    assert any(written)
+
+
+def test_advantages_where_rows_are_distilled_instead(tmp_path, tiny):
+    windows, pattern = Windows(), [1.0, 0.0, 0.0, 1.0]
+    module = SRPO(tiny, optimizer=sgd, scheduler=None, reprompt=Reprompt(allow_truncated=True))
+    fit(tmp_path, module, toy_data([scored(pattern)]), windows, SampleLogger())
+    assert [line["advantage"] for line in lines(tmp_path)] == [0.5, None, None, 0.5] * 3
+    assert windows.counted[0] == [True, False, False, True] * 3
+
+
+@pytest.mark.parametrize(("coefficient", "known"), [(0.0, False), (0.5, True)])
+def test_advantages_of_self_distillation(tmp_path, tiny, coefficient, known):
+    data = toy_data([scored([1.0, 0.0, 0.0, 1.0])])
+    fit(tmp_path, method("sdpo", tiny, outcome_coefficient=coefficient), data, SampleLogger(), limit_val_batches=1.0)
+    written = lines(tmp_path)
+    of = {split: {line["advantage"] for line in written if line["split"] == split} for split in ("train", "validation")}
+    assert of["train"] == ({0.5, -0.5} if known else {None})
+    assert of["validation"] == {None}
 
 
 def test_tokens_and_the_teachers_context_on_request(tmp_path):
@@ -109,7 +198,7 @@ def test_tokens_and_the_teachers_context_on_request(tmp_path):
 
 @pytest.mark.parametrize(("kind", "taught"), [("sdpo", True), ("grpo", False)])
 def test_a_run_says_which_completions_were_taught(tmp_path, tiny, kind, taught):
-    fit(tmp_path, method(kind, tiny), toy_data(), SampleLogger(), rollout=rollout_callback(rewards=lively()))
+    fit(tmp_path, method(kind, tiny), toy_data([scored([1.0, 0.0, 0.0, 1.0])]), SampleLogger())
     assert all(("teacher_context" in line) == taught for line in lines(tmp_path))
     assert {line.get("teacher_context") for line in lines(tmp_path)} == ({True} if taught else {None})
 

@@ -166,6 +166,17 @@ def test_g09_a_template_is_checked():
     assert "finished turn begins otherwise" in other.text
 
 
+@pytest.mark.parametrize(("start", "found"), [("", 0), ("<|user|>", 1)])
+def test_only_a_beginning_that_stands_twice_is_broken(start, found):
+    """In ChatML the token that begins the text may begin every turn."""
+    tokenizer = load_tokenizer("micro")
+    tokenizer.bos_token = "<|user|>"
+    tokenizer.chat_template = start + tokenizer.chat_template
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    findings = list(template_findings(tokenizer, chat, "2", [tokenizer.eos_token_id], {}))
+    assert len([f for f in findings if f.state == "problem" and "begins with <|user|> twice" in f.text]) == found
+
+
 def test_special_tokens_and_line_ends_are_visible():
     tokenizer = load_tokenizer("micro")
     ids = render(tokenizer, [{"role": "user", "content": "a b\nc"}])

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from lit_sdpo.cli import main
+from lit_sdpo.commands.samples import read
+from lit_sdpo.errors import UserError
 
 
 def record(number, **changes):
@@ -104,3 +106,29 @@ def test_mistakes_are_explained(tmp_path, run, capsys):
     file.write_text("{\n" + file.read_text())
     assert main(["samples", str(file)]) == 2
     assert "line 1" in capsys.readouterr().err
+
+
+GOOD = {"id": "a", "task": "t", "split": "train", "stage": 0, "step": 1, "reward": 1.0, "length": 2, "flags": []}
+GOOD |= {"prompt": [{"role": "user", "content": "?"}], "completion": "!"}
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        (5, "no object"),
+        ([], "no object"),
+        ({"id": "a"}, "it has no task"),
+        (GOOD | {"id": 3}, "its id is something else"),
+        (GOOD | {"stage": True}, "its stage is something else"),
+        (GOOD | {"prompt": "text"}, "its prompt is something else"),
+        (GOOD | {"prompt": [1]}, "no list of messages"),
+        (GOOD | {"prompt": [{"role": "user"}]}, "no list of messages"),
+        (GOOD | {"flags": [1]}, "its flags are no texts"),
+    ],
+)
+def test_lines_that_are_no_samples_are_refused(tmp_path, record, text):
+    path = tmp_path / "samples.jsonl"
+    path.write_text(f"{json.dumps(GOOD)}\n{json.dumps(record)}\n")
+    with pytest.raises(UserError, match=text) as caught:
+        list(read(path))
+    assert caught.value.where == f"{path}, line 2"

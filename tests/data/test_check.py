@@ -10,7 +10,10 @@ import yaml
 
 from lit_sdpo.cli import main
 from lit_sdpo.data.check.overlap import OverlapFinder, words
+from lit_sdpo.data.check.pairs import PairFinder
+from lit_sdpo.data.check.pairs import _pair as pair_of
 from lit_sdpo.data.check.report import Group
+from lit_sdpo.data.task import Row
 from lit_sdpo.policies.load import load_tokenizer, render
 from tests.data.test_readers import GOOD, write
 from tests.data.test_records import parquet
@@ -63,6 +66,7 @@ def test_files_without_mistakes(tmp_path, check):
             "line 1",
             "refuses the row's own answer (no, never)",
         ),
+        ([row(1, verifier="tests.data.test_check.always")], "answer", "line 1", "takes an empty answer for right"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, check, rows, kind, place, message):
@@ -88,6 +92,15 @@ class Never:
 
     def reference(self, ground_truth, extra):
         return ground_truth
+
+
+def always(completion, row):
+    from lit_sdpo import Verdict
+
+    return Verdict(1.0)
+
+
+always.isolated = False
 
 
 def test_all_mistakes_are_found_and_the_rest_goes_on(tmp_path, check):
@@ -332,3 +345,36 @@ def test_quantiles_and_classes():
     assert [group.quantile(share) for share in (0.0, 0.5, 0.95, 1.0)] == [1, 50, 95, 100]
     assert group.histogram() == [(0, 64, 63), (64, 128, 37)]
     assert Group("t", "train").histogram() == []
+
+
+def test_pairs_of_different_answers(tmp_path, check, capsys):
+    truths = ["1/2", "0.5", "2", "(1,2)", "(2,1)", "2"]
+    path = write(tmp_path, *(row(n, ground_truth=truth) for n, truth in enumerate(truths)))
+    code, report = check(path, "--pairs", 100)
+    assert code == 0, report["findings"]
+    (found,) = report["pairs"]
+    assert (found["answers"], found["possible"], found["compared"], found["abstained"]) == (5, 10, 10, 0)
+    assert [{pair["given"], pair["truth"]} for pair in found["equal"]] == [{"1/2", "0.5"}]
+    assert (found["equal"][0]["first"], found["equal"][0]["second"]) == (f"{path}, line 2", f"{path}, line 1")
+    _, drawn = check(path, "--pairs", 3)
+    assert drawn["pairs"][0]["compared"] == 3
+    assert check(path)[1]["pairs"] == []
+    main(["data", "check", str(path), "--pairs", "100"])
+    assert (
+        "5 different answers, 10 pairs put to math_boxed, 1 judged equal\n  '0.5'  =  '1/2'" in capsys.readouterr().out
+    )
+
+
+def test_every_pair_has_one_index():
+    pairs = [pair_of(index) for index in range(45)]
+    assert sorted(pairs) == [(first, second) for first in range(10) for second in range(first)]
+
+
+def test_pairs_tell_how_far_they_are():
+    finder, seen = PairFinder(1000), []
+    finder.progress = lambda done, total: seen.append((done, total))
+    for number in range(40):
+        truth = {"ground_truth": str(number), "reference": rf"\boxed{{{number}}}", "verifier": "numeric_boxed"}
+        finder.add("file", f"line {number}", Row(id=str(number), messages=[], **truth))
+    assert [len(report.equal) for report in finder.find()] == [0]
+    assert seen == [(500, 780), (780, 780)]

@@ -59,8 +59,8 @@ def test_a_repeated_task_has_its_own_order_in_each_stage():
 def test_only_probes_are_evaluated_on_request():
     data = toy_data(["a"], probes=[Toy("p")], evaluate_trained=False)
     assert [loader.task.name for loader in data.val_dataloader()] == ["p"]
-    assert [where for where, _ in data.all_rows("fit")] == ["a (train)", "p (validation)"]
-    assert [where for where, _ in data.all_rows("test")] == ["p (test)"]
+    assert [(task.name, split) for task, split, _ in data.row_sets("fit")] == [("a", "train"), ("p", "validation")]
+    assert [(task.name, split) for task, split, _ in data.row_sets("test")] == [("p", "test")]
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -91,14 +91,12 @@ def test_loaders_read_the_trainer():
     ("options", "where"),
     [
         ({"stages": []}, "data.stages"),
-        ({"stages": [Stage(task=Toy(), steps=0)]}, r"data.stages\[0\].steps"),
-        ({"stages": [Stage(task=Toy(), prompts_per_step=0)]}, r"data.stages\[0\].prompts_per_step"),
-        ({"eval_every": 0}, "data.eval_every"),
+        ({"eval_every": 0}, "eval_every has to be"),
         ({"eval_every": 4}, "data.eval_every"),
-        ({"eval_generations": 0}, "data.eval_generations"),
-        ({"eval_batch_size": 0}, "data.eval_batch_size"),
-        ({"eval_prompts": 0}, "data.eval_prompts"),
-        ({"updates_per_rollout": 0}, "data.updates_per_rollout"),
+        ({"eval_generations": 0}, "eval_generations has to be"),
+        ({"eval_batch_size": 0}, "eval_batch_size has to be"),
+        ({"eval_prompts": 0}, "eval_prompts has to be"),
+        ({"updates_per_rollout": 0}, "updates_per_rollout has to be"),
         ({"probes": [Toy()]}, "data.probes"),
         ({"probes": [Toy("p"), Toy("p")]}, "data.probes"),
         ({"stages": [Stage(task=Toy(), steps=6), Stage(task=Toy(size=5), steps=6)]}, r"data.stages\[1\].task"),

@@ -18,6 +18,12 @@ def made(data, **flags):
     return data
 
 
+def named(flags):
+    """What a case is called, the same in every process."""
+    values = (value if isinstance(value, int | float | str) else type(value).__name__ for value in flags.values())
+    return ", ".join(map("{}={}".format, flags, values)) or "none"
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -46,7 +52,7 @@ def made(data, **flags):
         {"callbacks": GradientAccumulationScheduler({1: 2})},
         {"reload_dataloaders_every_n_epochs": 0},
     ],
-    ids=str,
+    ids=named,
 )
 def test_refused(flags):
     (flag,) = flags
@@ -67,7 +73,7 @@ def test_refused(flags):
         {"fast_dev_run": True},
         {"num_sanity_val_steps": 2},
     ],
-    ids=str,
+    ids=named,
 )
 def test_accepted(flags):
     made(toy_data(["a", "b"], steps=6), **flags).setup("fit")

@@ -132,7 +132,8 @@ def test_bfcl_without_its_answers(tmp_path):
     with pytest.raises(UserError, match=r"answers are missing: .*possible_answer/BFCL_v4_multiple.json"):
         read_rows(path)
     (tmp_path / "possible_answer").mkdir()
-    write(tmp_path / "possible_answer", {"id": lines[0]["id"], "ground_truth": []}, name="BFCL_v4_multiple.json")
+    answers = {line["id"]: line for line in raw("bfcl/possible_answer/BFCL_v4_multiple.json")}
+    write(tmp_path / "possible_answer", answers[lines[0]["id"]], name="BFCL_v4_multiple.json")
     with pytest.raises(UserError, match=rf"line 2, field 'id': .* has no answer to '{lines[1]['id']}'"):
         read_rows(path)
     nothing = [{**line, "id": f"live_irrelevance_{n}-0-0"} for n, line in enumerate(lines)]

@@ -78,6 +78,13 @@ def test_columns_of_another_layout(tmp_path):
         ({"ground_truth": "1+1=2\n#### 2"}, "ground_truth", "follows ####"),
         ({"verifier": "tooluse_react"}, "ground_truth", "Action_Input"),
         ({"verifier": "mcq_xml"}, "ground_truth", "capital letter"),
+        ({"verifier": "mcq_boxed", "ground_truth": "AB"}, "ground_truth", "capital letter"),
+        ({"verifier": "tooluse_react", "ground_truth": "[]"}, "ground_truth", "no call"),
+        ({"verifier": "bfcl_ast", "ground_truth": '{"functions": [], "possible_answers": []}'}, "ground_truth", "call"),
+        ({"verifier": "zebra_json", "ground_truth": '{"House 1": {}}'}, "ground_truth", "House 1"),
+        ({"verifier": "numeric_boxed", "ground_truth": "nan"}, "ground_truth", "number"),
+        ({"verifier": "numeric_boxed", "ground_truth": "-inf"}, "ground_truth", "number"),
+        ({"verifier": "exact_text", "ground_truth": "<think>"}, "ground_truth", "thinking"),
     ],
 )
 def test_d02_d03_a_bad_row_is_named(tmp_path, change, field, message):

@@ -15,6 +15,7 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import MuonAdamW
 from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
+from lit_sdpo.policies.masters import trained
 from lit_sdpo.policies.memory import step_memory
 from lit_sdpo.policies.sharding import gathered, is_sharded, whole
 from lit_sdpo.policies.teachers import EMATeacher, RestartTeacher, TrustRegionTeacher
@@ -183,9 +184,13 @@ def test_weights_are_gathered_once_for_any_number_of_calls(tmp_path, tiny):
     torch.testing.assert_close(*in_two_processes(tmp_path / "pair", run))
 
 
-def saved(folder, model, lora, ckpt_path=None, **options):
+#: What of a method is saved and goes on.
+KEPT = {"all": {}, "adapter": {"lora": Lora(rank=4)}, "half": {"dtype": "bfloat16"}}
+
+
+def saved(folder, model, kept, ckpt_path=None, **options):
     torch.manual_seed(1)
-    more = {"lora": Lora(rank=4)} if lora else {}
+    more = KEPT[kept]
     module = method("sdpo", model, teacher=EMATeacher(0.3), optimizer=adamw, **more)
     # Of sharded weights the checkpoint does not say with which base the run began.
     saving = StageCheckpoint(
@@ -193,22 +198,25 @@ def saved(folder, model, lora, ckpt_path=None, **options):
     )
     options = {"plugins": [SafeCheckpointIO()], "enable_checkpointing": True} | options
     fit(folder, module, toy_data([Toy("a"), Toy("b")], steps=2), saving, ckpt_path=ckpt_path, **options)
-    return state(module)
+    weights = trained(module.policy)
+    masters = [] if module._masters is None else module._masters.of(weights)
+    assert [master.shape for master in masters] == [weight.shape for weight in weights] * (kept == "half")
+    return state(module) | {f"master {n}": whole(master).clone() for n, master in enumerate(masters)}
 
 
 @pytest.mark.filterwarnings("ignore:.*this run is not the one:UserWarning")
 @pytest.mark.filterwarnings("ignore:The checkpoint .* is damaged:UserWarning")
-@pytest.mark.parametrize(("lora", "save"), [(False, True), (True, False)], ids=["divided", "adapter, whole"])
-def test_a_resumed_run_ends_bit_for_bit_where_it_would_have(tmp_path, tiny, lora, save):
+@pytest.mark.parametrize(("kept", "save"), [("all", True), ("adapter", False), ("half", True), ("half", False)])
+def test_a_resumed_run_ends_bit_for_bit_where_it_would_have(tmp_path, tiny, kept, save):
     name = "stage=0-step=2.ckpt" if save else "step=1.ckpt"
     written = tmp_path / "first" / "checkpoints" / name
 
     def run():
-        first = saved(tmp_path / "first", tiny, lora, **divided(save))
+        first = saved(tmp_path / "first", tiny, kept, **divided(save))
         if save and torch.distributed.get_rank() == 0:  # the one before it is taken
             part = written / "__1_0.distcp"
             part.write_bytes(part.read_bytes()[:-1] + b"x")
-        return first, saved(tmp_path / "again", tiny, lora, written, **divided(save))
+        return first, saved(tmp_path / "again", tiny, kept, written, **divided(save))
 
     first, again = in_two_processes(tmp_path / "pair", run)
     assert_equal(again, first)
@@ -224,7 +232,15 @@ def test_a_resumed_run_ends_bit_for_bit_where_it_would_have(tmp_path, tiny, lora
         with pytest.raises(UserError, match="already"):
             consolidate(written, tmp_path / "whole.ckpt")
         written = tmp_path / "whole.ckpt"
-    alone = saved(tmp_path / "alone", tiny, lora, written, devices=1)
+    alone = saved(tmp_path / "alone", tiny, kept, written, devices=1)
+    if kept == "half":  # one process rounds other sums, and soon samples other tokens
+        checkpoint = torch.load(written, weights_only=True)
+        masters = [values["master"] for values in checkpoint["optimizer_states"][0]["state"].values()]
+        weights = [tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith("policy.")]
+        assert {master.dtype for master in masters} == {torch.float32}
+        assert len(masters) == sum(name.startswith("master") for name in first)
+        assert all(any(torch.equal(master.bfloat16(), weight) for weight in weights) for master in masters)
+        return
     for entry, tensor in first.items():  # Adam: see test_ddp
         torch.testing.assert_close(alone[entry], tensor, rtol=0.02, atol=2e-3)
 

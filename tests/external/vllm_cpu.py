@@ -1,6 +1,6 @@
 """The vLLM engine against a real vLLM on a CPU: installs it in an environment of its own, starts it, checks it.
 
-    python tests/external/vllm_cpu.py --environment ~/vllm-cpu --work /tmp/vllm-checks
+    python -m tests.external.vllm_cpu --environment ~/vllm-cpu --work /tmp/vllm-checks
 
 The environment needs 3.5 GB and the network, once. Each line that is printed is a check and what was measured; the
 first one that fails ends the script with status 1. ``--url`` takes a server that runs already, and leaves out the
@@ -22,6 +22,7 @@ import time
 import urllib.request
 import venv
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from scipy.stats import chisquare
@@ -29,11 +30,14 @@ from scipy.stats import chisquare
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import end_token_ids, load_policy, load_tokenizer, render
 from lit_sdpo.report.events import scalars
-from lit_sdpo.rollouts.engine import NativeEngine
+from lit_sdpo.rollouts.engine import Sampling
+from lit_sdpo.rollouts.mismatch import Mismatch
+from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
-from lit_sdpo.rollouts.types import Sampling
 from lit_sdpo.rollouts.vllm import VLLMEngine, server
 from lit_sdpo.rollouts.vllm.sync import Synchroniser, prompt_logprobs
+from tests.modules.test_unchanged_policy import FILTERS, MIXED, Recorded, updates
+from tests.training import Watch
 
 ROOT = Path(__file__).parents[2]
 VERSION = "0.32.0"
@@ -219,6 +223,34 @@ def check_distribution(engine, policy, tokenizer) -> None:
             )
 
 
+def check_updates(engine, work: Path, model: Path) -> None:
+    """At a learning rate of 0 the second update is the first; a first one is the native one but for its weights."""
+    for kind in ("grpo", "sdpo"):
+        for filters in FILTERS:
+            found = updates(work, kind, str(model), filters, engine=engine)
+            first, second = found.found
+            apart = float((second - first).norm() / first.norm())
+            logged = {name.rpartition("/")[2]: x for name, x in found.logged[0].items() if "mismatch" in name}
+            text = ", ".join(f"{name} {x:.2g}" for name, x in logged.items())
+            expect(
+                f"a second update at a learning rate of 0, {kind}, {filters or 'plain'}",
+                f"gradients differ by {apart:.1e} of their norm; {text}",
+                apart <= 1e-5 and float(first.norm()) > 1e-4 and logged["max"] <= 1e-3,  # the order of filters too
+            )
+        watch, compare = Watch(), Mismatch.compare
+
+        def unweighted(self, *tokens, compare=compare):
+            found = compare(self, *tokens)
+            return found._replace(weights=torch.ones_like(found.weights))
+
+        with patch.object(Mismatch, "compare", unweighted):
+            theirs = updates(work, kind, str(model), MIXED, watch, engine=engine).found[0]
+        drawn = watch.of("train")[0]["rollouts"].completions
+        own = updates(work, kind, str(model), MIXED, engine=Recorded(drawn)).found[0]
+        apart = float((theirs - own).norm() / own.norm())
+        expect(f"a first update without weights against the native one, {kind}", f"{apart:.1e}", apart <= 1e-5)
+
+
 class PlainReload(Synchroniser):
     """vLLM's own ``reload_weights`` in the place of the extension's."""
 
@@ -344,6 +376,7 @@ def main() -> None:
         say("server", json.dumps(engine.synchroniser.describe()))
         check_logprobs(engine, policy, tokenizer)
         check_distribution(engine, policy, tokenizer)
+        check_updates(engine, work, model)
         check_weights(engine, policy, tokenizer)
         check_run(work, url, model)
         check_overlap(work, url, model)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
+
 import pytest
 import torch
 from scipy.optimize import minimize
@@ -9,6 +13,7 @@ from scipy.optimize import minimize
 from lit_sdpo.functional import (
     binary_kl,
     excess_forward_kl,
+    excess_kl_bounds,
     excess_kl_estimate,
     excess_reverse_kl,
     kl,
@@ -17,6 +22,7 @@ from lit_sdpo.functional import (
     razor_token_kernels,
     token_kernels,
 )
+from tests.golden.check import check_case
 
 SHAPE = (3, 3, 3)
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -111,6 +117,70 @@ def test_estimate_converges_to_the_excess(case):
     p, b, s = (x.flatten()[ids][None] for x in (policy, base, success))
     got = excess_kl_estimate(p.log(), b.log(), s.double().mean(-1), base[success].sum()[None])
     assert got.item() == pytest.approx(excess_reverse_kl(policy, base, success).item(), abs=0.02)
+
+
+def drawn_bounds(policy, base, success, completions, prompts=20_000):
+    """Bounds of many prompts that are all alike, from as many completions of the policy as of the base."""
+    generator = torch.Generator().manual_seed(0)
+    policy, base, success = policy.flatten(), base.flatten(), success.flatten().double()
+    ids = [
+        torch.multinomial(law, prompts * completions, replacement=True, generator=generator).view(prompts, completions)
+        for law in (policy, base)
+    ]
+    ratio = policy.log() - base.log()
+    return excess_kl_bounds(ratio[ids[0]], success[ids[0]], ratio[ids[1]], success[ids[1]])
+
+
+@pytest.mark.parametrize("completions", [2, 4, 16])
+def test_bounds_hold_the_excess_on_average(case, completions):
+    base, policy, success = case
+    excess = excess_reverse_kl(policy, base, success).item()
+    at_least, at_most = drawn_bounds(policy, base, success, completions)
+    error = 3 * at_most.std().item() / len(at_most) ** 0.5
+    assert at_least.min() >= 0
+    assert bool((at_least <= at_most).all())
+    assert 0.1 * excess < at_least.mean() < excess + error
+    assert at_most.mean() > excess - error
+
+
+def test_bounds_meet_where_completions_are_many(case):
+    base, policy, success = case
+    at_least, at_most = drawn_bounds(policy, base, success, 1000, prompts=50)
+    assert at_most.mean() - at_least.mean() < 0.1
+
+
+@pytest.mark.parametrize("z", [0.005, 0.05, 0.2, 0.45])
+@pytest.mark.parametrize("completions", [1, 4, 8])
+def test_a_policy_that_moved_no_further_than_success_needs_has_no_excess(case, z, completions):
+    """However rare success is and however few the completions; ``at_most`` is 0, too, where the base shows both."""
+    base, _, success = case
+    base = torch.where(success, z * base / base[success].sum(), (1 - z) * base / base[~success].sum())
+    razor = razor_policy(base, success, 0.95)
+    at_least, at_most = drawn_bounds(razor, base, success, completions, prompts=2000)
+    assert at_least.max() < 1e-12
+    seen = at_most < 1e-9
+    both = 1 - z**completions - (1 - z) ** completions  # chance of a success and a failure among the base's
+    assert seen.double().mean() >= both - 3 * (both * (1 - both) / 2000) ** 0.5 - 1e-9
+
+
+def test_completions_that_nobody_judged_do_not_count():
+    ratios, right = torch.tensor([[1.0, 3.0, 9.0], [1.0, 2.0, 3.0]]), torch.tensor([[1.0, 1.0, torch.nan]] * 2)
+    right[1] = torch.nan
+    base = torch.tensor([[1.0, 7.0, 0.0]] * 2), torch.tensor([[1.0, torch.nan, 0.0]] * 2)
+    at_least, at_most = excess_kl_bounds(ratios, right, *base)
+    assert at_least[0].item() == pytest.approx(2 + math.log((math.exp(-1) + math.exp(-3)) / 2))
+    assert at_most[0].item() == pytest.approx(2 - 1)
+    assert at_least[1].isnan()
+    assert at_most[1].isnan()
+
+
+FILE = json.loads((Path(__file__).parents[1] / "golden" / "turn2.json").read_text())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", [c for c in FILE["cases"] if c["group"] == "excess_kl"], ids=lambda c: c["id"])
+def test_golden_cases(case, dtype):
+    assert check_case(case, dtype, FILE["tolerance"]) == []
 
 
 def test_kl_at_its_ends():

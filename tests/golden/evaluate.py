@@ -17,6 +17,20 @@ Case = dict[str, Any]
 Result = dict[str, Any]
 GROUPS: dict[str, Callable[[Case, torch.dtype], Result]] = {}
 
+#: Groups of the file format that the package has no function for.
+NOT_COVERED = {
+    *("merge", "bema", "online_ewc", "prompt_anchor", "tilted_target", "tilt_budget", "distillation_advantage"),
+    *("sequence_ratio", "multiple_choice", "perplexity", "continual_curves", "excess_kl", "gradient_cosine"),
+}
+
+
+def not_covered(case: Case) -> str | None:
+    """What a case is about, if the package has no function for it."""
+    if case["group"] in NOT_COVERED:
+        return str(case["group"])
+    minimised = case["group"] == "continual" and case.get("params", {}).get("mode") == "min"
+    return "continual, mode min" if minimised else None
+
 
 def group(function: Callable[[Case, torch.dtype], Result]) -> Callable[[Case, torch.dtype], Result]:
     GROUPS[function.__name__] = function
@@ -108,6 +122,20 @@ def policy(case: Case, dtype: torch.dtype) -> Result:
 @group
 def mismatch_weight(case: Case, dtype: torch.dtype) -> Result:
     return {"weights": mismatch(case, case["params"], dtype, case["params"].get("old_amp", 0.6))}
+
+
+@group
+def filtered_logprobs(case: Case, dtype: torch.dtype) -> Result:
+    i, p = case["inputs"], case["params"]
+    logits = make.student(i).to(dtype)
+    found = F.filtered_logprobs(logits.flatten(0, 1), torch.tensor(i["ids"]).flatten(), **p)
+    kept = logits >= F.lowest_kept(logits.flatten(0, 1), **p).view(i["B"], i["T"], 1)
+    return {
+        "full_logprobs": found.full.view(i["B"], i["T"]),
+        "logprobs": found.filtered.view(i["B"], i["T"]),
+        "kept_mass": found.log_kept_mass.exp().view(i["B"], i["T"]),
+        "kept_tokens": kept.sum(-1),
+    }
 
 
 @group
@@ -251,3 +279,20 @@ def context(case: Case, dtype: torch.dtype) -> Result:
     )
     mask = [int(bool(candidates) or used) for candidates, used in zip(allowed, shown, strict=True)]
     return {"allowed_demos": allowed, "uses_feedback": shown, "teacher_mask": mask}
+
+
+@group
+def excess_kl(case: Case, dtype: torch.dtype) -> Result:
+    i = case["inputs"]
+    policy, base = (torch.tensor(i[name], dtype=dtype) for name in ("policy", "base"))
+    success = torch.tensor(i["success"])
+    alpha, z = policy[success].sum(), base[success].sum()
+    return {
+        "success_rate": alpha,
+        "base_success_rate": z,
+        "kl": F.kl(policy, base),
+        "binary_kl": F.binary_kl(alpha, z),
+        "razor": F.razor_policy(base, success, alpha),
+        "excess_reverse_kl": F.excess_reverse_kl(policy, base, success),
+        "excess_forward_kl": F.excess_forward_kl(policy, base, success),
+    }

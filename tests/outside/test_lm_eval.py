@@ -77,11 +77,12 @@ def test_what_was_lost_and_won(results):
     for record in (quiz, sums):
         assert (record["items"], record["before"], record["after"]) == (8, 5 / 8, 4 / 8)
         assert (record["lost"], record["won"]) == (3 / 8, 2 / 8)
-        # Wilson's interval by hand: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n)
-        z, n, p = 1.959964, 8, 3 / 8
+        # Wilson's interval by hand: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n), z of Student's distribution and
+        # n less one, since the variance comes from the questions themselves
+        z, n, p = 2.364624, 7, 3 / 8
         half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         ends = [(p + z * z / (2 * n) + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
-        assert [record["lost_low"], record["lost_high"]] == pytest.approx(ends, abs=1e-6)
+        assert [record["lost_low"], record["lost_high"]] == pytest.approx(ends, abs=1e-4)
         assert record["mcnemar"] == pytest.approx(1.0)  # 3 against 2
     # Guessing moves (1 - 5/8) (1 - 4/8) / (4 - 1) in each direction.
     assert quiz["by_guessing"] == pytest.approx(0.0625)
@@ -154,7 +155,7 @@ def test_the_command(results, capsys):
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:6] == ["quiz_a", "acc", "8", "0.625", "0.500", "-0.125"]
-    assert "0.375 [0.137, 0.694]" in lines[1]
+    assert "0.375 [0.103, 0.758]" in lines[1]
     assert lines[2].split()[1] == "exact_match,strict-match"
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["won"] == 0.25

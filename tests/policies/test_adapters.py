@@ -213,17 +213,19 @@ def test_a_copy_speaks_in_eval_mode(tiny):
     assert not torch.equal(alive, completion_hidden(policy, ROWS))
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Model with `tie_word_embeddings=True`", "ignore:Model has `tie_word_embeddings=True`"
-)
-def test_an_adapted_head_speaks_with_the_copys_weights(tiny):
-    policy = load_policy(tiny, lora=Lora(rank=RANK, target_modules=["q_proj", "lm_head"]))
+def test_an_adapted_head_speaks_with_the_copys_weights(tmp_path, tiny):
+    whole = load_policy(tiny)
+    whole.config.tie_word_embeddings = False
+    whole.lm_head.weight = torch.nn.Parameter(whole.lm_head.weight.detach().clone())
+    whole.save_pretrained(tmp_path)
+    untied = str(tmp_path)
+    policy = load_policy(untied, lora=Lora(rank=RANK, target_modules=["q_proj", "lm_head"]))
     assert len([layer for layer in layers(policy) if layer is policy.get_output_embeddings()]) == 1
     train(policy, 0)
     then, copy = reads(policy), AdapterCopy(policy, "teacher")
     train(policy, 1)
     torch.testing.assert_close(reads(policy, copy), then, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(reads(policy, BaseOfAdapter()), reads(load_policy(tiny)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(reads(policy, BaseOfAdapter()), reads(load_policy(untied)), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(reads(policy), then, atol=1e-3)
 
 
@@ -268,3 +270,21 @@ def test_a_resumed_run_ends_with_the_same_adapters(tmp_path, tiny, step):
     assert "teacher.weights.truncation" in whole
     resumed = run(tmp_path / "resumed", tmp_path / "whole" / f"step={step}.ckpt")
     assert_equal(resumed, whole)
+
+
+@pytest.mark.parametrize(
+    ("targets", "text"),
+    [
+        (["q_proj", "nope"], "the model has no layer 'nope'"),
+        ("nope_.*", "cannot be adapted"),
+        (["input_layernorm"], "cannot be adapted"),
+        (["q_proj", "lm_head"], "'lm_head' shares its weights"),
+        (["embed_tokens"], "'embed_tokens' shares its weights"),
+    ],
+)
+def test_layers_that_cannot_be_adapted_are_refused(targets, text):
+    with pytest.raises(UserError) as caught:
+        load_policy("micro", lora=Lora(rank=2, target_modules=targets))
+    assert caught.value.where == "model.lora.target_modules"
+    assert text in caught.value.what
+    assert "q_proj" in caught.value.fix

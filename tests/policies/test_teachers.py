@@ -127,6 +127,10 @@ def test_a_gated_teacher_waits_for_higher_rewards(policy):
     assert gated(policy, [0.2, 0.2, 0.3, 0.5, 0.5, 0.6]) == [0, 0, 0, 4, 4, 6]
 
 
+def test_a_gated_teacher_skips_what_nobody_judged(policy):
+    assert gated(policy, [0.2, float("nan"), 0.2, 0.3, float("nan"), 0.5]) == [0, 0, 0, 0, 0, 6]
+
+
 def test_a_gated_teacher_waits_for_its_age(policy):
     assert gated(policy, [0.0, 0.0, 1.0, 1.0, 1.0], min_age=5) == [0, 0, 0, 0, 5]
 

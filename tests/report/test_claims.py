@@ -22,6 +22,7 @@ from lit_sdpo.report.claims.phase import role_of
 from lit_sdpo.report.claims.table import DOES_NOT, NOT_TESTED, REPLICATES, UNDECIDED, cast_of
 from lit_sdpo.report.comparisons import Draws, Effect
 from lit_sdpo.report.measures import MEASURES, Measure, own_score
+from lit_sdpo.report.responses import Estimate, ResponseRow
 from tests.report.made_runs import config, flat, in_memory, study_of
 
 THREE = {0: 0.0, 1: 0.0, 2: 0.0}
@@ -45,16 +46,20 @@ def contrast(smallest: float = 0.5, more: str = "sdpo", less: str | None = "grpo
 @pytest.mark.parametrize(
     ("low", "high", "null", "expected", "word"),
     [
-        (0.1, 2.0, 0.0, REPLICATES, "lies above 0."),
-        (0.1, 0.4, 0.0, REPLICATES, "though below 0.5"),
+        (0.6, 2.0, 0.0, REPLICATES, "lies above 0.5."),
+        (0.5, 2.0, 0.0, REPLICATES, "lies above 0.5."),
+        (0.1, 2.0, 0.0, UNDECIDED, "lies above 0 and holds less and more than 0.5"),
+        (0.1, 0.4, 0.0, DOES_NOT, "excludes 0.5 or more"),
+        (1e-6, 2e-6, 0.0, DOES_NOT, "excludes 0.5 or more"),
         (-1.0, -0.1, 0.0, DOES_NOT, "the other way round"),
         (-0.4, 0.4, 0.0, DOES_NOT, "excludes 0.5 or more"),
         (-0.4, 0.6, 0.0, UNDECIDED, "holds both 0 and 0.5"),
         (0.0, 2.0, 0.0, UNDECIDED, "holds both"),
-        (1.1, 2.0, 1.0, REPLICATES, "lies above 1"),
+        (1.6, 2.0, 1.0, REPLICATES, "lies above 1.5"),
+        (1.1, 2.0, 1.0, UNDECIDED, "lies above 1 and holds less and more than 1.5"),
         (0.8, 1.2, 1.0, DOES_NOT, "excludes 1.5 or more"),
         (0.8, 1.6, 1.0, UNDECIDED, "holds both 1 and 1.5"),
-        (math.nan, math.nan, 0.0, UNDECIDED, "not defined"),
+        (math.nan, math.nan, 0.0, UNDECIDED, "there is no interval"),
     ],
 )
 def test_the_interval_alone_decides(low, high, null, expected, word):
@@ -75,7 +80,7 @@ def test_what_was_not_measured_is_not_tested():
 
 
 # -------------------------------------------------------------------------------------------------------------- claims
-CAST = {"sdpo": runs("sdpo", 5.0, 5.1, 4.9), "grpo": runs("grpo", 1.0, 1.1, 0.9), "same": runs("same", 1.0, 1.1, 0.9)}
+CAST = {"sdpo": runs("sdpo", 5.0, 5.1, 4.9), "grpo": runs("grpo", 1.0, 1.1, 0.9), "same": runs("same", 1.0, 1.101, 0.9)}
 
 
 def test_a_claim_holds_where_all_its_parts_do():
@@ -89,7 +94,8 @@ def test_one_part_that_does_not_decides_against_it():
     claim = Claim("C0", "s", "p", (contrast(), contrast(0.5, more="grpo", less="same")))
     found = check(claim, CAST, "")
     assert found.verdict == DOES_NOT
-    assert found.reason == "grpo has more: The interval 0 to 0 excludes 0.5 or more."
+    assert found.reason.startswith("grpo has more: The interval -0.00")
+    assert found.reason.endswith("excludes 0.5 or more.")
     assert [part.verdict for part in found.parts] == [REPLICATES, DOES_NOT]
 
 
@@ -105,6 +111,38 @@ def test_a_role_without_runs_is_named():
 def test_a_measure_that_is_missing_is_named():
     found = check(Claim("C0", "s", "p", (contrast(name="drift"),)), CAST, "")
     assert (found.verdict, found.reason) == (NOT_TESTED, "Drift was not measured.")
+
+
+def test_seeds_that_agree_exactly_decide_nothing():
+    cast = {"sdpo": runs("sdpo", 0.0, 0.0, 0.0), "grpo": runs("grpo", 0.0, 0.0, 0.0)}
+    found = check(Claim("C0", "s", "p", (contrast(),)), cast, "")
+    assert found.verdict == UNDECIDED
+    assert "nothing is known of their spread" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("sdpo", "grpo", "expected"),
+    [
+        (((3.0, 3.5), (3.1, 3.6), (2.9, 3.4)), ((0.1, 1.0), (0.2, 1.1), (0.15, 1.0)), REPLICATES),
+        (((3.0, 9.0), (3.1, 9.1), (2.9, 9.2)), ((0.1, 4.0), (0.2, 4.1), (0.15, 4.2)), UNDECIDED),
+        (((0.0, 0.01), (0.001, 0.012), (0.002, 0.011)), ((0.1, 1.0), (0.2, 1.1), (0.15, 1.0)), DOES_NOT),
+    ],
+)
+def test_excess_divergence_is_judged_by_bounds_that_hold(sdpo, grpo, expected):
+    """What SDPO has at least must exceed what GRPO has at most."""
+    claim = next(claim for claim in CLAIMS if claim.id == "C13")
+    cast = {}
+    for name, seeds in (("sdpo", sdpo), ("grpo", grpo)):
+        cast[name] = []
+        for seed, ends in enumerate(seeds):
+            numbers = {k: Estimate(x, x, x) for k, x in zip(("excess_kl", "excess_kl_at_most"), ends, strict=True)}
+            cast[name].append(in_memory(name, seed, responses=[ResponseRow(20, 2, "a", "other", numbers)]))
+    found = check(claim, cast, "")
+    assert found.verdict == expected
+    assert len(found.parts) == 2
+    against = found.parts[1].effect
+    least, most = (np.mean([x[end] for x in sdpo]) - np.mean([x[1 - end] for x in grpo]) for end in (0, 1))
+    assert against.low < least <= against.value <= most < against.high
 
 
 def crossing_runs(method: str, seed_of: int, scores: dict[str, float], spread: float = 0.05):
@@ -195,7 +233,7 @@ def test_the_papers_world_gives_the_papers_verdict_and_the_opposite_its_opposite
 def test_other_rates_than_a_setting_is_named_for_are_told():
     study = study_of(*stream_runs("one", 0.5, 0.8), *stream_runs("other", 0.7, 0.4))  # both at 0.001
     results = check_claims(study, {"grpo": "one", "sdpo": "other"})
-    for claim, statements in (("C7", 2), ("C5", 1)):  # C5 is about sdpo alone
+    for claim, statements in (("C7", 2), ("C6", 1)):  # C6 is about sdpo alone
         found = [r.setting for r in results if r.claim.id == claim]
         assert found == ["grpo at 0.001, sdpo at 0.001", "matched rate"] * statements
 
@@ -258,7 +296,7 @@ def grid(strict: bool, winner: str):
 
 
 def test_the_map_says_where_a_claim_holds():
-    found = phase_map(study_of(*grid(False, "grpo"), *grid(True, "sdpo")), ids=["C5", "C7"])
+    found = phase_map(study_of(*grid(False, "grpo"), *grid(True, "sdpo")), ids=["C6", "C7"])
     table = {
         (cell.world, cell.lr, cell.ratio): cell.result.verdict
         for cell in found.cells
@@ -272,7 +310,7 @@ def test_the_map_says_where_a_claim_holds():
         ("strict=True", 1e-3, 1): DOES_NOT,
         ("strict=True", 1e-3, 10): DOES_NOT,
     }
-    alone = [cell for cell in found.cells if cell.result.claim.id == "C5"]
+    alone = [cell for cell in found.cells if cell.result.claim.id == "C6"]
     assert {(cell.world, cell.lr, cell.ratio) for cell in alone} == {
         (f"strict={strict}", lr, None) for strict in (True, False) for lr in (1e-4, 1e-3)
     }

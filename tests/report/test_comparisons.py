@@ -107,6 +107,41 @@ def test_methods_are_paired_by_prompt():
     assert unpaired.high - unpaired.low > 0.1
 
 
+def test_methods_of_another_order_of_stages_are_paired_by_prompt():
+    """The very same scores of every task, whose columns stand in another order: no prompt differs."""
+    scores = {"a": noisy(0.5, 0), "b": noisy(0.4, 1), "c": noisy(0.7, 2)}
+    orders = {"forwards": ("a", "b", "c"), "backwards": ("c", "b", "a")}
+    runs = {
+        name: [in_memory(name, seed, [{task: scores[task] for task in order}] * 4, labels=order) for seed in range(3)]
+        for name, order in orders.items()
+    }
+    found = effect(ACCURACY, runs["forwards"], runs["backwards"])
+    draws = Draws()
+    one, other = (draws.of(some[0], ACCURACY)[1] for some in runs.values())
+    assert float((one - other).std()) < 1e-12 < 0.01 < float(one.std())
+    assert found.value == pytest.approx(0, abs=1e-12)
+    assert found.high - found.low < 0.2  # only what 40 prompts may have missed
+
+
+def test_ends_are_possible_values():
+    rows = [[{"a": flat(x), "b": flat(x)}] * 3 for x in (0.93, 0.97, 0.99)]
+    runs = [in_memory("sdpo", seed, scores) for seed, scores in enumerate(rows)]
+    found = effect(ACCURACY, runs)
+    assert found.high == 1.0
+    assert found.low > 0.8
+    worst = [in_memory("grpo", seed, [{"a": flat(0.01 * seed), "b": flat(0.0)}] * 3) for seed in range(3)]
+    assert effect(ACCURACY, runs, worst).high == 1.0
+    percent = [in_memory("sdpo", seed, [{"a": flat(x), "b": flat(x)}] * 3) for seed, x in enumerate((93, 97, 99))]
+    assert effect(ACCURACY, percent).high > 100  # another metric in the place of a score
+
+
+def test_seeds_that_agree_exactly_have_no_interval():
+    more, less = pair()
+    found = effect(table(dict.fromkeys(NUMBERS, 1.0)), more, less)
+    assert found.value == 0
+    assert all(map(math.isnan, (found.low, found.high, found.p)))
+
+
 def test_what_no_prompt_shows_may_still_be_there():
     rows = [{"a": flat(1.0, 64), "prior": flat(1.0, 64)}] * 2
     runs = [

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from lit_sdpo.callbacks.artifact_tables import ArtifactRow
@@ -45,12 +46,31 @@ def test_changes_are_in_points():
     assert math.isnan(own_score("c").value(run()))
 
 
-def test_interference_is_the_loss_on_the_middle_third_less_that_on_the_rest():
-    # By distance: a→a_ood .1, a→b .3 | b→a .31, b→a_ood .32 | a→prior .6, b→prior .7.
-    # Their losses in points: 0, 12.5 | 25, 37.5 | 0, 12.5.
-    found = MEASURES["interference"].value(run(distances=DISTANCES))
-    assert found == pytest.approx((25 + 37.5) / 2 - (0 + 12.5 + 0 + 12.5) / 4)
-    assert math.isnan(MEASURES["interference"].value(run()))
+def test_interference_compares_signed_changes_by_distance():
+    # A third of the largest distance is .233. Near: a→a_ood. Intermediate: a→b, b→a, b→a_ood. Far: a→prior, b→prior.
+    # Their losses in points: -12.5 | 12.5, 25, 37.5 | 0, 12.5.
+    made = run(distances=DISTANCES)
+    assert MEASURES["interference_near"].value(made) == pytest.approx(25 - -12.5)
+    assert MEASURES["interference_far"].value(made) == pytest.approx(25 - 12.5 / 2)
+    assert math.isnan(MEASURES["interference_near"].value(run()))
+    two = {"a": {"b": 0.31, "a_ood": 0.32}, "b": {"a": 0.9}}  # nothing is near
+    assert math.isnan(MEASURES["interference_near"].value(run(distances=two)))
+    assert MEASURES["interference_far"].value(run(distances={"a": {"b": 0.5}, "b": {"a": 0.9}})) == pytest.approx(-12.5)
+
+
+def test_evaluations_that_only_differ_by_draws_show_no_interference():
+    """Losses that are cut off at 0 would."""
+    generator = np.random.default_rng(0)
+    rates = {"a": 0.5, "b": 0.9, "a_ood": 0.4, "prior": 0.99}
+    found = []
+    for seed in range(200):
+        rows = [{c: {f"p{i}": [float(x)] for i, x in enumerate(generator.random(40) < p)} for c, p in rates.items()}]
+        rows += [{c: {f"p{i}": [float(x)] for i, x in enumerate(generator.random(40) < p)} for c, p in rates.items()}]
+        rows += [{c: {f"p{i}": [float(x)] for i, x in enumerate(generator.random(40) < p)} for c, p in rates.items()}]
+        made = in_memory("sdpo", seed, rows, probes=("a_ood", "prior"), distances=DISTANCES)
+        found.append([MEASURES[f"interference_{outer}"].value(made) for outer in ("near", "far")])
+    mean, error = np.mean(found, 0), np.std(found, 0) / 200**0.5
+    assert (np.abs(mean) < 3 * error).all()
 
 
 def test_drift_is_the_mean_over_layers_at_the_last_measurement():
@@ -92,6 +112,11 @@ def test_steps_to_a_reward_are_a_mean_over_stages():
     made = run(tags={"rollout/reward": list(enumerate(first + never))})
     assert steps_to_reward(made) == (6 + 10) / 2
     assert steps_to_reward(made, reward=0.4) == 0
+    penalised = {
+        "rollout/reward": [(n, -1.0) for n in range(20)],
+        "rollout/reward/verifier": made.tags["rollout/reward"],
+    }
+    assert steps_to_reward(run(tags=penalised)) == (6 + 10) / 2
     assert math.isnan(steps_to_reward(empty()))
 
 

@@ -84,7 +84,7 @@ def test_before_training_and_after_each_stage(tmp_path):
     assert found["2", "current", "reverse_kl"] == found["2", "numbers", "reverse_kl"]
     assert found["2", "earlier", "forward_kl"] == found["2", "colours", "forward_kl"]
     for (_, _, name), (value, low, high) in found.items():
-        assert low <= value <= high, name
+        assert low <= value <= high or (math.isnan(low) and math.isnan(high)), name  # nan where no prompt differs
 
 
 def test_it_changes_nothing(tmp_path):

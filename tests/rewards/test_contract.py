@@ -7,8 +7,9 @@ import pytest
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.base import Verdict, Verifier
-from lit_sdpo.rewards.contract import Contract, final_text, last_boxed
+from lit_sdpo.rewards.contract import Contract, last_boxed
 from lit_sdpo.rewards.registry import CONTRACTS, in_process, verifier
+from lit_sdpo.rewards.thinking import final_text
 
 
 def row(ground_truth, name=""):
@@ -49,7 +50,7 @@ def test_only_what_follows_the_thinking_counts(completion, text):
         (r"{ open \boxed{5}", "5"),
         (r"} closed \boxed{5}", "5"),
         (r"a \\ \boxed{5}", "5"),
-        (r"\\boxed{5}", "5"),
+        (r"\\boxed{5}", None),
         (r"\boxed{\boxed{5}}", "5"),
         (r"\boxed {5}", "5"),
         (r"\boxed{\begin{matrix}1\\{2}\end{matrix}}", r"\begin{matrix}1\\{2}\end{matrix}"),

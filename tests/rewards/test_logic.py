@@ -45,3 +45,43 @@ def test_braces_without_end_do_not_cost_quadratic_time(text):
     started = time.process_time()
     assert ZebraGrid().judge(text, json.dumps(GRID)).score == 0.0
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        solution(GRID).replace('"Name": "Eric"', '"Name": "Bob", "Name": "Eric"'),
+        solution(GRID).replace('"Name": "Eric"', '"Name": "Eric", "name ": "Eric"'),
+        solution(GRID)[:-2] + ', "house 2": {"Name": "Bob", "Pet": "cat"}}}',
+        solution(WRONG)[:-1] + ', "solution": ' + json.dumps(GRID) + "}",
+    ],
+)
+def test_what_is_said_twice_is_no_answer(text):
+    verdict = ZebraGrid().judge(solution(GRID) + text, json.dumps(GRID))
+    assert (verdict.score, verdict.flags) == (0.0, ("wrong_format",))
+
+
+def test_a_remark_that_is_said_twice_does_no_harm():
+    text = '{"why": "a", "why": "b", ' + solution(GRID)[1:]
+    assert ZebraGrid().judge(text, json.dumps(GRID)).score == 1.0
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {},
+        [GRID],
+        {"House 1": {}},
+        {"House 1": "Eric"},
+        {"House 1": {"Name": None}},
+        {"House 1": {"Name": "___"}},
+        {"House 1": {"Name": " "}},
+        {"House 1": {"Name": True}},
+        {"House 1": {"Name": ["Eric"]}},
+        {"House 1": {"Name": "Eric"}, "house 1 ": {"Name": "Bob"}},
+        {"House 1": {"Name": "</think>"}},
+    ],
+)
+def test_grids_that_every_solution_or_none_would_match_are_refused(grid):
+    with pytest.raises(ValueError, match=r"\w"):
+        ZebraGrid().reference(json.dumps(grid), {})

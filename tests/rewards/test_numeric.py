@@ -22,6 +22,22 @@ from lit_sdpo.rewards.numeric import NumberNear
         ("3 or 4", "3", 0.0),
         ("nan", "3", 0.0),
         ("9" * 5000, "3", 0.0),
+        (r"0.5\%", "0.5", 0.0),
+        (r"50\%", "0.5", 1.0),
+        (r"50\%", "50", 1.0),
+        (r"1\%", "1", 0.0),
+        ("0.5", r"50\%", 1.0),
+        ("50", r"50\%", 1.0),
+        ("50", r"0.5\%", 0.0),
+        (r"50\%", r"50.1\%", 1.0),
+        (r"5 \text{ million}", "5", 0.0),
+        (r"5.01 \text{ million}", "5000000", 1.0),
+        (r"5 \text{ million}", r"5 \text{ billion}", 0.0),
+        (r"12 \text{ m}", r"1200 \text{ cm}", 1.0),
+        (r"12 \text{ m}", r"12 \text{ cm}", 0.0),
+        (r"12 \text{ m}^2", r"12 \text{ m}", 0.0),
+        ("5 xyz", "5", 0.0),
+        ("1 2", "12", 0.0),
     ],
 )
 def test_tolerance(answer, truth, score):
@@ -37,5 +53,6 @@ def test_the_edge_counts_as_near():
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="negative"):
         NumberNear(relative=-1.0)
-    with pytest.raises(ValueError, match="number"):
-        NumberNear().reference("three", {})
+    for truth in ("three", "nan", r"\infty", "5 xyz"):
+        with pytest.raises(ValueError, match="number"):
+            NumberNear().reference(truth, {})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from lit_sdpo.rewards.choice import ExactAnswer
 from lit_sdpo.rewards.text import ExactText
 
 
@@ -12,3 +13,10 @@ from lit_sdpo.rewards.text import ExactText
 def test_exact_text(text, score, flags):
     verdict = ExactText().judge(text, "cba")
     assert (verdict.score, verdict.flags) == (score, flags)
+
+
+@pytest.mark.parametrize("truth", [" ", "<think>blue", "no</think>blue"])
+def test_texts_that_no_answer_can_say_are_refused(truth):
+    for check in (ExactText(), ExactAnswer()):
+        with pytest.raises(ValueError, match=r"empty|tag"):
+            check.reference(truth, {})

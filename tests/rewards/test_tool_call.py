@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -118,3 +120,132 @@ def test_parallel_calls_are_matched_one_to_one():
 def test_irrelevance_asks_for_no_call(text, score):
     truth = json.dumps({"category": "irrelevance", "functions": FUNCTIONS, "possible_answers": []})
     assert FunctionCalls().judge(text, truth).score == score
+
+
+ARGUMENTS = '{"ip": "1.2.3.4"}'
+PLAIN = f"Action: checkIP\nAction Input: {ARGUMENTS}"
+ONE = json.dumps([{"Action": "checkIP", "Action_Input": ARGUMENTS}])
+
+
+@pytest.mark.parametrize(
+    ("text", "misses"),
+    [
+        (PLAIN.replace("Action:", "**Action:**"), ["bold_label"]),
+        (PLAIN.replace("Action:", "**Action**:").replace("Action Input:", "__Action Input__:"), ["bold_label"]),
+        (PLAIN.replace("Action", "  Action"), ["indented_label"]),
+        (PLAIN.replace("Action", "> Action"), ["quoted_label"]),
+        (PLAIN.replace("Action", "- Action"), ["listed_label"]),
+        (PLAIN.replace("Action:", "### Action:"), ["heading_label"]),
+        (PLAIN.replace("Action Input", "Action_input"), ["spelled_label"]),
+        (PLAIN.replace("\n", "\r\n \r\n\r\n"), ["blank_line"]),
+        (PLAIN.replace(ARGUMENTS, f"\n```json\n{ARGUMENTS}\n```"), ["fenced_json"]),
+        (PLAIN.replace(ARGUMENTS, f"`{ARGUMENTS}`"), ["fenced_json"]),
+        (PLAIN.replace("checkIP", "`checkIP`"), ["marked_name"]),
+        (PLAIN.replace("checkIP", "checkIP()"), ["parentheses"]),
+        (
+            f"1. **Action:** checkIP\n\n   **Action Input:** {ARGUMENTS}",
+            ["listed_label", "bold_label", "indented_label"],
+        ),
+    ],
+)
+def test_near_misses_score_nothing_and_are_flagged(text, misses):
+    verdict = ReactCalls().judge(text, ONE)
+    assert verdict.score == 0.0
+    assert {f"near_miss:{miss}" for miss in misses} <= set(verdict.flags)
+    wrong = ReactCalls().judge(text.replace("1.2.3.4", "4.3.2.1"), ONE)
+    assert wrong == replace(verdict, flags=verdict.flags[: len(wrong.flags)])
+    assert not any(flag.startswith("near_miss") for flag in wrong.flags)
+
+
+def test_near_misses_of_functions():
+    truth = json.dumps({"functions": FUNCTIONS, "possible_answers": ANSWERS})
+    verdict = FunctionCalls().judge('**Action:** geo.area\nAction Input: {"base": 10, "height": 5}', truth)
+    assert (verdict.score, verdict.flags[-1]) == (0.0, "near_miss:bold_label")
+    assert FunctionCalls().judge('Action: geo.area\nAction Input: {"base": 10, "height": 5}', truth).flags == ()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"ip": "0", "ip": "1.2.3.4"}',
+        '{"ip": "1.2.3.4", "\\u0069p": "1.2.3.4"}',
+        '{"ip": {"a": 1, "b": [{"c": 1, "c": 1}]}}',
+        '{"ip": 1e400}',
+        '{"ip": -1e400}',
+        '{"ip": 1e-400}',
+        '{"ip": Infinity}',
+        '{"ip": ' + "9" * 5000 + "}",
+    ],
+)
+def test_arguments_that_say_nothing_certain(arguments):
+    truths = [ONE, json.dumps([{"Action": "checkIP", "Action_Input": '{"ip": {"a": 1, "b": [{"c": 1}]}}'}])]
+    for truth in truths:
+        verdict = ReactCalls().judge(f"Action: checkIP\nAction Input: {arguments}", truth)
+        assert (verdict.score, verdict.flags) == (0.0, ("wrong_format",))
+    with pytest.raises(ValueError, match=r"twice|double|JSON"):
+        ReactCalls().reference(json.dumps([{"Action": "checkIP", "Action_Input": arguments}]), {})
+
+
+@pytest.mark.parametrize(
+    "text", ["> " * 100_000, "Action: a\n\n" * 20_000, "Action Input: ```\n" * 20_000, "}```" * 50_000]
+)
+def test_near_misses_are_looked_for_in_linear_time(text):
+    started = time.process_time()
+    assert ReactCalls().judge(text, ONE).score == 0.0
+    assert time.process_time() - started < 3
+
+
+def call(name="a", arguments="{}"):
+    return json.dumps([{"Action": name, "Action_Input": arguments}])
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [
+        "[]",
+        "{}",
+        "null",
+        "[1]",
+        call(""),
+        call(" a"),
+        call("a\nb"),
+        call(arguments="[]"),
+        call(arguments='{"x": "</think>"}'),
+    ],
+)
+def test_calls_that_every_text_or_none_would_match_are_refused(truth):
+    with pytest.raises(ValueError, match=r"\w"):
+        ReactCalls().reference(truth, {})
+
+
+def possible(answers, required=("base",), category="simple"):
+    tool = {"name": "geo.area", "parameters": {"properties": {"base": {"type": "integer"}}, "required": list(required)}}
+    return json.dumps({"category": category, "functions": [tool], "possible_answers": answers})
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [
+        possible([]),
+        possible([{}]),
+        possible([{"geo.area": {"base": []}}]),
+        possible([{"geo.area": {"base": ["", ""]}}], required=["base", "height"]),
+        possible([{"geo.volume": {"base": [1]}}]),
+        possible([{"geo.area": None}]),
+        possible([{"geo.area": {"base": [1.5]}}]),
+        '{"functions": [], "possible_answers": [], "possible_answers": []}',
+        "[]",
+    ],
+)
+def test_possible_answers_that_every_text_or_none_would_match_are_refused(truth):
+    with pytest.raises(ValueError, match=r"\w"):
+        FunctionCalls().reference(truth, {})
+
+
+def test_possible_answers_of_other_shapes_that_can_be_met():
+    for truth in (
+        possible([], category="live_irrelevance"),
+        possible([{"geo.area": {"base": [1.0]}}]),
+        possible([{"geo.area": {"base": 1}}]),
+    ):
+        assert FunctionCalls().judge(FunctionCalls().reference(truth, {}), truth).score == 1.0

@@ -31,7 +31,7 @@ class Words:
         return words + ["<assistant>"] * (2 if options.get("enable_thinking") else 1)
 
 
-def rollouts(texts, rewards, *, finished=None, feedback=None, generations=None, messages=None):
+def rollouts(texts, scores, *, rewards=None, finished=None, feedback=None, generations=None, messages=None):
     n, g = len(texts), generations or len(texts)
     row = {"ground_truth": "4", "messages": messages or [{"role": "user", "content": QUESTION}]}
     return Rollouts(
@@ -45,8 +45,8 @@ def rollouts(texts, rewards, *, finished=None, feedback=None, generations=None, 
             finished=torch.tensor(finished or [True] * n),
         ),
         texts=list(texts),
-        verdicts=[Verdict(None, f) for f in (feedback or [""] * n)],
-        rewards=torch.tensor(rewards, dtype=torch.float32),
+        verdicts=[Verdict(s, f) for s, f in zip(scores, feedback or [""] * n, strict=True)],
+        rewards=torch.tensor(scores if rewards is None else rewards, dtype=torch.float32),
         seeds=torch.arange(n),
     )
 
@@ -93,6 +93,21 @@ def test_contexts():
     assert "It is 4" in got.messages[1][-1]["content"]
     assert "not a number" in got.messages[4][-1]["content"]
     assert got.truncated == 0
+
+
+def test_only_the_verifier_says_what_is_a_correct_solution():
+    """A wrong answer with a high reward of another kind, and a right one that a length penalty keeps below 1."""
+    scores, rewards = [0.0, 0.0, 1.0, None], [1.6, 1.0, 0.9, 1.2]
+    got = Reprompt().contexts(rollouts(["5", "6", "4", "7"], scores, rewards=rewards), Words())
+    assert got.demonstrations == [2, 2, None, 2]
+    assert all("Correct solution:\n\n4" in m[-1]["content"] for m in got.messages if m is not None)
+    none = Reprompt().contexts(rollouts(["5", "6", "7"], [0.0, 0.0, None], rewards=[3.0, 1.0, 2.0]), Words())
+    assert none.messages == [None] * 3
+
+
+def test_graded_scores_succeed_from_the_threshold_on():
+    batch = rollouts(["5", "4", "6"], [0.4, 0.5, 0.1], rewards=[0.9, -0.2, 1.0])
+    assert Reprompt(success_threshold=0.5).contexts(batch, Words()).demonstrations == [1, None, 1]
 
 
 def test_thinking_can_be_kept_and_truncated_demonstrations_allowed():

@@ -102,8 +102,11 @@ def test_frequencies_and_logprobs_match_the_exact_distribution(vocabulary, draws
     spread = 2.0 if vocabulary == 7 else 3.0
     logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(vocabulary)) * spread
     expected = torch.tensor(filtered(logits.tolist(), sampling), dtype=torch.float64)
-    drawn_ids, logprobs = sample(logits.expand(draws, -1), sampling, uniforms(torch.arange(draws), 0))
+    drawn_ids, logprobs, mass = sample(logits.expand(draws, -1), sampling, uniforms(torch.arange(draws), 0))
     torch.testing.assert_close(logprobs.double(), expected.log()[drawn_ids], rtol=0, atol=2e-6)
+    whole = (logits.double() / sampling.temperature).log_softmax(-1)
+    torch.testing.assert_close((logprobs + mass).double(), whole[drawn_ids], rtol=0, atol=2e-6)
+    assert (mass != 0).any() == (float(whole.exp()[expected > 0].sum()) < 1 - 1e-7)
     counts = torch.bincount(drawn_ids, minlength=vocabulary).double()
     assert counts[expected == 0].sum() == 0
     common = expected * draws >= 5
@@ -117,7 +120,7 @@ def test_frequencies_and_logprobs_match_the_exact_distribution(vocabulary, draws
 def test_top_p_sorts_everything_where_the_most_likely_tokens_fall_short():
     logits = torch.zeros(1, 5000)
     logits[0, :10] = 1e-3
-    ids, logprobs = sample(logits.expand(2000, -1), Sampling(top_p=0.9), uniforms(torch.arange(2000), 0))
+    ids, logprobs, _ = sample(logits.expand(2000, -1), Sampling(top_p=0.9), uniforms(torch.arange(2000), 0))
     assert len(ids.unique()) > 1024
     assert logprobs.exp().mean().item() == pytest.approx(1 / 4500, rel=1e-2)
 
@@ -131,7 +134,7 @@ def test_extreme_uniforms_never_pick_a_forbidden_token(vocabulary, number, forbi
         half = vocabulary // 2
         cut = {"first": slice(0, half), "last": slice(half, None), "all but one": slice(1, None)}[forbidden]
         logits[:, cut] = -torch.inf
-    ids, logprobs = sample(logits, Sampling(), torch.full((64,), number, dtype=torch.float64))
+    ids, logprobs, _ = sample(logits, Sampling(), torch.full((64,), number, dtype=torch.float64))
     assert ids.min() >= 0
     assert ids.max() < vocabulary
     assert logits.gather(1, ids[:, None]).isfinite().all()
@@ -140,13 +143,13 @@ def test_extreme_uniforms_never_pick_a_forbidden_token(vocabulary, number, forbi
 
 def test_temperature_zero_takes_the_most_likely_token_with_its_plain_logprob():
     logits = torch.tensor([[1.0, 3.0, 2.0], [0.5, 0.0, 0.1]])
-    ids, logprobs = sample(logits, Sampling(temperature=0, top_k=1), torch.tensor([0.99, 0.0]))
+    ids, logprobs, _ = sample(logits, Sampling(temperature=0, top_k=1), torch.tensor([0.99, 0.0]))
     assert ids.tolist() == [1, 0]
     torch.testing.assert_close(logprobs, logits.log_softmax(-1)[[0, 1], [1, 0]])
 
 
 def test_a_tiny_temperature_does_not_overflow():
-    ids, logprobs = sample(torch.tensor([[100.0, 99.0]]), Sampling(temperature=1e-38), torch.tensor([0.999]))
+    ids, logprobs, _ = sample(torch.tensor([[100.0, 99.0]]), Sampling(temperature=1e-38), torch.tensor([0.999]))
     assert (ids.item(), logprobs.item()) == (0, 0.0)
 
 

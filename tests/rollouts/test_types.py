@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import torch
 
 from lit_sdpo.data.task import Row
@@ -48,6 +50,32 @@ def test_take_keeps_groups_whole_and_in_order():
     marked = rollouts([1, 1, 1, 1], replayed=torch.tensor([False, False, True, True]))
     assert marked.take([1]).replayed.tolist() == [True, True]
     assert len(rollouts([1, 1]).take([])) == 0
+
+
+def test_scores_and_successes_are_the_verifiers_alone():
+    batch = rollouts([1] * 6)
+    batch.verdicts = [Verdict(s) for s in (1.0, 0.0, None, 0.5, math.inf, math.nan)]
+    batch.rewards = torch.tensor([0.9, 2.0, 1.0, 1.0, 1.0, 1.0])
+    torch.testing.assert_close(batch.scores, torch.tensor([1, 0, math.nan, 0.5, math.nan, math.nan]), equal_nan=True)
+    assert batch.scores.dtype == torch.float32
+    assert batch.successes().tolist() == [True, False, False, False, False, False]
+    assert batch.successes(0.5).tolist() == [True, False, False, True, False, False]
+    assert batch.take([1, 0]).successes(0.5).tolist() == [False, True, True, False]
+    assert Rollouts.cat([batch, batch.take([0])]).successes().tolist() == [True, *[False] * 5, True, False]
+    batch.verdicts = []
+    assert batch.scores.isnan().all()
+    assert not batch.successes(0.0).any()
+
+
+def test_a_flat_group_has_no_two_rewards():
+    batch = rollouts([1] * 10)
+    batch.rewards = torch.tensor([1, 0, 1, 1, math.nan, 1, math.nan, math.nan, -1, -2])
+    assert batch.flat.tolist() == [False, True, True, True, False]
+
+
+def test_own_rows_are_not_replayed():
+    assert rollouts([1, 1]).own.tolist() == [True, True]
+    assert rollouts([1, 1, 1, 1], replayed=torch.tensor([False, False, True, True])).own.tolist() == [1, 1, 0, 0]
 
 
 def test_cat_pads_to_the_longest_and_marks_what_is_replayed():

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from lit_sdpo.rollouts.sampling import sample
 from lit_sdpo.rollouts.types import Sampling
@@ -74,6 +74,20 @@ class Worker(WeightReload):
         assert not self.asleep
         hidden = self.model.model(torch.tensor(ids)).last_hidden_state
         return hidden @ self.head.packed.T
+
+
+def filtered(logits, sampling):
+    """What is left of the logits; vLLM applies min-p before top-k and top-p."""
+    if sampling.temperature == 0:
+        return logits
+    scores = logits / sampling.temperature
+    if sampling.min_p:
+        scores = MinPLogitsWarper(sampling.min_p)(None, scores)
+    if sampling.top_k:
+        scores = TopKLogitsWarper(sampling.top_k)(None, scores)
+    if sampling.top_p < 1:
+        scores = TopPLogitsWarper(sampling.top_p)(None, scores)
+    return logits.masked_fill(scores == -torch.inf, -torch.inf)
 
 
 class FakeServer:
@@ -168,7 +182,10 @@ class FakeServer:
         ids, logprobs = [], []
         while len(ids) < body["max_tokens"]:
             logits = self.worker.logits([body["prompt"] + ids])[:, -1]
-            token, logprob = sample(logits, sampling, torch.rand(1, generator=generator))
+            left = filtered(logits, sampling)
+            token, logprob, _ = sample(
+                left, Sampling(temperature=sampling.temperature), torch.rand(1, generator=generator)
+            )
             ids.append(int(token))
             logprobs.append(float(logprob))
             if ids[-1] in body["stop_token_ids"]:

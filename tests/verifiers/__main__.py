@@ -1,7 +1,8 @@
 """Score files of verifier cases: ``python -m tests.verifiers CASES.jsonl ...``.
 
 A case is a JSON line with ``verifier``, ``ground_truth``, ``response``, ``expected``, ``level`` and, for programs,
-``hazard``, ``max_seconds`` and ``side_effect``. Cases of the levels must, should and safety pass or fail; peer_split
+``hazard``, ``max_seconds`` and ``side_effect``. ``expected`` is a score, ``"abstain"`` where the verifier must not
+score, or null where any verdict will do. Cases of the levels must, should and safety pass or fail; peer_split
 cases, on which sound verifiers disagree, are only reported.
 """
 
@@ -34,8 +35,9 @@ def judge(case: dict[str, Any]) -> tuple[bool, str]:
     verdict = check(case["response"], row)
     seconds = time.monotonic() - started
     faults = []
-    if case["expected"] is not None and verdict.score != case["expected"]:
-        faults.append(f"score {verdict.score}, expected {case['expected']}")
+    seen = "abstain" if verdict.score is None else verdict.score
+    if case["expected"] is not None and seen != case["expected"]:
+        faults.append(f"score {seen}, expected {case['expected']}")
     if case.get("max_seconds") and seconds > case["max_seconds"]:
         faults.append(f"took {seconds:.1f} s, allowed {case['max_seconds']} s")
     if (os.getcwd(), dict(os.environ)) != (folder, environment):

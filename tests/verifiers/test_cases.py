@@ -12,15 +12,16 @@ from tests.verifiers.__main__ import judge, main
 CASES = Path(__file__).with_name("cases")
 
 
-@pytest.mark.parametrize("family", ["science", "tooluse", "logic", pytest.param("math", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["science", "tooluse", "logic", "math", "math2"])
 def test_cases(family, capsys):
-    assert main([str(CASES / f"{family}.jsonl")]) == 0
+    assert main([str(file) for file in sorted(CASES.glob(f"{family}*.jsonl"))]) == 0
     assert capsys.readouterr().out.strip().endswith("passed, 0 failed")
 
 
 @pytest.mark.slow
-def test_programs(bubblewrap, capsys):
-    assert main([str(CASES / "coding.jsonl")]) == 0, capsys.readouterr().out
+@pytest.mark.parametrize("name", ["coding", "coding2", "coding_abstain"])
+def test_programs(bubblewrap, capsys, name):
+    assert main([str(CASES / f"{name}.jsonl")]) == 0, capsys.readouterr().out
 
 
 def test_a_wrong_score_is_a_failure(tmp_path, capsys):
@@ -31,6 +32,13 @@ def test_a_wrong_score_is_a_failure(tmp_path, capsys):
     file.write_text(json.dumps(case), encoding="utf-8")
     assert main([str(file)]) == 1
     assert capsys.readouterr().out.endswith("0 passed, 1 failed\n")
+
+
+def test_an_abstention_can_be_expected():
+    case = {"id": "c", "verifier": "numeric_boxed", "ground_truth": "no number", "response": r"\boxed{3}"}
+    assert judge(case | {"expected": "abstain"}) == (True, "")
+    assert judge(case | {"expected": 0.0}) == (False, "score abstain, expected 0.0")
+    assert not judge(case | {"ground_truth": "3", "expected": "abstain"})[0]
 
 
 FILES = sorted((Path(__file__).parents[1] / "data" / "files").glob("*.jsonl"))

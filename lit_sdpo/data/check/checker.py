@@ -6,16 +6,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from lit_sdpo.data.check.overlap import OverlapFinder
+from lit_sdpo.data.check.pairs import PairFinder
 from lit_sdpo.data.check.report import Finding, Group, Report
 from lit_sdpo.data.readers import Entry, scan
 from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
+from lit_sdpo.rewards.registry import CONTRACTS
 from lit_sdpo.rewards.registry import verifier as find_verifier
 
 #: Prompts whose lengths are measured at once.
 BATCH = 64
 _FORMATS = {"math_boxed": "\\boxed", "mcq_boxed": "\\boxed", "mcq_xml": "<answer>", "tooluse_react": "Action"}
+
+
+Measure = Callable[[Sequence[Row]], tuple[list[int], dict[int, str]]]
 
 
 @dataclass(frozen=True)
@@ -38,16 +43,19 @@ class Checker:
     """Collects what is wrong with rows.
 
     Args:
-        measure: Lengths of prompts in tokens; ``None`` counts characters and checks no budget.
+        measure: Lengths of those prompts that a template can write, in tokens, and what it says of the others, by
+            their index; ``None`` counts characters and checks no budget.
         max_prompt_tokens: The longest prompt that is allowed.
         answers: Put each row's reference to its own verifier.
         overlap: Compares training with evaluated prompts.
+        pairs: Compares the answers of different rows, where that is asked for.
     """
 
-    measure: Callable[[Sequence[Row]], list[int]] | None = None
+    measure: Measure | None = None
     max_prompt_tokens: int | None = None
     answers: bool = True
     overlap: OverlapFinder = field(default_factory=OverlapFinder)
+    pairs: PairFinder | None = None
 
     def __post_init__(self) -> None:
         share = self.overlap.share
@@ -74,7 +82,8 @@ class Checker:
     def rows(self, task: str, split: str, rows: Iterable[Row]) -> None:
         """Check rows that come from no file, such as those of a generated task."""
         for row in rows:
-            self._row(self._group(task, split), row, f"{task} ({split}), row {row.id!r}", evaluated=split != "train")
+            place = f"{task} ({split}), row {row.id!r}"
+            self._row(self._group(task, split), row, place, f"{task} ({split})", evaluated=split != "train")
 
     def finish(self) -> tuple[Report, set[str]]:
         """The report, and the places of the training rows that are evaluated too."""
@@ -96,6 +105,8 @@ class Checker:
         for name, count in self._unasked.items():
             report.notes.append(f"{count} prompts do not name the answer format of {name} ({_FORMATS[name]})")
         report.groups = list(self._groups.values())
+        if self.pairs is not None:
+            report.pairs = list(self.pairs.find())
         if not report.groups and not report.findings:
             report.findings.append(Finding("source", "all sources", "there are no rows", "give files with rows"))
         return report, repeated
@@ -113,12 +124,12 @@ class Checker:
         if entry.row is None:
             group.left_out += 1
         else:
-            self._row(group, entry.row, entry.place, evaluated=split != "train")
+            self._row(group, entry.row, entry.place, str(part.source), evaluated=split != "train")
 
     def _group(self, task: str, split: str) -> Group:
         return self._groups.setdefault((task, split), Group(task, split))
 
-    def _row(self, group: Group, row: Row, place: str, *, evaluated: bool) -> None:
+    def _row(self, group: Group, row: Row, place: str, source: str, *, evaluated: bool) -> None:
         group.rows += 1
         ids = self._ids.setdefault((group.task, group.split), {})
         if row.id in ids:
@@ -138,12 +149,18 @@ class Checker:
                 self._measure()
         if self.answers:
             self._answer(group, row, place)
+        if self.pairs is not None and not self._missing(row.verifier):
+            self.pairs.add(source, place, row)
 
     def _measure(self) -> None:
         if self.measure is None or not self._waiting:
             return
-        lengths = self.measure([row for _, _, row in self._waiting])
-        for (group, place, _), length in zip(self._waiting, lengths, strict=True):
+        lengths, refused = self.measure([row for _, _, row in self._waiting])
+        for number, what in refused.items():
+            fix = "mend the row or the template, or leave such rows out (on_bad_row: skip)"
+            self.report.findings.append(Finding("template", self._waiting[number][1], what, fix))
+        written = [entry for number, entry in enumerate(self._waiting) if number not in refused]
+        for (group, place, _), length in zip(written, lengths, strict=True):
             group.lengths.append(length)
             if self.max_prompt_tokens is not None and length > self.max_prompt_tokens:
                 what = f"the prompt has {length} tokens, more than max_prompt_tokens = {self.max_prompt_tokens}"
@@ -151,6 +168,7 @@ class Checker:
         self._waiting.clear()
 
     def _answer(self, group: Group, row: Row, place: str) -> None:
+        self._nothing(row, place)
         if row.reference is None:
             group.unchecked["the rows hold no correct completion"] += 1
             return
@@ -165,6 +183,14 @@ class Checker:
         if verdict.score < 1.0:
             what = f"{row.verifier} refuses the row's own answer ({verdict.feedback or 'no reason given'})"
             self.report.findings.append(Finding("answer", place, what, "mend the ground truth, or name its verifier"))
+
+    def _nothing(self, row: Row, place: str) -> None:
+        """Whether a verifier of the user's own takes any answer; contracts refuse such rows when they are read."""
+        if row.verifier in CONTRACTS or self._missing(row.verifier):
+            return
+        if (find_verifier(row.verifier)("", row).score or 0.0) >= 1.0:
+            what, fix = f"{row.verifier} takes an empty answer for right", "mend the ground truth, or the verifier"
+            self.report.findings.append(Finding("answer", place, what, fix))
 
     def _missing(self, name: str) -> str:
         """What a verifier lacks on this machine, or nothing."""

@@ -15,6 +15,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lit_sdpo.ranges import check_integer, check_number
+
 _WORDS = re.compile(r"\w+|[^\w\s]")
 #: N-grams in more than this share of the evaluated prompts are part of the frame.
 FRAME = 0.02
@@ -69,7 +71,8 @@ class OverlapFinder:
     """
 
     def __init__(self, ngram: int = 8, share: float | None = 0.8) -> None:
-        self.ngram, self.share = ngram, share
+        self.ngram = check_integer("ngram", ngram, at_least=1)
+        self.share = check_number("share", share, at_least=0, at_most=1, optional=True)
         self._train: list[array] = []
         self._test: list[array] = []
 

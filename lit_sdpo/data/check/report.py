@@ -8,8 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lit_sdpo.data.check.pairs import PairReport
+
 #: Findings of one kind that the text shows.
 SHOWN = 20
+#: Characters of an answer that the text shows.
+SHORT = 80
 _BAR = 40
 
 
@@ -18,7 +22,7 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        kind: ``row``, ``id``, ``answer``, ``length``, ``duplicate``, ``alike`` or ``source``.
+        kind: ``row``, ``id``, ``answer``, ``length``, ``template``, ``duplicate``, ``alike`` or ``source``.
         where: File and line.
         what: What is wrong.
         fix: What would be right.
@@ -88,6 +92,7 @@ class Report:
         unit: What lengths are counted in: ``tokens`` or ``characters``.
         max_prompt_tokens: The longest prompt that is allowed.
         rule: How prompts were compared.
+        pairs: Which different answers are judged equal, by source; empty unless that was asked for.
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -96,6 +101,7 @@ class Report:
     unit: str = "characters"
     max_prompt_tokens: int | None = None
     rule: str = ""
+    pairs: list[PairReport] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values."""
@@ -124,6 +130,7 @@ class Report:
             "counts": dict(Counter(finding.kind for finding in self.findings)),
             "notes": self.notes,
             "rule": self.rule,
+            "pairs": [asdict(report) for report in self.pairs],
         }
 
     def text(self) -> str:
@@ -147,6 +154,7 @@ class Report:
             for source, layout in group.layouts.items():
                 yield f"{source}: layout {layout}" + (f", {group.left_out} left out by it" if group.left_out else "")
         yield from (f"\nnote: {note}" for note in self.notes)
+        yield from _pairs(self.pairs)
         counts = Counter(finding.kind for finding in self.findings)
         for kind, count in counts.items():
             chosen = [finding for finding in self.findings if finding.kind == kind]
@@ -166,9 +174,27 @@ _TITLES = {
     "id": "ids that occur twice",
     "answer": "answers that their own verifier refuses",
     "length": "prompts that are too long",
+    "template": "prompts that the chat template cannot write",
     "duplicate": "training prompts that are evaluated too",
     "alike": "training prompts that are much like evaluated ones",
 }
+
+
+def _pairs(reports: Sequence[PairReport]) -> Iterator[str]:
+    for report in reports:
+        drawn = f"{report.compared:,}" + (f" of {report.possible:,}" if report.compared < report.possible else "")
+        abstained = f", {report.abstained:,} abstained on" if report.abstained else ""
+        yield (
+            f"\n{report.source}: {report.answers:,} different answers, {drawn} pairs put to {report.verifier},"
+            f" {len(report.equal):,} judged equal{abstained}"
+        )
+        yield from (
+            f"  {_short(pair.given)}  =  {_short(pair.truth)}  ({pair.first}; {pair.second})" for pair in report.equal
+        )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= SHORT else text[: SHORT - 3] + "...")
 
 
 def _bars(classes: Sequence[tuple[int, int, int]]) -> Iterator[str]:

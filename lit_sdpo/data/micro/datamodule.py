@@ -8,6 +8,7 @@ from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.micro.tasks import MicroTask
 from lit_sdpo.data.micro.world import DomainName, MicroWorld
 from lit_sdpo.data.task import Stage, Task
+from lit_sdpo.ranges import check_integer
 
 
 class MicroDataModule(ContinualDataModule):
@@ -37,6 +38,8 @@ class MicroDataModule(ContinualDataModule):
         prior: bool = True,
         **kwargs: Any,
     ) -> None:
+        check_integer("steps", steps, at_least=1)
+        check_integer("prompts_per_step", prompts_per_step, at_least=1)
         world = world or MicroWorld()
         order = order if order is not None else ["math", "sci", "tool", "code"]
         tasks = {domain: MicroTask(domain, world=world) for domain in order}

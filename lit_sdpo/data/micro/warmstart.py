@@ -9,6 +9,7 @@ from typing import overload
 from lit_sdpo.data.micro.domain import STYLES, Domain, Form, Problem, Style, Variant
 from lit_sdpo.data.micro.world import DOMAINS, DomainName, MicroWorld, problems
 from lit_sdpo.data.task import Row, Split, Task
+from lit_sdpo.ranges import check_integer, check_share
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rollouts.reprompt import Reprompt
 
@@ -49,6 +50,10 @@ class WarmStartTask(Task):
         name: str = "warm_start",
     ) -> None:
         super().__init__(name)
+        check_integer("size", size, at_least=1)
+        shares = {"named": named, "own_wording": own_wording, "own_wrappers": own_wrappers}
+        for share, value in {**shares, "prior": prior, "ood": ood, "demonstrated": demonstrated}.items():
+            check_share(share, value)
         self.world, self.size = world or MicroWorld(), size
         self.named, self.own_wording, self.own_wrappers = named, own_wording, own_wrappers
         self.prior, self.ood, self.demonstrated = prior, ood, demonstrated

@@ -14,6 +14,7 @@ from lit_sdpo.data.micro.sci import Sci
 from lit_sdpo.data.micro.tool import Tool
 from lit_sdpo.data.task import Split
 from lit_sdpo.errors import UserError
+from lit_sdpo.ranges import check_number, check_seed, check_share
 
 DomainName = Literal["math", "sci", "tool", "code", "prior"]
 
@@ -63,13 +64,9 @@ class MicroWorld:
                     where=f"MicroWorld.{name}",
                     fix=f"use one of: {', '.join(values)}",
                 )
-        for name, largest in (("skill", 2.5), ("demonstration_quality", 1.0)):
-            if not 0 <= getattr(self, name) <= largest:
-                raise UserError(
-                    f"{getattr(self, name)} is out of range",
-                    where=f"MicroWorld.{name}",
-                    fix=f"use a value from 0 to {largest:g}",
-                )
+        check_number("skill", self.skill, at_least=0, at_most=2.5)
+        check_share("demonstration_quality", self.demonstration_quality)
+        check_seed("seed", self.seed)
 
     def form(self, problem: Problem) -> Form:
         """How this world puts a problem."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lit_sdpo.functional.statistics import student_t_quantile
+from lit_sdpo.functional.intervals import student_t_quantile
 
 Array = NDArray[np.float64]
 

@@ -170,15 +170,15 @@ class ClaimResult:
 
 
 def judge(effect: Effect, smallest: float) -> tuple[Verdict, str]:
-    """Verdict and reason of a statement that an effect is positive (a ratio: above 1), from its interval alone.
+    """Verdict and reason of a statement that there is an effect of interest, from its 95 % interval alone.
 
-    It *replicates* if the whole interval is on that side. It *does not* if the whole interval is below the smallest
-    effect of interest. Else, and with fewer than three seeds, it is *undecided*.
+    It *replicates* if the whole interval is at or above the smallest effect of interest (of a ratio: 1 and that). It
+    *does not* if the whole interval is below. Else, and with fewer than three seeds, it is *undecided*.
 
     Example:
         >>> judge(Effect(0.2, 0.1, 0.3, by_seed={0: 0.2, 1: 0.2, 2: 0.2}), 0.05)[0]
         'replicates'
-        >>> judge(Effect(0.2, -0.1, 0.5, by_seed={0: 0.2, 1: 0.2, 2: 0.2}), 0.05)[0]
+        >>> judge(Effect(0.2, 0.01, 0.4, by_seed={0: 0.2, 1: 0.2, 2: 0.2}), 0.05)[0]
         'undecided'
     """
     if effect.missing:
@@ -187,16 +187,17 @@ def judge(effect: Effect, smallest: float) -> tuple[Verdict, str]:
         number = "1 seed" if effect.seeds == 1 else f"{effect.seeds} seeds"
         return UNDECIDED, f"Undecided: {number}, and at least {ENOUGH_SEEDS} are needed."
     if math.isnan(effect.low) or math.isnan(effect.high):
-        return UNDECIDED, "The interval is not defined."
+        return UNDECIDED, "All seeds agree exactly, so nothing is known of their spread: there is no interval."
     low, high, least = (f"{x:.3g}" for x in (effect.low, effect.high, effect.null + smallest))
     interval = f"The interval {low} to {high}"
-    if effect.low > effect.null:
-        small = f", though below {least}" if effect.high < effect.null + smallest else ""
-        return REPLICATES, f"{interval} lies above {effect.null:g}{small}."
+    if effect.low >= effect.null + smallest:
+        return REPLICATES, f"{interval} lies above {least}."
     if effect.high < effect.null:
         return DOES_NOT, f"{interval} lies below {effect.null:g}: the effect is the other way round."
     if effect.high < effect.null + smallest:
         return DOES_NOT, f"{interval} excludes {least} or more."
+    if effect.low > effect.null:
+        return UNDECIDED, f"{interval} lies above {effect.null:g} and holds less and more than {least}."
     return UNDECIDED, f"{interval} holds both {effect.null:g} and {least} or more."
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
-from lit_sdpo.rollouts.types import Completions, Sampling
+from lit_sdpo.rollouts.engine import Call, Completions, Sampling
 from lit_sdpo.rollouts.vllm.pending import Pending
 
 #: Tokens of a completion and their log-probabilities.
@@ -23,7 +22,7 @@ class Ahead:
         sizes: Prompts of each call.
     """
 
-    def __init__(self, pending: Pending[list[list[Row]]], calls: Sequence[Mapping[str, Any]], sizes: list[int]) -> None:
+    def __init__(self, pending: Pending[list[list[Row]]], calls: Sequence[Call], sizes: list[int]) -> None:
         self._pending, self._calls, self._sizes = pending, calls, sizes
 
     def wait(self) -> list[Completions]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -13,17 +13,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_sdpo.errors import UserError
-from lit_sdpo.rollouts.types import Completions, Sampling
+from lit_sdpo.ranges import check_integer, check_number
+from lit_sdpo.rollouts.engine import Call, Completions, RolloutEngine, Sampling
 from lit_sdpo.rollouts.vllm.answers import Ahead, Row, completions_of, repeated
 from lit_sdpo.rollouts.vllm.client import RESUME, WHERE, Client, RefusedError
 from lit_sdpo.rollouts.vllm.pending import Pending
 from lit_sdpo.rollouts.vllm.sync import Synchroniser
 
-#: Arguments of a call that make its requests.
-_ASKED = ("prompts", "num_generations", "sampling", "seeds", "end_ids")
 
-
-class VLLMEngine:
+class VLLMEngine(RolloutEngine):
     """Samples from a ``vllm serve`` that somebody has started; ``docs/vllm.md`` has the command.
 
     Before the rollouts of a step, and before an evaluation, the server gets the policy's weights if it has others, and
@@ -54,8 +52,10 @@ class VLLMEngine:
             weights than it was given.
     """
 
-    #: Completions come from another program's arithmetic, so they carry importance weights from the first update on.
-    mismatched = True
+    #: It keeps a copy of the weights.
+    can_ask_ahead = True
+    #: As vLLM's sampler applies them.
+    filter_order = ("min_p", "top_k", "top_p")
 
     def __init__(
         self,
@@ -68,11 +68,11 @@ class VLLMEngine:
         tolerance: float | None = None,
         sleep_level: int | None = None,
     ) -> None:
-        if timeout <= 0 or patience < 0 or concurrency < 1:
-            raise ValueError(
-                f"timeout must be above 0, patience not below 0 and concurrency at least 1, got {timeout}, {patience}"
-                f" and {concurrency}"
-            )
+        check_number("timeout", timeout, above=0)
+        check_number("patience", patience, at_least=0)
+        check_integer("concurrency", concurrency, at_least=1)
+        check_number("tolerance", tolerance, at_least=0, optional=True)
+        check_integer("sleep_level", sleep_level, at_least=1, at_most=2, optional=True)
         self.client = Client(url, timeout=timeout, patience=patience)
         self.synchroniser = Synchroniser(self.client, weights_folder, tolerance, sleep_level)
         self.concurrency, self.seeded, self.sleep_level = concurrency, seeded, sleep_level
@@ -80,7 +80,7 @@ class VLLMEngine:
         self._pending: Pending[list[list[Row]]] | None = None
 
     @contextmanager
-    def holding(self, policy: Any) -> Iterator[None]:
+    def holding(self, policy: PreTrainedModel) -> Iterator[None]:
         """Inside, the server has the policy's weights; all processes enter at the same time.
 
         What was asked ahead is answered first, by all processes, so that weights never change within a completion. With
@@ -131,7 +131,7 @@ class VLLMEngine:
             rows = self._answer(self._bodies(prompts, num_generations, sampling, seeds, end_ids))
         return completions_of(repeated(rows, num_generations, sampling), end_ids, pad_id, seeds.device)
 
-    def ahead(self, policy: PreTrainedModel, calls: Sequence[Mapping[str, Any]]) -> Ahead:
+    def ahead(self, policy: PreTrainedModel, calls: Sequence[Call]) -> Ahead:
         """Ask for the completions of some calls of :meth:`generate` with the weights of now, and do not wait.
 
         A thread asks the server. The next :meth:`holding` waits for it before weights change.
@@ -144,7 +144,10 @@ class VLLMEngine:
             UserError: See the class; what the thread raises comes from the one who waits.
         """
         with self.holding(policy):
-            bodies = [self._bodies(**{name: call[name] for name in _ASKED}) for call in calls]
+            bodies = [
+                self._bodies(call["prompts"], call["num_generations"], call["sampling"], call["seeds"], call["end_ids"])
+                for call in calls
+            ]
             pending = Pending(self.client, lambda: self._answer([body for some in bodies for body in some]))
         self._pending = pending
         return Ahead(pending, calls, [len(some) for some in bodies])
