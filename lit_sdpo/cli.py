@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import sys
+import threading
 import traceback
 import warnings
 from importlib.metadata import version
@@ -37,9 +38,10 @@ from lit_sdpo.callbacks import (
 from lit_sdpo.callbacks.folder import run_folder, set_aside, write_atomically
 from lit_sdpo.checkpoints import SafeCheckpointIO
 from lit_sdpo.checkpoints.identity import explain_loading
-from lit_sdpo.checkpoints.last import last_checkpoint
+from lit_sdpo.checkpoints.last import check_unused, last_checkpoint
 from lit_sdpo.checkpoints.lock import RunLock
 from lit_sdpo.checkpoints.signals import interruption
+from lit_sdpo.checkpoints.writing import is_full
 from lit_sdpo.commands import COMMANDS, run_command
 from lit_sdpo.configs import combine, origin
 from lit_sdpo.data.datamodule import ContinualDataModule
@@ -129,7 +131,9 @@ class RunRecord(SaveConfigCallback):
                 self.lock.path.parent.rmdir()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the folder back."""
+        """Give the folder back; an event file does not say where it is when its disk is full."""
+        if isinstance(exception, OSError) and is_full(exception) and exception.filename is None and self.lock:
+            exception.filename = str(self.lock.path.parent)
         self.teardown(trainer, pl_module, "fit")
 
 
@@ -229,6 +233,8 @@ class LitSDPOCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
         if path == "last":
             self.config_init[self.subcommand].ckpt_path = last_checkpoint(self.trainer, go_on=self.subcommand == "fit")
+        if self.subcommand == "fit" and not self._get(self.config_init, "ckpt_path"):
+            check_unused(self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Fill in what the stream knows, and leave out callbacks that the trainer's flags have switched off."""
@@ -365,8 +371,16 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread of its own: a full disk is said once, by the run that finds its writer dead."""
+    if not is_full(failure.exc_value):
+        threading.__excepthook__(failure)
+
+
 def _be_quiet() -> None:
     """Keep what is no news for the user off the terminal."""
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _thread_failed
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT 0.21 with Transformers 5
     # Resuming is meant to go on in the same folder or a new one.

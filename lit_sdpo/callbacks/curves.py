@@ -42,10 +42,10 @@ def entry(trainer: pl.Trainer) -> dict[str, Any]:
     """What a checkpoint keeps: how long the tables are, and what this step has measured but not logged yet."""
     tables = [_rows(Path(x.log_dir) / KEPT)[1] for x in trainer.loggers if isinstance(x, CSVLogger)]
     connector = trainer._logger_connector
-    pending: dict[str, float] = {}
+    pending: dict[str, float | int] = {}
     if trainer.training and connector.should_update_logs and connector._first_loop_iter is not None:
         pending = {name: float(value) for name, value in connector.metrics["log"].items()}
-        pending["epoch"] = float(trainer.current_epoch)
+        pending["epoch"] = trainer.current_epoch
     return {"tables": [len(rows) for rows in tables], "step": trainer.global_step - 1, "pending": pending}
 
 

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from lit_sdpo.callbacks.base_weights import folders_above
-from lit_sdpo.callbacks.folder import run_folder
+from lit_sdpo.callbacks.folder import run_folder, set_aside
 from lit_sdpo.ranges import check_integer
 from lit_sdpo.rollouts.types import Rollouts
 
@@ -64,10 +64,12 @@ class SampleLogger(pl.Callback):
         self._path: Path | None = None
         self._resumed: dict[str, Any] = {}
         self._shown: tuple[str, str, int] | None = None
+        self._begins = False
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         folder = run_folder(trainer)
+        self._begins = stage == "fit"
         self._path = folder / "samples.jsonl" if folder is not None and trainer.is_global_zero else None
 
     @override
@@ -112,10 +114,10 @@ class SampleLogger(pl.Callback):
             for r in _records(rollouts, token_ids=self.token_ids)
         ]
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # A lone surrogate has no UTF-8 form; its backslash form is also its JSON form.
-            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+            begins, self._begins = self._begins and trainer.ckpt_path is None and at == 0, False
+            if begins and self._path.exists():
+                set_aside(self._path)  # of a run that has begun here and saved nothing
+            _append(self._path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
         if self.num_shown and self._shown != (occasion := (task, split, at)):
             self._shown = occasion
             shown = records[:: rollouts.num_generations][: self.num_shown]
@@ -143,6 +145,17 @@ class SampleLogger(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = state_dict
         self._first = state_dict.get("first", {})
+
+
+def _append(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # A lone surrogate has no UTF-8 form; its backslash form is also its JSON form.
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as error:
+        error.filename = str(path)  # a disk that is full does not say of which file
+        raise
 
 
 def samples_table(

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_sdpo.callbacks.folder import folder_of_logger, runs_root, use_folder, versions
 from lit_sdpo.checkpoints.manifest import in_order
+from lit_sdpo.errors import UserError
 
 FOLDER = "checkpoints"
 #: What a run writes into its folder before anything else; what is left without it has never begun.
@@ -39,6 +40,23 @@ def last_checkpoint(trainer: pl.Trainer, *, go_on: bool) -> Path | None:
             logger._version = number
         use_folder(trainer, folder)
     return found
+
+
+def check_unused(trainer: pl.Trainer) -> None:
+    """Whether a run that begins at the beginning has a folder of its own.
+
+    Raises:
+        UserError: Its logger was given the folder of another run.
+    """
+    if getattr(trainer.logger, "_version", 0) is None:  # it will take a new one
+        return
+    folder = folder_of_logger(trainer)
+    if folder is not None and in_order(folder / FOLDER):
+        raise UserError(
+            "the folder holds the checkpoints of another run, and this one begins at the beginning",
+            where=str(folder),
+            fix="go on with it, --ckpt_path last, or give this run a folder of its own",
+        )
 
 
 def latest_version(folder: Path) -> int | None:
