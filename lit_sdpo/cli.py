@@ -40,13 +40,14 @@ from lit_sdpo.checkpoints.lock import RunLock
 from lit_sdpo.checkpoints.signals import interruption
 from lit_sdpo.commands import COMMANDS, run_command
 from lit_sdpo.configs import combine, origin
-from lit_sdpo.data.datamodule import ContinualDataModule
+from lit_sdpo.data.datamodule import ContinualDataModule, verifiers_of
 from lit_sdpo.errors import UserError
 from lit_sdpo.heartbeat import still_at
 from lit_sdpo.messages import explain_building, explain_failure, explain_parsing, explain_running
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.nulls import null_where_a_value_is_needed
 from lit_sdpo.overrides import own_defaults
+from lit_sdpo.rewards.registry import register_verifiers
 
 PACKAGES = ("lit-sdpo", "torch", "lightning", "transformers", "torchmetrics", "peft", "jsonargparse", "tensorboard")
 
@@ -163,8 +164,9 @@ class LitSDPOCLI(LightningCLI):
             raise _located(mistake, args) from error
         config = self.config.get(self.config.subcommand) or Namespace()
         own_defaults(config, combined.given)
-        if mistake := null_where_a_value_is_needed(config, {**CALLBACKS, "trainer": pl.Trainer}):
-            raise _located(mistake, args)
+        if (null := null_where_a_value_is_needed(config, {**CALLBACKS, "trainer": pl.Trainer})) is not None:
+            raise _located(null, args)
+        register_verifiers(verifiers_of(config.get("data")))
         for change in combined.changes:
             kept = [name for name in change.given if name in (config[change.key].get("init_args") or {})]
             if kept and change is [other for other in combined.changes if other.key == change.key][-1]:

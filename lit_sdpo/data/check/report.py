@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lit_sdpo.text import printable
+
 #: Findings of one kind that the text shows.
 SHOWN = 20
 _BAR = 40
@@ -149,11 +151,17 @@ class Report:
         yield from (f"\nnote: {note}" for note in self.notes)
         counts = Counter(finding.kind for finding in self.findings)
         for kind, count in counts.items():
-            chosen = [finding for finding in self.findings if finding.kind == kind]
+            alike: dict[tuple[str, str, str], list[Finding]] = {}
+            for finding in self.findings:
+                if finding.kind == kind:
+                    field = finding.where.partition(", field")[2]
+                    alike.setdefault((finding.what, finding.fix, field), []).append(finding)
             yield f"\n{_TITLES[kind]}: {count}"
-            yield from (f"  {finding}" for finding in chosen[:SHOWN])
-            if count > SHOWN:
-                yield f"  ... and {count - SHOWN} more (--json lists all)"
+            shown = list(alike.values())[:SHOWN]
+            for same in shown:
+                yield f"  {printable(str(same[0]))}" + (f" So {len(same) - 1} more." if len(same) > 1 else "")
+            if (left := count - sum(map(len, shown))) > 0:
+                yield f"  ... and {left} more (--json lists all)"
         rows = sum(group.rows for group in self.groups)
         found = len(self.findings)
         yield f"\n{rows} rows, " + (f"{found} finding{'s' * (found > 1)}" if found else "nothing wrong")
