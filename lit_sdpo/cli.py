@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -40,6 +41,7 @@ from lit_sdpo.checkpoints.lock import RunLock
 from lit_sdpo.checkpoints.signals import interruption
 from lit_sdpo.commands import COMMANDS, run_command
 from lit_sdpo.configs import combine, origin
+from lit_sdpo.credentials import arguments_without_secrets
 from lit_sdpo.data.datamodule import ContinualDataModule, verifiers_of
 from lit_sdpo.errors import UserError
 from lit_sdpo.heartbeat import still_at
@@ -48,6 +50,7 @@ from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.nulls import null_where_a_value_is_needed
 from lit_sdpo.overrides import own_defaults
 from lit_sdpo.rewards.registry import register_verifiers
+from lit_sdpo.text import said
 
 PACKAGES = ("lit-sdpo", "torch", "lightning", "transformers", "torchmetrics", "peft", "jsonargparse", "tensorboard")
 
@@ -86,7 +89,7 @@ class RunRecord(SaveConfigCallback):
         config = _unused(folder / self.config_filename)
         self.parser.save(self.config, config, skip_unset=False, overwrite=False, multifile=self.multifile)
         environment = {
-            "command": sys.argv,
+            "command": arguments_without_secrets(sys.argv),
             "seed": os.environ.get("PL_GLOBAL_SEED"),
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -318,21 +321,37 @@ def main(args: list[str] | None = None) -> int:
         mistake = error if isinstance(error, UserError) else explain_loading(error) or explain_running(error)
         message = mistake or explain_failure(error)
         if message is None or debug:
-            traceback.print_exc()
+            print(said(traceback.format_exc()), file=sys.stderr, end="")
         if message is not None:
-            print(f"lit-sdpo: error: {message}", file=sys.stderr)
+            print(f"lit-sdpo: error: {said(message)}", file=sys.stderr)
         return 1 if mistake is None else 2
     return 0
 
 
 def _be_quiet() -> None:
-    """Keep what is no news for the user off the terminal."""
+    """Keep what is no news for the user off the terminal, and clean what is."""
+    logging.setLogRecordFactory(_clean_record)
+    warnings.formatwarning = _clean_warning
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT 0.21 with Transformers 5
     # Resuming is meant to go on in the same folder or a new one.
     warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty|The dirpath has changed")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     disable_progress_bar()  # of loading weights; downloads still show theirs
+
+
+def _clean_record(*arguments: Any, **options: Any) -> logging.LogRecord:
+    """A record whose text, which may come from data, acts on nothing."""
+    record = logging.LogRecord(*arguments, **options)
+    with contextlib.suppress(TypeError, ValueError):  # logging itself reports arguments that do not fit
+        record.msg, record.args = said(record.getMessage()), ()
+    return record
+
+
+def _clean_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"{filename}:{lineno}: {category.__name__}: {said(message)}\n"
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from lit_sdpo.credentials import without_secrets
+
 #: Control, format, surrogate, private and unassigned characters, and separators of lines and paragraphs.
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
@@ -31,3 +33,8 @@ def printable_lines(text: str) -> str:
         'a\n[U+0007]b'
     """
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
+def said(text: object) -> str:
+    """What may be shown of a text: clean, line by line, and without credentials."""
+    return without_secrets(printable_lines(str(text)))

@@ -28,6 +28,7 @@ from lit_sdpo.messages import explain_parsing
 from lit_sdpo.policies.chat import check_template, rendered
 from lit_sdpo.policies.load import load_tokenizer
 from lit_sdpo.rewards.registry import import_object, register_verifiers
+from lit_sdpo.text import printable_lines
 
 DEFAULT_BUDGET = 2048
 
@@ -78,7 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     if rewritten is not None and target is not None:
         written = write(rewritten, target, repeated)
         report.notes.append(f"{target}: {written} entries written, {len(repeated)} left out")
-    print(json.dumps(report.as_dict(), ensure_ascii=False, indent=1) if options.json else report.text())
+    # JSON keeps every character, as its escape; text is for a terminal.
+    print(json.dumps(report.as_dict(), indent=1) if options.json else printable_lines(report.text()))
     return 2 if report.findings else 0
 
 

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lit_sdpo.text import printable
-
 #: Findings of one kind that the text shows.
 SHOWN = 20
 _BAR = 40
@@ -159,7 +157,7 @@ class Report:
             yield f"\n{_TITLES[kind]}: {count}"
             shown = list(alike.values())[:SHOWN]
             for same in shown:
-                yield f"  {printable(str(same[0]))}" + (f" So {len(same) - 1} more." if len(same) > 1 else "")
+                yield f"  {same[0]}" + (f" So {len(same) - 1} more." if len(same) > 1 else "")
             if (left := count - sum(map(len, shown))) > 0:
                 yield f"  ... and {left} more (--json lists all)"
         rows = sum(group.rows for group in self.groups)
