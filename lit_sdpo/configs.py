@@ -62,7 +62,7 @@ def combine(arguments: Sequence[str]) -> Combined:
             changed = give_way(groups, content)
             changes += changed
             # Of another class of the frame, the parser itself knows which options it does not have.
-            if changed or not result or result[-1] is not (groups or [None])[-1]:
+            if changed or not result or isinstance(result[-1], str):
                 groups.append({})
                 given.append(groups[-1])
                 result.append(groups[-1])

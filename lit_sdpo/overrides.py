@@ -184,7 +184,7 @@ def _replaced(old: Content, new: Content, path: tuple[str, ...] = ()) -> Iterato
     """Places at which the new value takes the place of the whole old one, with both."""
     for key, value in new.items():
         for place in ((key,), ("init_args", key)) if key != "init_args" else ((key,),):
-            inner = old
+            inner: Any = old
             for name in place[:-1]:
                 inner = inner.get(name) if isinstance(inner.get(name), dict) else {}
             if place[-1] not in inner:
