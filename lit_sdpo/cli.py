@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import platform
 import sys
+import threading
 import traceback
 import warnings
 from importlib.metadata import version
@@ -15,7 +17,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from jsonargparse import ArgumentError
+import yaml
+from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -32,19 +35,25 @@ from lit_sdpo.callbacks import (
     StreamProgressBar,
     TensorBoardLayout,
 )
-from lit_sdpo.callbacks.folder import run_folder
+from lit_sdpo.callbacks.folder import run_folder, set_aside, write_atomically
 from lit_sdpo.checkpoints import SafeCheckpointIO
 from lit_sdpo.checkpoints.identity import explain_loading
-from lit_sdpo.checkpoints.last import last_checkpoint
+from lit_sdpo.checkpoints.last import check_unused, last_checkpoint
 from lit_sdpo.checkpoints.lock import RunLock
 from lit_sdpo.checkpoints.signals import interruption
+from lit_sdpo.checkpoints.writing import is_full
 from lit_sdpo.commands import COMMANDS, run_command
-from lit_sdpo.configs import expand, origin
-from lit_sdpo.data.datamodule import ContinualDataModule
+from lit_sdpo.configs import combine, origin
+from lit_sdpo.credentials import arguments_without_secrets
+from lit_sdpo.data.datamodule import ContinualDataModule, verifiers_of
 from lit_sdpo.errors import UserError
 from lit_sdpo.heartbeat import still_at
 from lit_sdpo.messages import explain_building, explain_failure, explain_parsing, explain_running
 from lit_sdpo.modules.base import OnPolicyModule
+from lit_sdpo.nulls import null_where_a_value_is_needed
+from lit_sdpo.overrides import own_defaults
+from lit_sdpo.rewards.registry import register_verifiers
+from lit_sdpo.text import said
 
 PACKAGES = ("lit-sdpo", "torch", "lightning", "transformers", "torchmetrics", "peft", "jsonargparse", "tensorboard")
 
@@ -65,31 +74,46 @@ OWNERS: dict[str, type] = {**CALLBACKS, "model": pl.LightningModule, "data": pl.
 class RunRecord(SaveConfigCallback):
     """Writes what a run was made of into its folder: the resolved configuration, versions, seed and command.
 
-    A folder that already holds a record keeps it: the next one gets a number. While a run trains, no other process can
-    train in its folder.
+    ``config.yaml`` and ``environment.json`` are those of the latest process that has trained here; earlier ones have a
+    number, ``config_1.yaml`` being the first. While a run trains, no other process can train in its folder. A run that
+    is refused before it trains leaves no record.
     """
 
     lock: RunLock | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take the folder and write ``config.yaml`` and ``environment.json``."""
+        """Take the folder to train in; what only evaluates has its record beside that of the run."""
         folder = run_folder(trainer)
-        if folder is not None and stage == "fit":
-            self._take(trainer, folder)
-        if self.already_saved or folder is None or not trainer.is_global_zero:
+        if folder is None:
             return
-        self.already_saved = True
-        folder.mkdir(parents=True, exist_ok=True)
-        config = _unused(folder / self.config_filename)
-        self.parser.save(self.config, config, skip_unset=False, overwrite=False, multifile=self.multifile)
+        if stage == "fit":
+            self._take(trainer, folder)
+        elif trainer.is_global_zero:
+            for name, text in self._records().items():
+                folder.mkdir(parents=True, exist_ok=True)
+                _unused(folder / name).write_text(text, encoding="utf-8")
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ``config.yaml`` and ``environment.json``, now that nothing was refused."""
+        folder = run_folder(trainer)
+        if folder is None or not trainer.is_global_zero:
+            return
+        for name, text in self._records().items():
+            path = folder / name
+            if path.exists() and path.read_text(encoding="utf-8") != text:
+                set_aside(path)
+            write_atomically(path, text)
+
+    def _records(self) -> dict[str, str]:
         environment = {
-            "command": sys.argv,
+            "command": arguments_without_secrets(sys.argv),
             "seed": os.environ.get("PL_GLOBAL_SEED"),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "versions": {name: version(name) for name in PACKAGES},
         }
-        _unused(folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+        config = self.parser.dump(self.config, skip_unset=False)
+        return {self.config_filename: config, "environment.json": json.dumps(environment, indent=2) + "\n"}
 
     def _take(self, trainer: pl.Trainer, folder: Path) -> None:
         refusal = None
@@ -103,13 +127,23 @@ class RunRecord(SaveConfigCallback):
             raise refusal
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the folder back."""
+        """Give the folder back; one that nothing was written to goes."""
         if self.lock is not None:
             self.lock.release()
+            with contextlib.suppress(OSError):
+                self.lock.path.parent.rmdir()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the folder back."""
+        """Give the folder back; an event file does not say where it is when its disk is full."""
+        if isinstance(exception, OSError) and is_full(exception) and exception.filename is None and self.lock:
+            exception.filename = str(self.lock.path.parent)
         self.teardown(trainer, pl_module, "fit")
+
+
+def _located(mistake: UserError, arguments: Any) -> UserError:
+    """The same, with the file that the value comes from."""
+    file = origin(arguments, mistake.where)
+    return UserError(mistake.what, where=f"{file}: {mistake.where}", fix=mistake.fix) if file else mistake
 
 
 def _unused(path: Path) -> Path:
@@ -145,15 +179,23 @@ class LitSDPOCLI(LightningCLI):
         Raises:
             UserError: One mistake in them.
         """
+        combined = combine(args)
         try:
-            self.config = parser.parse_args(expand(args))
+            self.config = parser.parse_args(combined.arguments)
         except ArgumentError as error:
             chosen = self._subcommand_parsers.get(args[0]) if args else None
             keys = chosen.get_defaults(skip_validation=True).keys(branches=True) if chosen else ()
             mistake = explain_parsing(str(error), keys=keys, namespaces=(lit_sdpo, torch.optim))
-            if file := origin(args, mistake.where):
-                mistake = UserError(mistake.what, where=f"{file}: {mistake.where}", fix=mistake.fix)
-            raise mistake from error
+            raise _located(mistake, args) from error
+        config = self.config.get(self.config.subcommand) or Namespace()
+        own_defaults(config, combined.given)
+        if (null := null_where_a_value_is_needed(config, {**CALLBACKS, "trainer": pl.Trainer})) is not None:
+            raise _located(null, args)
+        register_verifiers(verifiers_of(config.get("data")))
+        for change in combined.changes:
+            kept = [name for name in change.given if name in (config[change.key].get("init_args") or {})]
+            if kept and change is [other for other in combined.changes if other.key == change.key][-1]:
+                print(f"note: {change.key}: {change.new} takes over {', '.join(kept)} of {change.old}", file=sys.stderr)
 
     def _set_seed(self) -> None:
         """Seed the run.
@@ -195,6 +237,8 @@ class LitSDPOCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
         if path == "last":
             self.config_init[self.subcommand].ckpt_path = last_checkpoint(self.trainer, go_on=self.subcommand == "fit")
+        if self.subcommand == "fit" and not self._get(self.config_init, "ckpt_path"):
+            check_unused(self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Fill in what the stream knows, and leave out callbacks that the trainer's flags have switched off."""
@@ -214,7 +258,13 @@ class LitSDPOCLI(LightningCLI):
             if self.subcommand == "fit":
                 self._check_without_checkpoints()
             self._parser(self.subcommand).callback_keys.remove("checkpoint")
-        return super().instantiate_trainer(**kwargs)
+        made = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit":
+            text = self._parser("fit").dump(self.config["fit"], skip_unset=False)
+            for callback in made.checkpoint_callbacks:
+                if isinstance(callback, StageCheckpoint):
+                    callback.resuming.configuration = yaml.safe_load(text)
+        return made
 
     def _check_without_checkpoints(self) -> None:
         """Nothing that asks for checkpoints is passed over where they are switched off.
@@ -318,21 +368,45 @@ def main(args: list[str] | None = None) -> int:
         mistake = error if isinstance(error, UserError) else explain_loading(error) or explain_running(error)
         message = mistake or explain_failure(error)
         if message is None or debug:
-            traceback.print_exc()
+            print(said(traceback.format_exc()), file=sys.stderr, end="")
         if message is not None:
-            print(f"lit-sdpo: error: {message}", file=sys.stderr)
+            print(f"lit-sdpo: error: {said(message)}", file=sys.stderr)
         return 1 if mistake is None else 2
     return 0
 
 
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread of its own: a full disk is said once, by the run that finds its writer dead."""
+    if not is_full(failure.exc_value):
+        threading.__excepthook__(failure)
+
+
 def _be_quiet() -> None:
-    """Keep what is no news for the user off the terminal."""
+    """Keep what is no news for the user off the terminal, and clean what is."""
+    logging.setLogRecordFactory(_clean_record)
+    warnings.formatwarning = _clean_warning
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _thread_failed
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT 0.21 with Transformers 5
     # Resuming is meant to go on in the same folder or a new one.
     warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty|The dirpath has changed")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     disable_progress_bar()  # of loading weights; downloads still show theirs
+
+
+def _clean_record(*arguments: Any, **options: Any) -> logging.LogRecord:
+    """A record whose text, which may come from data, acts on nothing."""
+    record = logging.LogRecord(*arguments, **options)
+    with contextlib.suppress(TypeError, ValueError):  # logging itself reports arguments that do not fit
+        record.msg, record.args = said(record.getMessage()), ()
+    return record
+
+
+def _clean_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"{filename}:{lineno}: {category.__name__}: {said(message)}\n"
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:

@@ -84,6 +84,8 @@ def explain_parsing(report: str, *, keys: Iterable[str] = (), namespaces: Sequen
         return UserError(f"there is no class {path[1]!r}", where=where, fix=fix)
     got = re.search(r"Got value: (.*)", text)
     value = got[1] if got else given[1] if given else ""
+    if value.startswith(("Namespace(", "NestedArg(")):  # the parser's own words
+        return UserError("the value does not fit", where=where, fix="see --print_config for what belongs there")
     if choices := [c for group in re.findall(r"Literal\[(.*?)\](?:\.|\n|$)", text) for c in group.split(", ")]:
         names = list(dict.fromkeys(choice.strip("'\"") for choice in choices))
         return UserError(f"{value!r} is not allowed", where=where, fix=_choose(value, names))

@@ -15,6 +15,7 @@ from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.types import Sampling
+from tests.loggers import InFolder
 
 
 class Toy(Task):
@@ -95,7 +96,7 @@ def trainer(tmp_path, data, *callbacks, **options):
     settings = {
         **data.trainer_arguments(),
         "accelerator": "cpu",
-        "logger": False,
+        "logger": InFolder(tmp_path),
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +13,12 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import nn
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from lit_sdpo.callbacks import curves
 from lit_sdpo.callbacks.folder import run_folder
 from lit_sdpo.checkpoints.divided import guard
-from lit_sdpo.checkpoints.identity import BASE_WEIGHTS, KEY, compare, describe, stamp, weights_fingerprint
+from lit_sdpo.checkpoints.identity import KEY
 from lit_sdpo.checkpoints.last import FOLDER
 from lit_sdpo.checkpoints.manifest import in_order
 from lit_sdpo.checkpoints.position import (
@@ -29,7 +29,7 @@ from lit_sdpo.checkpoints.position import (
     where_stopped,
     window_ended,
 )
-from lit_sdpo.checkpoints.random_state import of_all_ranks, set_random_state
+from lit_sdpo.checkpoints.resuming import Resuming
 from lit_sdpo.checkpoints.signals import Signals
 from lit_sdpo.checkpoints.writing import probe, remove_leftovers, tensor_bytes
 from lit_sdpo.errors import UserError
@@ -59,8 +59,11 @@ class StageCheckpoint(Checkpoint):
         keep_steps: How many checkpoints inside stages to keep, the latest ones.
         on_save_error: What happens when a checkpoint cannot be written: the run stops with an error, or goes on with a
             warning.
-        on_mismatch: What happens when a checkpoint was written with another method, other base weights, other tasks or
-            other data: an error that names both sides, or a warning.
+        on_mismatch: What happens when the run that wrote a checkpoint differs in anything that decides training, in its
+            base weights, tasks or data: an error that names both sides, or a warning, and the new values train.
+        may_change: Keys of the configuration that may differ, such as ``model.optimizer.init_args.lr``; their new
+            values train. Keys below them are meant too. Runs without a configuration are compared by what their objects
+            were made with; the error names the keys.
         signals: Answer signals while training. SIGTERM or SIGINT: finish the step, save, leave with 143 or 130; a
             second time: leave now. SIGUSR1: save and go on.
 
@@ -76,21 +79,20 @@ class StageCheckpoint(Checkpoint):
         keep_steps: int = 2,
         on_save_error: Literal["stop", "continue"] = "stop",
         on_mismatch: Literal["error", "warn"] = "error",
+        may_change: Sequence[str] = (),
         signals: bool = False,
     ) -> None:
         check_integer("keep", keep, at_least=1, or_minus_one=True)
         check_integer("every_n_steps", every_n_steps, at_least=1, optional=True)
         check_integer("keep_steps", keep_steps, at_least=1)
         self.keep, self.every_n_steps, self.keep_steps = keep, every_n_steps, keep_steps
-        self.on_save_error, self.on_mismatch = on_save_error, on_mismatch
+        self.on_save_error = on_save_error
+        self.resuming = Resuming(on_mismatch, may_change)
         self.signals = Signals() if signals else None
         self._folder: Path | None = None
-        self._description: dict[str, Any] | None = None
-        self._base: str | None = None
-        self._loading: RemovableHandle | None = None
-        self._random: dict[str, Any] | None = None
         self._due = self._leave = self._stop = False
         self._saved: Path | None = None
+        self._curves: dict[str, Any] | None = None
         self._answered = 0
         self._began = False
         self._resumed_at: int | None = None
@@ -98,25 +100,17 @@ class StageCheckpoint(Checkpoint):
     # ------------------------------------------------------------------------------------------------- before the run
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._description = self._base = self._random = self._resumed_at = None
+        self._resumed_at = None
         self._due = self._leave = self._stop = self._began = False
-        self._saved = None
+        self._saved = self._curves = None
         guard(trainer.strategy)
-        if stage == TrainerFn.FITTING and not trainer.strategy.restore_checkpoint_after_setup:
-            # The checkpoint's weights replace the base before any other hook.
-            self._loading = pl_module.register_load_state_dict_pre_hook(lambda *_: self._look_at_base(pl_module))
-
-    def _look_at_base(self, pl_module: pl.LightningModule) -> None:
-        policy = getattr(pl_module, "policy", None)
-        if self._base is None and isinstance(policy, nn.Module):
-            self._base = weights_fingerprint(policy)
+        self.resuming.reset()
+        if stage == TrainerFn.FITTING:
+            self.resuming.watch_base(trainer, pl_module)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._loading is not None:
-            self._look_at_base(pl_module)
-            self._loading.remove()
-            self._loading = None
+        self.resuming.begin(trainer, pl_module)
         folder = run_folder(trainer)
         self._folder = None if folder is None else folder / FOLDER
         if self._folder is None or not trainer.is_global_zero:
@@ -134,9 +128,9 @@ class StageCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._resumed_at = None
         self._began = True
-        state, self._random = self._random, None
-        if state is not None:
-            set_random_state(state)
+        self.resuming.take_over(trainer)
+        saved, self._curves = self._curves, None
+        curves.go_on(trainer, saved)
         if self.signals is not None:
             # Until here Lightning's handler answered, which would end the run inside a step, without a checkpoint.
             self.signals.listen(terminated=trainer.received_sigterm)
@@ -286,45 +280,17 @@ class StageCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        entry = stamp(self._describe(trainer, pl_module))
-        # Inside a stage the position counts slices of a step.
-        entry["slots"] = trainer.accumulate_grad_batches if not trainer.is_last_batch else None
-        checkpoint[KEY] = {**entry, "random": of_all_ranks(trainer)}
+        curves.flush(trainer)
+        checkpoint[KEY] = {**self.resuming.entry(trainer, pl_module), "curves": curves.entry(trainer)}
 
     @override
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if trainer.state.fn != TrainerFn.FITTING:
-            return
-        self._resumed_at = checkpoint["global_step"]
-        entry = checkpoint.get(KEY)
-        if entry is None:
-            rank_zero_warn("The checkpoint does not say with which tasks and data it was written: not compared.")
-            return
-        saved, now = dict(entry["run"]), self._describe(trainer, pl_module)
-        if entry["slots"] is not None:
-            now = {**now, "accumulate_grad_batches": trainer.accumulate_grad_batches}
-            saved["accumulate_grad_batches"] = entry["slots"]
-        if lines := compare(saved, now):
-            mismatch = UserError(
-                f"this run is not the one that wrote the checkpoint:\n{lines}\n",
-                where="ckpt_path",
-                fix="restore what differs, or go on all the same with --checkpoint.on_mismatch=warn",
-            )
-            if self.on_mismatch == "error":
-                raise mismatch
-            rank_zero_warn(str(mismatch))
-        states = entry["random"]
-        if len(states) == trainer.world_size:
-            self._random = states[trainer.global_rank]
-
-    def _describe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        if self._description is None:
-            self._description = describe(trainer, pl_module)
-            if self._base is not None:
-                self._description[BASE_WEIGHTS] = self._base
-        return self._description
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._resumed_at = checkpoint["global_step"]
+            self._curves = checkpoint.get(KEY, {}).get("curves")
+            self.resuming.compare(trainer, pl_module, checkpoint)
 
 
 def _step_name(trainer: pl.Trainer) -> str:

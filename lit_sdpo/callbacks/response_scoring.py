@@ -267,5 +267,5 @@ def _numbers(
         bounds = excess_kl_bounds(log_ratios, right, base_log_ratios, base_right)
         judged = (~right.isnan()).any(1).double()
         for name, bound in zip(("excess_kl", "excess_kl_at_most"), bounds, strict=True):
-            numbers[name] = (bound.nan_to_num() * judged, judged)
+            numbers[name] = (bound.masked_fill(judged == 0, 0.0), judged)
     return numbers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from lit_sdpo.callbacks.base_weights import folders_above
-from lit_sdpo.callbacks.folder import run_folder
+from lit_sdpo.callbacks.folder import run_folder, set_aside
 from lit_sdpo.ranges import check_integer
 from lit_sdpo.rollouts.types import Rollouts
+from lit_sdpo.text import printable
 
 #: Left as they are in a table cell; every other printable ASCII character could mean something to Markdown or HTML.
 HARMLESS = frozenset(" ,.;?'/%")
@@ -64,10 +64,12 @@ class SampleLogger(pl.Callback):
         self._path: Path | None = None
         self._resumed: dict[str, Any] = {}
         self._shown: tuple[str, str, int] | None = None
+        self._begins = False
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         folder = run_folder(trainer)
+        self._begins = stage == "fit"
         self._path = folder / "samples.jsonl" if folder is not None and trainer.is_global_zero else None
 
     @override
@@ -112,10 +114,10 @@ class SampleLogger(pl.Callback):
             for r in _records(rollouts, token_ids=self.token_ids)
         ]
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # A lone surrogate has no UTF-8 form; its backslash form is also its JSON form.
-            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+            begins, self._begins = self._begins and trainer.ckpt_path is None and at == 0, False
+            if begins and self._path.exists():
+                set_aside(self._path)  # of a run that has begun here and saved nothing
+            _append(self._path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
         if self.num_shown and self._shown != (occasion := (task, split, at)):
             self._shown = occasion
             shown = records[:: rollouts.num_generations][: self.num_shown]
@@ -143,6 +145,17 @@ class SampleLogger(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = state_dict
         self._first = state_dict.get("first", {})
+
+
+def _append(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # A lone surrogate has no UTF-8 form; its backslash form is also its JSON form.
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as error:
+        error.filename = str(path)  # a disk that is full does not say of which file
+        raise
 
 
 def samples_table(
@@ -198,10 +211,7 @@ def _escape_character(character: str) -> str:
         return character
     if character.isascii() and character.isprintable():
         return f"&#{ord(character)};"
-    # Cc, Cf, Cs, Co, Cn: control, format, surrogate, private, unassigned; Zl and Zp end lines.
-    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
-        return f"[U+{ord(character):04X}]"
-    return character
+    return printable(character)
 
 
 def _shorten(text: str, limit: int) -> str:

@@ -12,8 +12,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 import lit_sdpo
+from lit_sdpo.checkpoints.differences import Difference, between
 from lit_sdpo.errors import UserError
 
 #: Version of what this package keeps in a checkpoint; a release reads the versions from OLDEST to SCHEMA.
@@ -28,12 +30,15 @@ FINGERPRINT_NUMBERS = 64
 
 
 def describe(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
-    """What has to be the same when a run goes on: method, tasks and data.
+    """What has to be the same when a run goes on: method, tokenizer, tasks and data.
 
     Of a data module without ``stages`` nothing is known but its class.
     """
     data: Any = getattr(trainer, "datamodule", None)
     found: dict[str, Any] = {"method": type(module).__name__, "data": type(data).__name__}
+    tokenizer = getattr(module, "tokenizer", None)
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        found[TOKENIZER] = tokenizer_fingerprint(tokenizer)
     for number, stage in enumerate(getattr(data, "stages", ())):
         rows = fingerprint(stage.task.rows("train"))
         found[f"stage {number}"] = (
@@ -55,12 +60,21 @@ def fingerprint(rows: Sequence[Any]) -> str:
     for index in range(0, len(rows), step):
         row = rows[index]
         content = [row.id, [dict(m) for m in row.messages], row.ground_truth, row.verifier, row.reference]
+        content += [dict(row.extra)] if row.extra else []  # rewards may look at it
         digest.update(json.dumps(content, ensure_ascii=True, default=str).encode() + b"\n")
     return f"{len(rows)} rows {digest.hexdigest()[:12]}"
 
 
-#: The entry of a description that holds :func:`weights_fingerprint`.
-BASE_WEIGHTS = "base weights"
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Number of tokens and the first digits of a SHA-256 over the vocabulary, the template and the special tokens."""
+    vocabulary = tokenizer.get_vocab()
+    content = [sorted(vocabulary.items()), tokenizer.chat_template, tokenizer.special_tokens_map]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return f"{len(vocabulary)} tokens {digest[:12]}"
+
+
+#: The entries of a description that hold :func:`weights_fingerprint` and :func:`tokenizer_fingerprint`.
+BASE_WEIGHTS, TOKENIZER = "base weights", "tokenizer"
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -109,25 +123,19 @@ def check_schema(checkpoint: Mapping[str, Any], path: Path) -> None:
     )
 
 
-def compare(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """One line for each difference, both sides named; empty if there is none.
+def compare(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """What differs between two descriptions.
 
-    Base weights are compared where both sides know theirs: weights that are divided among processes have no
-    fingerprint.
+    Base weights and tokenizers are compared where both sides know theirs: weights that are divided among processes have
+    no fingerprint.
 
     Example:
-        >>> print(compare({"stage 0": "math", "seed": 1}, {"stage 0": "code", "seed": 1}))
-          stage 0: checkpoint has math, this run has code
+        >>> print(*compare({"stage 0": "math", "seed": 1}, {"stage 0": "code", "seed": 1}))
+        stage 0: checkpoint has math, this run has code
     """
-    names = [*saved, *(name for name in now if name not in saved)]
-    if BASE_WEIGHTS not in saved or BASE_WEIGHTS not in now:
-        names = [name for name in names if name != BASE_WEIGHTS]
-    lines = [
-        f"  {name}: checkpoint has {saved.get(name, 'nothing')}, this run has {now.get(name, 'nothing')}"
-        for name in names
-        if saved.get(name) != now.get(name)
-    ]
-    return "\n".join(lines)
+    unknown = [name for name in (BASE_WEIGHTS, TOKENIZER) if name not in saved or name not in now]
+    sides = ({name: x for name, x in side.items() if name not in unknown} for side in (saved, now))
+    return list(between(*sides))
 
 
 def explain_loading(error: BaseException) -> UserError | None:

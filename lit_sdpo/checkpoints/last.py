@@ -2,43 +2,74 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_sdpo.callbacks.folder import folder_of_logger, runs_root, use_folder, versions
 from lit_sdpo.checkpoints.manifest import in_order
+from lit_sdpo.errors import UserError
 
 FOLDER = "checkpoints"
+#: What a run writes into its folder before anything else; what is left without it has never begun.
+RECORD = "config.yaml"
 
 
 def last_checkpoint(trainer: pl.Trainer, *, go_on: bool) -> Path | None:
-    """The newest checkpoint in the run folder, ``None`` and a message if there is none.
+    """The newest checkpoint of the latest run, ``None`` and a message if there is none.
 
-    A logger that would begin a new version is set to its latest one, which is then the run folder.
+    A run that would begin in a new folder is set to the latest one's.
 
     Args:
         trainer: The trainer of the run, before it starts.
-        go_on: Stay in that version if it has a checkpoint, rather than begin the next one.
+        go_on: Stay in that folder if it has a checkpoint, rather than begin the next one.
     """
     logger: Any = trainer.logger
-    version = latest_version(Path(logger.root_dir)) if getattr(logger, "_version", "") is None else None
-    if version is not None:
-        folder = Path(logger.root_dir) / f"version_{version}"
-    else:
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
-    found = in_order(folder / FOLDER)
-    if not found:
-        rank_zero_info(f"No checkpoint in {folder} yet: this run begins at the beginning.")
-        return None
-    if version is not None and go_on:
-        logger._version = version
-    return found[0]
+    numbers_itself = getattr(logger, "_version", 0) is None  # until it is asked for its folder
+    if not numbers_itself and (own := folder_of_logger(trainer)) is not None:
+        return _newest(own)
+    begun = {n: path for n, path in versions(runs_root(trainer)).items() if _has_begun(path)}
+    if not begun:
+        return _newest(runs_root(trainer))
+    number, folder = next(iter(begun.items()))
+    found = _newest(folder)
+    if found is not None and go_on:
+        if numbers_itself:
+            logger._version = number
+        use_folder(trainer, folder)
+    return found
+
+
+def check_unused(trainer: pl.Trainer) -> None:
+    """Whether a run that begins at the beginning has a folder of its own.
+
+    Raises:
+        UserError: Its logger was given the folder of another run.
+    """
+    if getattr(trainer.logger, "_version", 0) is None:  # it will take a new one
+        return
+    folder = folder_of_logger(trainer)
+    if folder is not None and in_order(folder / FOLDER):
+        raise UserError(
+            "the folder holds the checkpoints of another run, and this one begins at the beginning",
+            where=str(folder),
+            fix="go on with it, --ckpt_path last, or give this run a folder of its own",
+        )
 
 
 def latest_version(folder: Path) -> int | None:
     """The highest number of a ``version_<n>`` in a folder."""
-    matches = (re.fullmatch(r"version_(\d+)", path.name) for path in folder.glob("version_*"))
-    return max((int(match[1]) for match in matches if match), default=None)
+    return next(iter(versions(folder)), None)
+
+
+def _newest(folder: Path) -> Path | None:
+    found = in_order(folder / FOLDER)
+    if not found:
+        rank_zero_info(f"No checkpoint in {folder} yet: this run begins at the beginning.")
+    return found[0] if found else None
+
+
+def _has_begun(folder: Path) -> bool:
+    return (folder / RECORD).exists() or (folder / FOLDER).exists()

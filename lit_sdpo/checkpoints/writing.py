@@ -123,6 +123,11 @@ def no_space(path: Path, need: int) -> UserError:
     )
 
 
+def is_full(error: object) -> bool:
+    """Whether a file could not be written because the disk, or the user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in NO_SPACE
+
+
 def probe(folder: Path, need: int) -> None:
     """Find out before the first step whether a checkpoint could be written.
 

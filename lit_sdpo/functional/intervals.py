@@ -36,9 +36,7 @@ class Interval(NamedTuple):
 def mean_interval(values: Tensor, *, confidence: float = 0.95) -> Interval:
     """Interval of the mean of some prompts' values.
 
-    Scores in [0, 1] have Wilson's interval (:func:`wilson_interval`) at the *effective* number of prompts,
-    ``n mean (1 - mean) / variance``: as many prompts with one sample each would be as certain. It is n for scores of 0
-    and 1, more where prompts have several samples, and n where all values are alike. Other values have Student's.
+    Scores in [0, 1] have Wilson's (:func:`stratified_interval`), other values Student's.
 
     Args:
         values: Mean score of each prompt, [n].
@@ -49,22 +47,39 @@ def mean_interval(values: Tensor, *, confidence: float = 0.95) -> Interval:
         ('wilson', 0.82)
     """
     values = values.double()
-    n = len(values)
-    if n == 0:
+    if len(values) == 0:
         return Interval(math.nan, math.nan, "none")
-    if bool(((values >= 0) & (values <= 1)).all()):
-        mean = float(values.mean())
-        return wilson_interval(mean, _effective(values), confidence, degrees=max(1, n - 1))
+    if are_scores(values):
+        return stratified_interval([values], [1.0], confidence=confidence)
     if bool((values == values[0]).all()):
         return Interval(math.nan, math.nan, "no spread")
     return Interval(*mean_with_interval(values, confidence)[1:], "t")
 
 
-def _effective(values: Tensor) -> float:
-    """Prompts of one sample each whose mean would vary as much."""
-    n, mean = len(values), float(values.mean())
-    variance = float(values.var()) if n > 1 else 0.0
-    return n * mean * (1 - mean) / variance if variance > 0 else float(n)
+def stratified_interval(strata: Sequence[Tensor], weights: Sequence[float], *, confidence: float = 0.95) -> Interval:
+    """Interval of a weighted mean over tasks of the means of their prompts' scores, which are in [0, 1].
+
+    Wilson's (:func:`wilson_interval`) at the *effective* number of prompts, ``mean (1 - mean) / variance of the mean``:
+    as many prompts of one task, with one sample each, would be as certain. Of one task that is n for scores of 0 and
+    1, and more where prompts have several samples; where all scores are alike it is the number that the weights leave.
+
+    Args:
+        strata: Scores of the prompts of each task, [n_k].
+        weights: Of the tasks; their sum is 1.
+        confidence: How often such an interval holds the true mean.
+    """
+    parts = list(zip(weights, (x.double() for x in strata), strict=True))
+    mean = min(1.0, max(0.0, math.fsum(w * float(x.mean()) for w, x in parts)))
+    variance = math.fsum(w * w * float(x.var()) / len(x) for w, x in parts if len(x) > 1)
+    alike = 1 / math.fsum(w * w / len(x) for w, x in parts)
+    effective = mean * (1 - mean) / variance if variance > 0 and 0 < mean < 1 else alike
+    degrees = sum(len(x) - 1 for x in strata)
+    return wilson_interval(mean, effective, confidence, degrees=max(1, degrees))
+
+
+def are_scores(values: Tensor) -> bool:
+    """Whether all values are in [0, 1]."""
+    return bool(((values >= 0) & (values <= 1)).all())
 
 
 def wilson_interval(share: float, n: float, confidence: float = 0.95, *, degrees: int | None = None) -> Interval:
@@ -105,8 +120,8 @@ def difference_interval(before: Tensor, after: Tensor, *, confidence: float = 0.
     n = len(difference)
     if n == 0:
         return Interval(math.nan, math.nan, "none")
-    scores = all(bool(((x >= 0) & (x <= 1)).all()) for x in (before, after))
-    if float(difference.max() - difference.min()) < 1e-12:
+    scores = are_scores(before) and are_scores(after)
+    if float(difference.max() - difference.min()) < 1e-6:  # a step of a score is larger
         if not scores:
             return Interval(math.nan, math.nan, "no spread")
         centre, half = float(difference[0]), 1 - (1 - confidence) ** (1 / n)

@@ -15,10 +15,11 @@ from lit_sdpo.functional import (
     bootstrap_means,
     continual,
     difference_interval,
-    mean_interval,
+    stratified_interval,
     student_t_quantile,
     sum_of_intervals,
 )
+from lit_sdpo.functional.intervals import are_scores
 from lit_sdpo.report.tables import Matrix
 
 
@@ -29,6 +30,8 @@ class _Number(NamedTuple):
     columns: Sequence[str] = ()
     compute: Callable[[Tensor], Tensor] = torch.mean
     missing: str = ""
+    #: What the number would be without a bound at 0, for its derivative.
+    unbounded: Callable[[Tensor], Tensor] | None = None
 
 
 def summarize(matrix: Matrix) -> dict[str, float]:
@@ -101,16 +104,18 @@ def summary_intervals(
         if math.isnan(value := _value(matrix, number)):
             continue
         slopes = _slopes(matrix, number)
-        if not slopes.any():  # a loss that is bounded by 0, where nothing is lost
-            continue
         parts = [
-            _task_part([items.get(i, {}).get(column, {}) for i in number.rows], slopes[:, k])
+            _part([items.get(i, {}).get(column, {}) for i in number.rows], slopes[:, k])
             for k, column in enumerate(number.columns)
+            if slopes[:, k].any()
         ]
-        total = math.fsum(part for part, _ in parts)
-        low, high = sum_of_intervals([part for part, _ in parts], [ends for _, ends in parts])
+        if not parts or not all(len(part.plus) for part in parts):
+            continue
+        low, high = _ends(parts)
+        centre = math.fsum(part.mean for part in parts)
         if math.isfinite(low) and math.isfinite(high):
-            intervals[name] = value + low - total, value + high - total
+            least = -math.inf if number.unbounded is None else 0.0
+            intervals[name] = max(least, value + low - centre), max(least, value + high - centre)
     return intervals
 
 
@@ -118,27 +123,44 @@ def _slopes(matrix: Matrix, number: _Number) -> Tensor:
     """Derivative of a number by each of its cells, also where an evaluation has switched derivatives off."""
     with torch.inference_mode(False), torch.enable_grad():
         scores = _scores(matrix, number).requires_grad_()
-        return torch.autograd.grad(number.compute(scores), scores)[0]
+        return torch.autograd.grad((number.unbounded or number.compute)(scores), scores)[0]
 
 
-def _task_part(rows: Sequence[Mapping[str, float]], slopes: Tensor) -> tuple[float, tuple[float, float]]:
-    """A task's part of a number, and the ends of its interval; those are nan where prompts are not known."""
-    used = [(row, slope) for row, slope in zip(rows, slopes, strict=True) if slope != 0]
-    if not used:
-        return 0.0, (0.0, 0.0)
+class _Part(NamedTuple):
+    """What the prompts of a task add to a number, [n] each, and take from it, at most ``scale``; or only add."""
+
+    plus: Tensor
+    minus: Tensor
+    scale: float
+    adds: bool
+
+    @property
+    def mean(self) -> float:
+        return float((self.plus - self.minus).mean())
+
+
+def _part(rows: Sequence[Mapping[str, float]], slopes: Tensor) -> _Part:
+    """From the prompts that all rows have which count; empty where there are none."""
+    used = [(row, float(slope)) for row, slope in zip(rows, slopes, strict=True) if slope != 0]
     shared = sorted(set.intersection(*(set(row) for row, _ in used)))
-    if not shared:
-        return math.nan, (math.nan, math.nan)
     plus, minus = torch.zeros(2, len(shared), dtype=torch.float64)
     for row, slope in used:
-        part = plus if slope > 0 else minus
-        part += abs(float(slope)) * torch.tensor([row[item] for item in shared], dtype=torch.float64)
-    scale = max(float(slopes.clamp(min=0).sum()), float((-slopes).clamp(min=0).sum()))  # scores stay in [0, 1]
-    if bool((slopes >= 0).all()):
-        found = mean_interval(plus / scale)
-    else:
-        found = difference_interval(minus / scale, plus / scale)
-    return float((plus - minus).mean()), (scale * found.low, scale * found.high)
+        side = plus if slope > 0 else minus
+        side += abs(slope) * torch.tensor([row[item] for item in shared], dtype=torch.float64)
+    scale = max(float(slopes.clamp(min=0).sum()), float((-slopes).clamp(min=0).sum()))
+    return _Part(plus, minus, scale, bool((slopes >= 0).all()))
+
+
+def _ends(parts: Sequence[_Part]) -> tuple[float, float]:
+    """Ends of the interval of the sum of the parts."""
+    scores = [part.plus / part.scale for part in parts]
+    if all(part.adds for part in parts) and all(map(are_scores, scores)):
+        total = math.fsum(part.scale for part in parts)
+        low, high, _ = stratified_interval(scores, [part.scale / total for part in parts])
+        return total * low, total * high
+    each = [difference_interval(part.minus / part.scale, part.plus / part.scale) for part in parts]
+    scaled = [(part.scale * found.low, part.scale * found.high) for part, found in zip(parts, each, strict=True)]
+    return sum_of_intervals([part.mean for part in parts], scaled)
 
 
 def cell_draws(
@@ -166,7 +188,8 @@ def cell_draws(
             every = [[items[i][column][item] for i in rows] for item in sorted(shared)]
             scores = torch.tensor(every, dtype=torch.float64)
             means = bootstrap_means(scores, resamples, seed=crc32(column.encode()))
-            drawn[:, rows, k] = scores.mean(0) + few_prompts(len(shared)) * (means - scores.mean(0))
+            stretched = scores.mean(0) + few_prompts(len(shared)) * (means - scores.mean(0))
+            drawn[:, rows, k] = stretched.clamp(0, 1) if are_scores(scores) else stretched
     return drawn
 
 
@@ -212,8 +235,18 @@ def _numbers(matrix: Matrix) -> dict[str, _Number]:
         "bwt": _Number(*ends, continual.backward_transfer, two),
         "fwt": _Number(*starts, continual.forward_transfer, two),
         "forgetting": _Number(*ends, continual.forgetting, two),
-        "relative_gain": _Number([0, end], tasks, lambda R: continual.gain_and_loss(R[0], R[1])[0].mean()),
-        "relative_forgetting": _Number([0, end], tasks, lambda R: continual.gain_and_loss(R[0], R[1])[1].mean()),
+        "relative_gain": _Number(
+            [0, end],
+            tasks,
+            lambda R: continual.gain_and_loss(R[0], R[1])[0].mean(),
+            unbounded=lambda R: continual.relative_change(R[0], R[1]).mean(),
+        ),
+        "relative_forgetting": _Number(
+            [0, end],
+            tasks,
+            lambda R: continual.gain_and_loss(R[0], R[1])[1].mean(),
+            unbounded=lambda R: -continual.relative_change(R[0], R[1]).mean(),
+        ),
         "ood_change": _Number([0, end], probes, lambda R: 100 * (R[1] - R[0]).mean(), no_probes),
         "ood_relative_change": _Number([0, end], probes, lambda R: continual.ood_change(R[0], R[1]), no_probes),
     }

@@ -7,22 +7,26 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from lit_sdpo.rewards.base import Verdict, failed
-from lit_sdpo.rewards.cell.examiner import UNSUPPORTED
+from lit_sdpo.rewards.cell.examiner import ENDED, OWN_FAULT, PURE, SELF_JUDGED, SURE
 from lit_sdpo.rewards.cell.wire import SHORT, receive, send_to_program
+from lit_sdpo.rewards.code_output import CHECKERS
+from lit_sdpo.rewards.code_rows import LONGEST_OUTPUT, Tests, check_tests, read_tests
 from lit_sdpo.rewards.contract import Contract
-from lit_sdpo.rewards.examiner import Examiners
-from lit_sdpo.rewards.sandbox import Isolation, Sandbox
+from lit_sdpo.rewards.examiner import Examiners, Report
+from lit_sdpo.rewards.sandbox import Isolation, Sandbox, signal_name
 
 if TYPE_CHECKING:
     from lit_sdpo.data.task import Row
 
 _FENCE = re.compile(r"[ \t]*```[ \t]*([^\s`]*)[^`]*\Z")
 _PYTHON = {"", "python", "python3", "py"}
-_KINDS = ("code", "functional", "stdin")
+_LATE = "the time limit was exceeded."
+#: Processor time of a program beside its own work, for values on their way.
+_TRANSPORT_SECONDS = 60.0
 
 
 def last_program(text: str) -> str | None:
@@ -53,9 +57,10 @@ class CodeTests(Contract):
     """The last Python block passes every test within its time limit (``code_tests``).
 
     Programs run in a ``Sandbox``, one for each completion. The tests stay outside of it: assertions run in a sandbox of
-    their own, where the program's functions are stand-ins and its results plain data. All tests of a row see the same
-    run of the program; each test of a script is a run of its own. After a test that did not end, the others count as
-    failed.
+    their own, where the program's functions and objects are stand-ins and its results plain data. Where a stand-in may
+    differ from what it stands for, the test is run once more in one process with the program, and both have to agree;
+    where they do not, the verdict is an abstention. All tests of a row see the same run of the program; each test of a
+    script is a run of its own. After a test that did not end, the others count as failed.
 
     The score is 1 if all tests pass; the flag ``passed:k/n`` says how many did.
 
@@ -69,9 +74,6 @@ class CodeTests(Contract):
 
     isolated = True
 
-    #: Bytes that a script may print.
-    max_output: int = 1 << 20
-
     def __init__(self, isolation: Isolation | None = None) -> None:
         self.sandbox = Sandbox(isolation or cast(Isolation, os.environ.get("LIT_SDPO_SANDBOX", "bubblewrap")))
         self.examiners = Examiners(self.sandbox)
@@ -83,57 +85,92 @@ class CodeTests(Contract):
     def seconds(self, row: Row) -> float:
         """More than all tests may take together; the sandbox stops each in time."""
         try:
-            tests = json.loads(row.ground_truth)
-            return 120.0 + len(tests["inputs"]) * float(tests["time_limit"])
-        except (ValueError, TypeError, KeyError):
-            return 120.0
+            tests = read_tests(row.ground_truth)
+            return 300.0 + len(tests.inputs) * (4.0 * tests.time_limit + 2.0)
+        except ValueError:
+            return 300.0
 
     def judge(self, text: str, ground_truth: str) -> Verdict:
         """Run the tests and count those that pass."""
         program = last_program(text)
         if program is None or not program.strip():
             return self.missing()
-        tests = json.loads(ground_truth)
-        count = len(tests["inputs"])
-        if not count:
+        truth = json.loads(ground_truth)
+        if isinstance(truth, dict) and truth.get("inputs") == []:
             return Verdict(None, "", ("no_tests",))
-        program = "\n".join(part for part in (tests.get("context"), program) if part)
-        run = self._scripts if tests["testtype"] == "stdin" else self._functions
-        faults = list(run(program, tests, float(tests["time_limit"])))
-        first = next((index for index, fault in enumerate(faults) if fault), None)
-        if first is None and len(faults) == count:
-            return Verdict(1.0)
-        if first is None or UNSUPPORTED in faults:
-            return failed("test")
-        passed = sum(not fault for fault in faults)
-        return Verdict(0.0, f"Test {first + 1} of {count}: {faults[first]}", (f"passed:{passed}/{count}",))
+        tests = read_tests(ground_truth)
+        program = "\n".join(part for part in (tests.context, program) if part)
+        run = self._scripts if tests.testtype == "stdin" else self._functions
+        reports = list(run(program, tests))
+        if not any(report.fault and report.standing == SURE for report in reports):
+            reports = self._settled(program, tests, reports)
+        return _verdict(reports, len(tests.inputs))
 
     def reference(self, ground_truth: str, extra: Mapping[str, Any]) -> str | None:
         """The reference solution in a code block, where the data has one."""
-        tests = json.loads(ground_truth)
-        if not isinstance(tests, dict) or tests.get("testtype") not in _KINDS:
-            raise ValueError(f'it has to be JSON with "testtype" (one of {", ".join(_KINDS)}), "inputs", "outputs"')
-        if not tests.get("inputs") or len(tests["inputs"]) != len(tests.get("outputs", ())):
-            raise ValueError("it has no tests, or not one output for each input")
+        check_tests(read_tests(ground_truth))
         solution = extra.get("reference_solution")
         return f"```python\n{solution.strip()}\n```" if isinstance(solution, str) else None
 
-    def _functions(self, program: str, tests: Mapping[str, Any], seconds: float) -> Iterator[str]:
-        """What is wrong with each test that calls functions, up to the first that did not end."""
-        job = {"function": tests.get("fn_name", ""), "tests": tests["inputs"]}
-        if tests["testtype"] == "functional":
-            arguments = [[json.loads(line) for line in given.split("\n") if line.strip()] for given in tests["inputs"]]
-            expected = [json.loads(output) for output in tests["outputs"]]
-            job["tests"] = list(zip(arguments, expected, strict=True))
-        cpu = seconds * len(tests["inputs"])
-        with self.sandbox.open({"do": "program.serve", "program": program}, cpu_seconds=cpu) as connection:
-            yield from self.examiners.examine(connection, job, seconds)
+    def _functions(self, program: str, tests: Tests) -> Iterator[Report]:
+        """A report on each test that calls functions, up to the first that did not end."""
+        given: Sequence[Any] = tests.inputs
+        if tests.testtype == "functional":
+            arguments = [[json.loads(line) for line in text.split("\n") if line.strip()] for text in tests.inputs]
+            given = list(zip(arguments, map(json.loads, tests.outputs), strict=True))
+        job = {"function": tests.fn_name, "tests": given}
+        cpu = tests.time_limit * len(tests.inputs) + _TRANSPORT_SECONDS
+        with self.sandbox.open({"do": "program.serve", "program": program}, cpu_seconds=cpu) as place:
+            for report in self.examiners.examine(place.connection, job, tests.time_limit):
+                signal = place.signal() if report.fault == ENDED else ""
+                yield report._replace(fault=f"the program was ended by {signal}.") if signal else report
 
-    def _scripts(self, program: str, tests: Mapping[str, Any], seconds: float) -> Iterator[str]:
-        """What is wrong with each test of a script, up to the first that did not end."""
-        job = {"do": "program.run_scripts", "program": program, "longest": self.max_output}
-        with self.sandbox.open(job, cpu_seconds=seconds) as connection:
-            for given, expected in zip(tests["inputs"], tests["outputs"], strict=True):
+    def _settled(self, program: str, tests: Tests, reports: list[Report]) -> list[Report]:
+        """The reports, the doubtful ones checked by a run in one process with the program.
+
+        That run proves nothing by itself, because there the program can reach the test: it can make an abstention of
+        what the stand-ins said, or confirm it.
+        """
+        doubtful = [index for index, report in enumerate(reports) if report.standing not in (SURE, OWN_FAULT)]
+        if not doubtful:
+            return reports
+        passed = self._together(program, tests, doubtful[-1] + 1)
+        for index in doubtful:
+            report = reports[index]
+            together = passed[index] if index < len(passed) else None
+            if together is False or (together is None and report.fault):
+                fault = report.fault or "the test fails."
+                reports[index] = Report(fault)
+            elif report.fault or together is None or report.standing == SELF_JUDGED:
+                reports[index] = report._replace(standing=OWN_FAULT)
+            else:
+                reports[index] = Report("")
+        return reports
+
+    def _together(self, program: str, tests: Tests, count: int) -> list[bool]:
+        """Whether each of the first tests goes through in one process with the program, up to one that does not end."""
+        given = list(tests.inputs[:count])
+        modules = sorted(PURE.intersection(re.findall(r"\w+", "\n".join(given))))
+        job = {"do": "plain.serve", "program": program, "tests": given, "function": tests.fn_name, "modules": modules}
+        cpu = tests.time_limit * count + _TRANSPORT_SECONDS
+        passed: list[bool] = []
+        with self.sandbox.open(job, cpu_seconds=cpu) as place:
+            try:
+                receive(place.connection)  # "started"
+                for _ in range(count):
+                    place.connection.settimeout(1.2 * tests.time_limit + 0.5)
+                    passed.append(receive(place.connection) is True)
+            except (OSError, EOFError, ValueError):
+                pass
+        return passed
+
+    def _scripts(self, program: str, tests: Tests) -> Iterator[Report]:
+        """A report on each test of a script, up to the first that did not end."""
+        seconds = tests.time_limit
+        job = {"do": "program.run_scripts", "program": program, "longest": LONGEST_OUTPUT}
+        with self.sandbox.open(job, cpu_seconds=seconds) as place:
+            connection = place.connection
+            for given, expected in zip(tests.inputs, tests.outputs, strict=True):
                 try:
                     send_to_program(connection, given)
                     receive(connection)  # "started"
@@ -142,25 +179,41 @@ class CodeTests(Contract):
                     code, output, errors = receive(connection)
                     late = time.monotonic() - started > seconds
                 except TimeoutError:
-                    yield "the time limit was exceeded."
+                    yield Report(_LATE)
                     return
                 except (EOFError, OSError, ValueError):
-                    yield "the program ended before the test did."
+                    yield Report(ENDED)
                     return
-                yield (
-                    self._script_fault(code, binascii.a2b_base64(output), errors, given, expected)
-                    if not late
-                    else ("the time limit was exceeded.")
+                same = CHECKERS[tests.checker]
+                yield Report(
+                    _LATE if late else _script_fault(code, binascii.a2b_base64(output), errors, given, expected, same)
                 )
 
-    def _script_fault(self, code: int, output: bytes, errors: str, given: str, expected: str) -> str:
-        if len(output) > self.max_output:
-            return "too much output was written."
-        shown = f"For the input {_cut(given)}, "
-        if code:
-            return f"{shown}the program ended with an error: {_cut(errors.strip(), end=True)}"
-        printed = output.decode(errors="replace")
-        return "" if _lines(printed) == _lines(expected) else f"{shown}it printed {_cut(printed)}, which is wrong."
+
+def _verdict(reports: Sequence[Report], count: int) -> Verdict:
+    """The verdict on a program from the reports on its tests."""
+    sure = [(index, report) for index, report in enumerate(reports) if report.fault and report.standing == SURE]
+    if sure:
+        index, report = sure[0]
+        passed = sum(not report.fault and report.standing != OWN_FAULT for report in reports)
+        return Verdict(0.0, f"Test {index + 1} of {count}: {report.fault}", (f"passed:{passed}/{count}",))
+    for index, report in enumerate(reports):
+        if report.standing != SURE:
+            cannot = f"Test {index + 1} of {count} cannot be judged: {report.reason}."
+            return Verdict(None, cannot, failed("test").flags)
+    return Verdict(1.0) if len(reports) == count else failed("test")
+
+
+def _script_fault(code: int, output: bytes, errors: str, given: str, expected: str, same: Any) -> str:
+    if len(output) > LONGEST_OUTPUT:
+        return "too much output was written."
+    shown = f"For the input {_cut(given)}, "
+    if code < 0:
+        return f"{shown}the program was ended by {signal_name(-code) or f'signal {-code}'}."
+    if code:
+        return f"{shown}the program ended with an error: {_cut(errors.strip(), end=True)}"
+    printed = output.decode(errors="replace")
+    return "" if same(printed, expected) else f"{shown}it printed {_cut(printed)}, which is wrong."
 
 
 def share_passed(
@@ -189,7 +242,3 @@ def _cut(text: str, *, end: bool = False) -> str:
     if len(text) <= SHORT:
         return repr(text) if not end else text
     return "..." + text[-SHORT:] if end else repr(text[:SHORT]) + "..."
-
-
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().split("\n")]

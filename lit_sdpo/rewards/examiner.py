@@ -7,12 +7,29 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
+from lit_sdpo.rewards.cell.examiner import DOUBTED, SURE
 from lit_sdpo.rewards.cell.wire import receive
 from lit_sdpo.rewards.sandbox import START_SECONDS, Sandbox
 
 _GRACE_SECONDS = 5.0
+#: What a test may take beside the program: values on their way, and what the test itself computes.
+_TEST_SECONDS = 90.0
+
+
+class Report(NamedTuple):
+    """What came of one test.
+
+    Attributes:
+        fault: What is wrong, empty where nothing is.
+        standing: How far that can be trusted; see ``cell.examiner``.
+        reason: What makes it doubtful.
+    """
+
+    fault: str
+    standing: str = SURE
+    reason: str = ""
 
 
 class Examiners:
@@ -27,39 +44,39 @@ class Examiners:
         self._idle: list[tuple[socket.socket, ExitStack]] = []
         self._owner = os.getpid()
 
-    def examine(self, program: socket.socket, job: Mapping[str, Any], seconds: float) -> Iterator[str]:
-        """What is wrong with each test of ``job``, empty where nothing is, up to the first that did not end.
+    def examine(self, program: socket.socket, job: Mapping[str, Any], seconds: float) -> Iterator[Report]:
+        """A report on each test of ``job``, up to the first that did not end.
 
         Args:
             program: Connection to the program.
             job: The ``tests`` and the name of the ``function`` under test; see ``cell.examiner``.
-            seconds: Time for each test, counted from the start of the program.
+            seconds: Time of the program for each test, counted from its start.
         """
         connection, closing = self._take()
         clean = False
         try:
             program.settimeout(None)  # A property of the connection, which the examiner shares.
-            body = json.dumps(job).encode()
+            body = json.dumps({**job, "seconds": seconds}).encode()
             socket.send_fds(connection, [len(body).to_bytes(8, "big")], [program.fileno()])
-            connection.sendall(body)
             connection.settimeout(START_SECONDS)
+            connection.sendall(body)
             while True:
                 try:
-                    fault = receive(connection)
+                    report = receive(connection)
                 except TimeoutError:
-                    yield "the time limit was exceeded."
+                    yield Report("the time limit was exceeded.", DOUBTED, "the test takes too long")
                     # Without its program the examiner comes to an end of its own, unless the test itself hangs.
                     program.shutdown(socket.SHUT_RDWR)
                     connection.settimeout(_GRACE_SECONDS)
                     while receive(connection) is not None:
                         pass
-                    fault = None
-                if fault is None:
+                    report = None
+                if report is None:
                     clean = True
                     return
-                connection.settimeout(seconds)
-                if fault != "started":
-                    yield fault
+                connection.settimeout(2 * seconds + _TEST_SECONDS)
+                if report != "started":
+                    yield Report(*report)
         except (OSError, EOFError, ValueError):
             return
         finally:
@@ -81,6 +98,6 @@ class Examiners:
         if self._idle:
             return self._idle.pop()
         closing = ExitStack()
-        connection = closing.enter_context(self.sandbox.open({"do": "examiner.serve"}, cpu_seconds=600))
+        connection = closing.enter_context(self.sandbox.open({"do": "examiner.serve"}, cpu_seconds=600)).connection
         receive(connection)  # "ready"
         return connection, closing

@@ -40,6 +40,7 @@ _SET_SIGN = re.compile(r"\\(?:cup|cap|setminus)(?![a-zA-Z])")
 _MATRIX = re.compile(
     r"(.*?)\\begin ?\{((?:[pbBvV]|small)?matrix|array)\}(?: ?\{[clr|]*\})?(.*)\\end ?\{\2\}(.*)\Z", re.DOTALL
 )
+_CASES = re.compile(r"\\begin ?\{(cases|aligned)\}((?:[^&]|& ?=)*)\\end ?\{\1\}\Z")
 _BASE = re.compile(
     r"(-?)(?:([0-9A-Za-z]+)|\( ?([0-9A-Za-z]+) ?\)) ?_ ?(?:\{ ?(?:\\text ?\{ ?)?(\w+) ?(?:\} ?)?\}|(\d+))\Z"
 )
@@ -69,6 +70,9 @@ def read_answer(text: str, depth: int = 0) -> Answer:
         return Opaque(packed(text))
     if (plain := read_number(text)) is not None:
         return Quantity(number(plain.value), plain.percent, plain.units)
+    if cases := _CASES.match(text):
+        rows = [row.replace("&", "").strip() for row in re.split(r"\\\\", cases[2]) if row.strip()]
+        return read_answer(", ".join(rows), depth + 1)
     for reader in (_alternatives, _listed, _signed_pair, _bracket, _matrix):
         if (found := reader(text, depth)) is not None:
             return found
@@ -138,17 +142,22 @@ def _listed(text: str, depth: int) -> Answer | None:
     if (name := _common_name(answers)) is not None:
         values = [answer.values[0][1] for answer in answers if isinstance(answer, Named)]
         sets = [value for value in values if isinstance(value, RealSet)]
-        if by_and and len(sets) == len(values):
+        if len(sets) == len(values) and (by_and or all(one.both_ways() for one in sets)):
             common = sets[0]
             for one in sets[1:]:
                 common = common.intersection(one)
             return Named(((name, common),))
         return Named(((name, Items(tuple(_flat(values)))),))
-    if all(isinstance(answer, Named) for answer in answers):
-        pairs = [pair for answer in answers if isinstance(answer, Named) for pair in answer.values]
-        if len({name for name, _ in pairs}) == len(pairs):
-            return Named(tuple(sorted(pairs, key=lambda pair: pair[0])))
-    return Items(tuple(_flat(answers)))
+    return _system(answers) or Items(tuple(_flat(answers)))
+
+
+def _system(answers: Sequence[Answer]) -> Named | None:
+    """Values of different names together."""
+    pairs = [pair for answer in answers if isinstance(answer, Named) for pair in answer.values]
+    if not pairs or not all(isinstance(answer, Named) for answer in answers):
+        return None
+    names = {name for name, _ in pairs}
+    return Named(tuple(sorted(pairs, key=lambda pair: pair[0]))) if len(names) == len(pairs) > 1 else None
 
 
 def _with_names(answers: Sequence[Answer]) -> Iterator[Answer]:
@@ -186,7 +195,10 @@ def _bracket(text: str, depth: int) -> Answer | None:
         if (built := _built_set(inside, depth)) is not None:
             return built
         members = [part for part in split_top(inside, _AND) if part]
-        return Items(tuple(_flat([read_answer(part, depth + 1) for part in members])), "set")
+        answers = tuple(_flat([read_answer(part, depth + 1) for part in members]))
+        if len(answers) == 1 and isinstance(answers[0], Named):
+            return answers[0]
+        return _system(answers) or Items(answers, "set")
     members = split_top(inside, re.compile("[,;]"))
     if len(members) > 1:
         return Bracket(left, tuple(read_answer(part, depth + 1) for part in members), right)

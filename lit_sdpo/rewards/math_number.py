@@ -27,9 +27,9 @@ _CURRENCY = re.compile(
     r"|\\text\{(?:USD|EUR|GBP|CNY|RMB|JPY|INR|Rs\.?|US) ?\}(?: ?\\\$)?) ?"
 )
 _TAIL = re.compile(
-    r"(?: ?(?:/|\\cdot|\\times|\*)? ?(?:\\text ?\{[^{}\d]*\}|\^\\circ ?(?:\\text\{[CF]\}|[CF](?![a-zA-Z]))|\\%|[¢€¥₽₩])"
-    r"(?: ?\^ ?(?:\d|\{ ?-?\d ?\}))?)+\Z|"
-    r" ?\\frac ?\{ ?\\text ?\{[^{}\d]*\}(?:\^\d)? ?\} ?\{ ?\\text ?\{[^{}\d]*\}(?:\^\d)? ?\}\Z"
+    r"(?: ?(?:/|\\cdot|\\times|\*)? ?(?:\\text ?\{[^{}\d]*\}|\^\\circ ?(?:\\text\{[CF]\}|[CF](?![a-zA-Z]))|\\%"
+    r"|\\(?:euro|pounds)(?![a-zA-Z])|[¢¥₽₩₹])(?: ?\^ ?(?:\d|\{ ?-?\d ?\}))?)+\Z"
+    r"| ?\\frac ?\{ ?\\text ?\{[^{}\d]*\}(?:\^\d)? ?\} ?\{ ?\\text ?\{[^{}\d]*\}(?:\^\d)? ?\}\Z"
 )
 _SQUARED = re.compile(r" ?\\text\{(squared|cubed|factorial)\}\Z")
 _FORMS = {"squared": "({})^2", "cubed": "({})^3", "factorial": "({})!"}

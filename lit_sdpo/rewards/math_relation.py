@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 
 from lit_sdpo.rewards.math_expression import UnreadableError, read_formula
-from lit_sdpo.rewards.math_formula import Node
 from lit_sdpo.rewards.math_kinds import Answer, Bracket, Named, Opaque, Relation
 from lit_sdpo.rewards.math_sets import RealSet, bounded
 from lit_sdpo.rewards.math_text import bracketed, packed, split_top, split_with
@@ -96,14 +95,15 @@ def _bounds(sides: list[str], signs: list[str]) -> tuple[str, RealSet] | None:
     for index, side in enumerate(sides):
         if index != at:
             sign = signs[index - 1] if index > at else _FLIPPED[signs[index]]
-            try:
-                bound: Node = read_formula(side)
-            except UnreadableError:
-                return None
-            found = bounded(sign, bound)
-            if found is None:
-                return None
-            result = result.intersection(found)
+            both = sign == r"\ne" and r"\pm" in side
+            for one in (side.replace(r"\pm", plus) for plus in "+-") if both else (side,):
+                try:
+                    found = bounded(sign, read_formula(one))
+                except UnreadableError:
+                    return None
+                if found is None:
+                    return None
+                result = result.intersection(found)
     return name, result
 
 

@@ -68,6 +68,10 @@ class RealSet:
         """One number; ``None`` where it is no finite real constant."""
         return cls.interval(node, True, node, True) if node not in (INFINITY, MINUS_INFINITY) else None
 
+    def both_ways(self) -> bool:
+        """Whether it goes on without end in both directions: several such conditions hold together."""
+        return bool(self.pieces) and self.pieces[0][0].node == MINUS_INFINITY and self.pieces[-1][1].node == INFINITY
+
     def union(self, other: RealSet) -> RealSet:
         """What is in either."""
         return self._where(other, lambda mine, others: mine or others)

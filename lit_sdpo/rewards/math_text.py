@@ -18,7 +18,8 @@ _CHARACTERS = str.maketrans(
      "\u2216": r"\setminus ", "\u00b1": r"\pm ", "\u2213": r"\mp ",
      "\u00b0": r"^\circ ", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
      "\u2032": "'", "\u2033": "''", "\u2019": "'", "\u00b2": "^2", "\u00b3": "^3", "\u00bd": r"\frac{1}{2}",
-     "\u00bc": r"\frac{1}{4}", "\u00be": r"\frac{3}{4}", "\u2044": "/", "\u2215": "/", "\uff0c": ",", "\uff05": "%",
+     "\u00bc": r"\frac{1}{4}", "\u00be": r"\frac{3}{4}", "\u2044": "/", "\u2215": "/",
+     "\u2103": r"^\circ C ", "\u2109": r"^\circ F ", "\uff0c": ",", "\uff05": "%",
      "\u3002": ".", "\uff1a": ":", "\uff08": "(", "\uff09": ")", "\uff1d": "=", "\uff0e": ".", "\u20ac": r"\euro ",
      "\u00a3": r"\pounds ", "\uffe5": "\u00a5", "\u03b8": r"\theta ", "\u03b1": r"\alpha ", "\u03b2": r"\beta "}
     | {chr(0xFF10 + digit): str(digit) for digit in range(10)}
@@ -27,6 +28,11 @@ _END = r"(?![a-zA-Z])"
 _REWRITES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        (rf"\\(?:tiny|scriptsize|footnotesize|small|normalsize|[lL]arge|LARGE|[hH]uge){_END} ?", ""),
+        (r"\\phantom\s*\{[^{}]*\}", ""),
+        (r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+        (r"\\(?:mathfrak|mathcal|mathscr)\s*\{\s*(\d+)\s*\}", r" \1 "),
+        (r"\\(?:mathbf|mathit|mathsf|mathnormal|bm|boldsymbol|pmb)\s*\{\s*([a-zA-Z0-9])\s*\}", r" \1 "),
         (rf"\\(?:left|right|[bB]igg?[lrm]?|middle){_END}\.?", ""),
         (rf"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|boldmath){_END}", ""),
         (rf"\\(?:bf|rm|it|sf|tt|em|bfseries|itshape){_END} ?", ""),
@@ -34,7 +40,7 @@ _REWRITES = tuple(
         (rf"\\[dt]binom{_END}", r"\\binom"),
         (r"\\(?:mbox|textbf|textrm|textit|textsf|texttt|textsc|textnormal|mathrm|mathtt|operatorname|hbox|emph|textup)"
          r"\*?\s*\{", r"\\text{"),
-        (r"\\(?:mathbf|mathit|mathsf|mathnormal|bm|boldsymbol|pmb|symbf|underline|ensuremath)\s*\{", "{"),
+        (r"\\(?:mathbf|mathit|mathsf|mathnormal|bm|boldsymbol|pmb|symbf|mathop|mathord|underline)\s*\{", "{"),
         (r"\\(?:mathbf|mathit|mathsf|bm|boldsymbol|pmb|mathrm) ([a-zA-Z0-9])" + _END, r"\1"),
         (r"\\(?:color|textcolor|colorbox)\s*\{[^{}]*\}", ""),
         (r"\{,\}", ","),
@@ -79,7 +85,8 @@ _DOLLAR = re.compile(r"(?<!\\)\$")
 _WORD = re.compile(r"[^\W\d_]+(?:[.'-][^\W\d_]+)*(?:\.(?=[^\W\d_]|$))?", re.UNICODE)
 _SYMBOL = re.compile(r"\\[a-zA-Z]+|\\.", re.DOTALL)
 _BARE = re.compile(
-    r"(?<![\\a-zA-Z])[a-zA-Z]\.[a-zA-Z]\.?(?![a-zA-Z])|(?<![\\a-zA-Z])[a-zA-Z]{2,}(?:['-][a-zA-Z]+)*|[^\W\d_a-zA-Z\u0370-\u03ff]+\.?"
+    r"(?<![\\a-zA-Z])[a-zA-Z]\.[a-zA-Z]\.?(?![a-zA-Z])|(?<![\\a-zA-Z])[a-zA-Z\u00c0-\u024f]{2,}(?:['-][a-zA-Z]+)*"
+    r"|[μµ][a-zA-Z]+|(?<=[\d ])Ω|[^\W\d_a-zA-Z\u0370-\u03ff]+\.?"
 )
 _SENTENCE = re.compile(r"\s*[A-Za-z]{2,}(?:[ ,.'-]+[A-Za-z]{2,})+[ .]*")
 _NAME = re.compile(r"[a-zA-Z]+")

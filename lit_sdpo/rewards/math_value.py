@@ -221,7 +221,7 @@ def value_at(node: Node, point: Mapping[str, Fraction], real: bool, bits: int = 
     run = _Evaluation(point, real, bits)
     value = run.value(node)
     needed = BITS + 2 * (run.largest - run.smallest)
-    if needed > bits + BITS // 2:
+    if needed > bits + BITS // 2 and bits == BITS:  # Once: what is still tiny then is zero up to rounding.
         if needed > 4 * LARGEST:
             raise TooLargeError("precision")
         return value_at(node, point, real, needed + BITS // 2)

@@ -38,6 +38,22 @@ class CrashedError(Exception):
     """A verifier's process is gone."""
 
 
+_lifelines: dict[int, tuple[int, int]] = {}
+
+
+def _lifeline() -> int:
+    """The reading end of a pipe that this process holds open as long as it lives, however it ends.
+
+    A death signal of the kernel would come when the thread ends that has started a worker, which may be early.
+    """
+    if os.getpid() not in _lifelines:  # After a fork the writing end belongs to the other side.
+        for _, writing in _lifelines.values():
+            os.close(writing)
+        _lifelines.clear()
+        _lifelines[os.getpid()] = os.pipe()
+    return _lifelines[os.getpid()][0]
+
+
 class _Worker:
     """One process that scores one completion at a time."""
 
@@ -45,8 +61,12 @@ class _Worker:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             # -P: the folder of the script holds a file called math.py, which must not stand in for the library's.
+            life = _lifeline()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(_WORKER)], stdin=theirs.fileno(), start_new_session=True
+                [sys.executable, "-P", str(_WORKER), str(life)],
+                stdin=theirs.fileno(),
+                start_new_session=True,
+                pass_fds=[life],
             )
             self._connection = Connection(ours.detach())
         self._loaded: set[str] = set()

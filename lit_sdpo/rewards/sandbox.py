@@ -21,6 +21,23 @@ from lit_sdpo.ranges import MOST_BYTES, check_integer
 from lit_sdpo.rewards.cell.limits import landlock_version
 from lit_sdpo.rewards.cell.wire import send_to_program
 
+#: The modules of ``cell`` that each of its tasks needs, in the order in which they import each other.
+_NEEDS = {
+    "program": ("limits", "wire", "values", "peer", "describe", "objects", "program"),
+    "plain": ("limits", "wire", "plain"),
+    "examiner": (
+        "limits",
+        "wire",
+        "values",
+        "peer",
+        "forward",
+        "mirrors",
+        "words",
+        "trust",
+        "observer",
+        "examiner",
+    ),
+}
 Isolation = Literal["bubblewrap", "landlock", "rlimits"]
 
 START_SECONDS = 30.0  # Interpreter and namespaces on a busy machine; not the program's time.
@@ -40,6 +57,38 @@ for name, code in marshal.loads(read(int.from_bytes(read(8), "big"))):
     exec(code, module.__dict__)
 module.main()
 """
+
+
+class Place:
+    """Where one program runs.
+
+    Attributes:
+        connection: The stream to it.
+    """
+
+    def __init__(self, connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
+        self.connection, self._process = connection, process
+
+    def signal(self) -> str:
+        """The name of the signal that ended the process, if one did by now or does within a moment."""
+        try:
+            code = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return ""
+        return signal_name(-code if code < 0 else code - 128)  # Bubblewrap counts as a shell does.
+
+
+def signal_name(number: int) -> str:
+    """``SIGSEGV`` and the like, or an empty text.
+
+    Example:
+        >>> signal_name(11), signal_name(0)
+        ('SIGSEGV', '')
+    """
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return ""
 
 
 class Sandbox:
@@ -88,8 +137,8 @@ class Sandbox:
             )
 
     @contextlib.contextmanager
-    def open(self, job: dict[str, Any], *, cpu_seconds: float) -> Iterator[socket.socket]:
-        """Start ``job["do"]``, a ``module.function`` of ``cell``, and give the connection to it; kill it at the end.
+    def open(self, job: dict[str, Any], *, cpu_seconds: float) -> Iterator[Place]:
+        """Start ``job["do"]``, a ``module.function`` of ``cell``, and give the place; kill what is there at the end.
 
         The connection's timeout is that of the start; the process says ``"started"`` when the program's time begins.
         """
@@ -118,10 +167,10 @@ class Sandbox:
             }
             try:
                 ours.settimeout(START_SECONDS)
-                parts = _compiled("limits", "wire", job["do"].partition(".")[0], "start")
+                parts = _compiled(*_NEEDS[job["do"].partition(".")[0]], "start")
                 ours.sendall(len(parts).to_bytes(8, "big") + parts)
                 send_to_program(ours, {**job, "limits": limits})
-                yield ours
+                yield Place(ours, process)
             finally:
                 _kill(process, bubblewrap)
 

@@ -1,5 +1,6 @@
 """Scores completions in a process that can be killed; started by its path.
 
+Its argument is the reading end of a pipe that is closed when the process that has started it ends, and it ends then.
 Its standard input is a connection. The first message is where modules are found, each further one the name of a
 verifier, a completion and its row. The answer is a verdict; before the first verdict of a verifier comes ``None``, for
 its time does not begin before it is loaded.
@@ -7,9 +8,13 @@ its time does not begin before it is loaded.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import resource
+import signal
 import sys
+import threading
 import traceback
 from importlib.util import find_spec, module_from_spec
 from multiprocessing.connection import Connection
@@ -57,8 +62,26 @@ def score(check: Any, completion: str, row: Any) -> tuple[Any, str]:
     return verdict, ""
 
 
+def end_with(life: int) -> None:
+    """End this process and its group when the other end of a pipe is closed, whatever a verifier is doing then."""
+    if hasattr(fcntl, "F_SETSIG"):  # Linux: the kernel does it, even inside a C function that lets no thread run
+        fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgid(0))
+        fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
+        with contextlib.suppress(BlockingIOError):
+            _die_at_the_end(life)  # it was closed before
+    else:
+        threading.Thread(target=_die_at_the_end, args=(life,), daemon=True).start()
+
+
+def _die_at_the_end(life: int) -> None:
+    os.read(life, 1)
+    os.killpg(0, signal.SIGKILL)
+
+
 def main() -> None:
     """Answer until the other side is gone."""
+    end_with(int(sys.argv[1]))
     connection = Connection(os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.path[:] = connection.recv()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import socket
 from collections.abc import Mapping
@@ -75,7 +74,7 @@ def look(job: Job) -> Found:
     record = _json(job.folder / RECORD)
     if _is_running(job.folder / LOCK):
         return Found("running", record=record)
-    recorded = _latest_config(job.folder)
+    recorded = _config(job.folder)
     same = recorded is None or record.get("fingerprint") == fingerprint(job.config)
     if not same and (changes := differences(recorded or {}, job.config)):
         return Found("changed", tuple(changes), record)
@@ -114,15 +113,12 @@ def _is_complete(folder: Path, config: Mapping[str, Any] | None) -> bool:
     return False
 
 
-def _latest_config(folder: Path) -> dict[str, Any] | None:
-    """What the last process in a folder was configured with; it numbers its file if there is one already."""
-    found = {}
-    for path in folder.glob("config*.yaml"):
-        if match := re.fullmatch(r"config(?:_(\d+))?\.yaml", path.name):
-            found[int(match[1] or 1)] = path
-    if not found:
+def _config(folder: Path) -> dict[str, Any] | None:
+    """What the last process that trained in a folder was configured with."""
+    path = folder / "config.yaml"
+    if not path.exists():
         return None
-    content = yaml.safe_load(found[max(found)].read_text(encoding="utf-8"))
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content if isinstance(content, dict) else None
 
 

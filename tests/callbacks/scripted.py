@@ -6,6 +6,8 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader
 
+from tests.loggers import InFolder
+
 TASKS, PROBES = ["math", "law"], ["poems"]
 STAGES = ["math", "law", "math"]
 SCORES = [[0.1, 0.2, 0.90], [0.8, 0.3, 0.85], [0.5, 0.7, 0.80], [0.6, 0.4, 0.84]]
@@ -52,7 +54,7 @@ class Scripted(pl.LightningModule):
 
 
 def trainer(tmp_path, *callbacks, **options):
-    settings = {"max_epochs": 3, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    settings = {"max_epochs": 3, "logger": InFolder(tmp_path), "enable_checkpointing": False, "accelerator": "cpu"}
     settings |= {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     settings |= {"log_every_n_steps": 1, "default_root_dir": tmp_path}
     return pl.Trainer(callbacks=list(callbacks), **(settings | options))

@@ -6,15 +6,38 @@ import lightning.pytorch as pl
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from lit_sdpo.callbacks.folder import run_folder, write_atomically
+from lit_sdpo.callbacks.folder import run_folder, set_aside, write_atomically
+from lit_sdpo.checkpoints.last import last_checkpoint
+from tests.loggers import Online
 
 
 def trainer(tmp_path, **options):
     return pl.Trainer(default_root_dir=tmp_path, accelerator="cpu", enable_checkpointing=False, **options)
 
 
-def test_without_a_logger_it_is_the_root(tmp_path):
-    assert run_folder(trainer(tmp_path, logger=False)) == tmp_path
+@pytest.mark.parametrize(
+    ("logger", "root"),
+    [
+        (False, "root/lightning_logs"),
+        (Online(), "root/project"),
+        (Online(name=None), "root/lightning_logs"),
+        (Online(name="a team/a: run"), "root/a_team_a_run"),
+        (Online(name=".."), "root/lightning_logs"),
+        (Online("elsewhere", version="3x7f"), "elsewhere/project"),
+    ],
+)
+def test_every_run_has_a_folder_of_its_own(tmp_path, monkeypatch, logger, root):
+    monkeypatch.chdir(tmp_path)
+    first, second = trainer("root", logger=logger), trainer("root", logger=logger)
+    assert [str(run_folder(each)) for each in (first, second, first)] == [f"{root}/version_{n}" for n in (0, 1, 0)]
+    assert last_checkpoint(trainer("root", logger=logger), go_on=True) is None
+    saved = run_folder(first) / "checkpoints" / "step=1.ckpt"
+    saved.parent.mkdir()
+    saved.touch()
+    third = trainer("root", logger=logger)
+    assert last_checkpoint(third, go_on=False) == saved
+    assert last_checkpoint(third, go_on=True) == saved
+    assert run_folder(third) == run_folder(first)
 
 
 def test_the_first_logger_decides(tmp_path):
@@ -23,14 +46,16 @@ def test_the_first_logger_decides(tmp_path):
     assert run_folder(trainer(tmp_path, logger=[table, board])) == tmp_path / "table" / "v"
 
 
-def test_a_logger_without_a_folder_leaves_the_root(tmp_path):
-    class Nowhere(CSVLogger.__mro__[1]):
-        name, version, save_dir = "nowhere", "0", None
+def test_a_run_that_is_faster_keeps_its_number(tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_sdpo.callbacks.folder.versions", lambda root: {})  # what both saw before either began
+    assert [run_folder(trainer(tmp_path, logger=False)).name for _ in range(2)] == ["version_0", "version_1"]
 
-        def log_metrics(self, metrics, step=None): ...
-        def log_hyperparams(self, *args, **kwargs): ...
 
-    assert run_folder(trainer(tmp_path, logger=Nowhere())) == tmp_path
+def test_what_is_set_aside_keeps_its_order(tmp_path):
+    for text in "abc":
+        (tmp_path / "config.yaml").write_text(text)
+        set_aside(tmp_path / "config.yaml")
+    assert [(tmp_path / f"config_{n}.yaml").read_text() for n in (1, 2, 3)] == ["a", "b", "c"]
 
 
 def test_fast_dev_run_has_no_folder(tmp_path):

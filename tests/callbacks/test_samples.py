@@ -18,6 +18,7 @@ from lit_sdpo.modules import SRPO
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.types import Completions, Rollouts
+from tests.loggers import InFolder
 from tests.training import Toy, fit, method, rollout_callback, sgd, toy_data
 
 NASTY = [
@@ -55,8 +56,9 @@ def rollouts(texts=("yes", "no", "four", "five"), rewards=(1.0, 0.0, math.nan, 0
 def ready(tmp_path, step=0, logger=False, sanity_checking=False, callback=None, zero=True, ckpt_path=None):
     """A logger and as much of a trainer as it looks at."""
     trainer = SimpleNamespace(
+        logger=InFolder(tmp_path),
         loggers=[logger] if logger else [],
-        log_dir=str(tmp_path),
+        strategy=SimpleNamespace(broadcast=lambda value: value),
         default_root_dir=str(tmp_path),
         fast_dev_run=False,
         is_global_zero=zero,

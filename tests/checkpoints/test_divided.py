@@ -67,9 +67,9 @@ def test_a_folder_and_its_manifest(tmp_path, strategy):
 
 
 def test_the_newest_is_found_and_a_new_one_takes_an_old_ones_place(tmp_path, strategy):
-    nine, ten = save(strategy, tmp_path / "checkpoints", 9, 10)
-    trainer = types.SimpleNamespace(logger=None, log_dir=None, default_root_dir=tmp_path)
-    assert last_checkpoint(trainer, go_on=True) == ten
+    nine, ten = save(strategy, tmp_path / "lightning_logs" / "version_3" / "checkpoints", 9, 10)
+    trainer = types.SimpleNamespace(logger=None, default_root_dir=tmp_path)
+    assert last_checkpoint(trainer, go_on=False) == ten
     strategy.save_checkpoint({"step": 11}, nine)
     assert in_order(nine.parent) == [nine, ten]
     assert strategy.load_checkpoint(nine) == {"step": 11}

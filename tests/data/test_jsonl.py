@@ -100,7 +100,7 @@ def test_the_verifier_of_the_task_wins(tmp_path):
         ({"train": "none.jsonl"}, "task sums, argument train: there is no file none.jsonl"),
         ({"test": "EMPTY"}, "argument test: .* has no rows"),
         ({"test": "GOOD", "verifier": "mth"}, "no such verifier 'mth'. Use one of: bfcl_ast"),
-        ({"test": "GOOD", "limit": 0}, "limit is 0"),
+        ({"test": "GOOD", "limit": 0}, "limit has to be"),
     ],
 )
 def test_mistakes_are_named_when_the_task_is_made(tmp_path, arguments, message):

@@ -34,7 +34,7 @@ def test_f15_once_saves_and_leaves_and_last_goes_on(launcher, tmp_path):
     assert again.wait() == 130, again.output
     newest, *_ = again.checkpoints()
     assert SafeCheckpointIO().load_checkpoint(newest)["global_step"] > step
-    assert (program.folder / "config_2.yaml").exists()
+    assert not (program.folder / "config_1.yaml").exists()  # the same command
     assert [path.name for path in program.folder.parent.iterdir()] == ["version_0"]
     lines = [json.loads(line) for line in (program.folder / "samples.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["split"] == "train"]

@@ -140,6 +140,15 @@ def test_everything_that_a_run_wrote_is_read(tmp_path):
     assert run.summary["average_accuracy"] == pytest.approx(0.75)
 
 
+def test_older_drift_files_have_the_update_of_the_mask_by_its_older_name(tmp_path):
+    names = [name for name in MatrixDrift._fields if name != "mask_update_absolute"]
+    drift = [{"step": 4, "stage": 1, "name": "w", "type": "q_proj", "layer": 3, **dict.fromkeys(names, 0.1)}]
+    made(tmp_path / "seed=0", tables={"drift": drift})
+    (row,) = Study.read([tmp_path]).all_runs[0].drift
+    assert row.drift.mask_update_absolute == 0.1
+    assert math.isnan(row.drift.mask_update)
+
+
 def test_a_run_without_extras_is_empty_there(tmp_path):
     made(tmp_path / "seed=0")
     (run,) = Study.read([tmp_path]).all_runs

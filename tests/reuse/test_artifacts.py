@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader
 
 from lit_sdpo.callbacks.artifacts import ArtifactMonitor
+from tests.loggers import InFolder
 
 MARKERS = {"math": [r"\\boxed"], "code": ["```"]}
 SAID = [
@@ -52,7 +53,7 @@ class Speaker(pl.LightningModule):
 
 
 def fit(folder, monitor, *callbacks, where="validation", ckpt_path=None, **options):
-    settings = {"max_epochs": 2, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    settings = {"max_epochs": 2, "logger": InFolder(folder), "enable_checkpointing": False, "accelerator": "cpu"}
     settings |= {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
     module = Speaker(monitor, where)
     every = [*([monitor] if monitor is not None else []), *callbacks]

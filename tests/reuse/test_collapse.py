@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader
 
 from lit_sdpo.callbacks.collapse import CollapseMonitor
+from tests.loggers import InFolder
 
 METRICS = {"reward": "score", "entropy": "policy_entropy"}
 
@@ -44,7 +45,7 @@ class Save(pl.Callback):
 
 
 def fit(tmp_path, *callbacks, module=None, ckpt_path=None, **options):
-    settings = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    settings = {"max_epochs": 1, "logger": InFolder(tmp_path), "enable_checkpointing": False, "accelerator": "cpu"}
     settings |= {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
     module = module or Policy()
     trainer = pl.Trainer(callbacks=list(callbacks), default_root_dir=tmp_path, **(settings | options))

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_sdpo.callbacks.evaluation import InitialEvaluation
 from lit_sdpo.callbacks.forgetting import ForgettingMatrix
+from tests.loggers import InFolder
 
 TASKS = ["cats", "dogs"]
 
@@ -56,7 +57,7 @@ class Classifier(pl.LightningModule):
 def fit(tmp_path, ckpt_path=None, **options):
     matrix = ForgettingMatrix(metric="acc_{task}", tasks=TASKS)
     extra = options.pop("callbacks", [])
-    settings = {"max_epochs": 2, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    settings = {"max_epochs": 2, "logger": InFolder(tmp_path), "enable_checkpointing": False, "accelerator": "cpu"}
     settings |= {"reload_dataloaders_every_n_epochs": 1, "enable_progress_bar": False, "log_every_n_steps": 1}
     settings |= {"enable_model_summary": False, "default_root_dir": tmp_path} | options
     trainer = pl.Trainer(callbacks=[InitialEvaluation(), matrix, *extra], **settings)
@@ -170,7 +171,7 @@ def test_a_wrong_pattern_is_named(tmp_path):
     matrix = ForgettingMatrix(metric="accuracy/{task}")
     trainer = pl.Trainer(
         max_epochs=1,
-        logger=False,
+        logger=InFolder(tmp_path),
         enable_checkpointing=False,
         callbacks=[matrix],
         accelerator="cpu",

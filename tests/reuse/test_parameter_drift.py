@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_sdpo.callbacks.parameter_drift import ParameterDrift
+from tests.loggers import InFolder
 
 
 class Classifier(pl.LightningModule):
@@ -41,7 +42,7 @@ class Classifier(pl.LightningModule):
 
 
 def fit(tmp_path, *callbacks, ckpt_path=None, module=None, **options):
-    settings = {"max_epochs": 2, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    settings = {"max_epochs": 2, "logger": InFolder(tmp_path), "enable_checkpointing": False, "accelerator": "cpu"}
     settings |= {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
     module = module or Classifier()
     trainer = pl.Trainer(callbacks=list(callbacks), default_root_dir=tmp_path, **(settings | options))

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lit_sdpo.callbacks.response_drift import ResponseDrift
+from tests.loggers import InFolder
 
 WORDS = ["red", "green", "blue", "one", "two", "three", "<end>"]
 PROMPTS = {"colours": ["red green", "blue red", "green"], "numbers": ["one two", "three one", "two two"]}
@@ -47,7 +48,7 @@ class Finetuning(pl.LightningModule):
 
 
 def fit(folder, *callbacks, ckpt_path=None, **options):
-    settings = {"max_epochs": 2, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    settings = {"max_epochs": 2, "logger": InFolder(folder), "enable_checkpointing": False, "accelerator": "cpu"}
     settings |= {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
     settings |= {"reload_dataloaders_every_n_epochs": 1, "default_root_dir": folder}
     module = Finetuning()

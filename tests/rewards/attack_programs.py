@@ -469,4 +469,65 @@ def secret(n):
 """,
         "score",
     ),
+    "object that passes every comparison": Attack(
+        """
+class Any:
+    __eq__ = __lt__ = __gt__ = __le__ = __ge__ = __contains__ = __instancecheck__ = lambda self, other: True
+    __sub__ = __rsub__ = __mod__ = __xor__ = lambda self, other: 0
+    __getattr__ = __call__ = lambda self, *a, **k: self
+    __bool__ = lambda self: True
+def secret(n):
+    return Any()
+""",
+        "score",
+    ),
+    "object that equals numbers only": Attack(
+        """
+class Any:
+    __eq__ = lambda self, other: isinstance(other, int)
+def secret(n):
+    return Any()
+""",
+        "score",
+    ),
+    "class that pretends to be another": Attack(
+        """
+class int(int):
+    __eq__ = lambda self, other: True
+    __hash__ = None
+int.__module__ = 'builtins'
+class AssertionError(StopIteration):
+    pass
+AssertionError.__module__ = 'builtins'
+def secret(n):
+    if n % 2:
+        raise AssertionError
+    return int(0)
+""",
+        "score",
+    ),
+    "lying about the time": Attack(
+        """
+import sys, time
+sys.modules['cell.peer'].perf_counter = lambda: 0.0
+def secret(n):
+    time.sleep(1)
+    return n
+""",
+        "score",
+        seconds=0.5,
+    ),
+    "changing what is shared": Attack(
+        """
+import gc
+def secret(n):
+    for thing in gc.get_objects():
+        if hasattr(thing, 'shared') and hasattr(thing, 'objects'):
+            thing.encode = lambda value, depth=0: ['yours', 0]
+            thing.shared[0] = [True]
+            thing.keeps = True
+    return 0
+""",
+        "score",
+    ),
 }

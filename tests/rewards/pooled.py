@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -36,6 +37,22 @@ def obedient(completion, row):
 
 
 obedient.seconds = 2.0
+
+
+def forever(completion, row):
+    """Never come back: in Python, in a C function that lets nobody else run, or in a process of its own."""
+    print(os.getpid(), flush=True)
+    if completion == "regex":
+        re.match(r"(a+)+$", "a" * 60 + "b")
+    elif completion == "child":
+        subprocess.Popen(
+            [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
+        ).wait()
+    while True:
+        pass
+
+
+forever.seconds = 600.0
 
 
 def trusted(completion, row):

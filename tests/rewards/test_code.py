@@ -107,9 +107,142 @@ def test_tests_run_apart_from_the_program(bubblewrap, form):
     assert judge(tests, "def f(*a, **k):\n    return 0\nclass Pair:\n    pass").score == 0.0
 
 
-def test_a_test_that_cannot_be_run_apart_abstains(bubblewrap):
-    tests = {"testtype": "code", "inputs": ["class Node:\n    pass\nassert f(Node()) == 1"], "outputs": [""]}
-    assert judge(tests, "def f(node):\n    return 1").flags == ("verifier_failed", "verifier_failed:test")
+def code(*tests, **more):
+    return {"testtype": "code", "fn_name": "f", "inputs": list(tests), "outputs": [""] * len(tests), **more}
+
+
+@pytest.mark.parametrize(
+    ("test", "program", "reason"),
+    [
+        ("class Node:\n    pass\nassert f(Node()) == 1", "def f(node):\n    return 1", "hand a Node to the program"),
+        ("import nobody_has_this\nassert f() == 1", "def f():\n    return 1", "No module named 'nobody_has_this'"),
+        ("assert open('/nowhere').read() == f()", "def f():\n    return 1", "FileNotFoundError"),
+    ],
+)
+def test_a_test_that_cannot_be_judged_abstains(bubblewrap, test, program, reason):
+    verdict = judge(code(test), program)
+    assert verdict.score is None
+    assert verdict.flags == ("verifier_failed", "verifier_failed:test")
+    assert verdict.feedback.startswith("Test 1 of 1 cannot be judged: ")
+    assert reason in verdict.feedback
+
+
+def test_one_test_that_fails_decides_beside_one_that_cannot_be_judged(bubblewrap):
+    verdict = judge(code("import nobody_has_this\nassert f() == 1", "assert f() == 2"), "def f():\n    return 1")
+    assert verdict.score == 0.0
+    assert verdict.feedback == "Test 2 of 2: f() returned 1, which is wrong."
+    assert verdict.flags == ("passed:0/2",)
+
+
+ANY = "class Any{base}:\n    __eq__ = __lt__ = __gt__ = __contains__ = lambda self, other: {answer}\n    {more}"
+SURE = {
+    "object": ANY.format(base="", answer="True", more="__sub__ = __abs__ = lambda self, *a: self"),
+    "number": ANY.format(base="(int)", answer="True", more="__sub__ = lambda self, other: 0"),
+    "text": ANY.format(base="(str)", answer="True", more="__hash__ = str.__hash__"),
+    "list": ANY.format(base="(list)", answer="True", more="__len__ = lambda self: 1"),
+    "dictionary": ANY.format(base="(dict)", answer="True", more="__len__ = lambda self: 1"),
+    "by number": ANY.format(base="", answer="1", more="__hash__ = lambda self: hash(5)"),
+    "library": "from unittest.mock import ANY\ndef Any(): return ANY",
+}
+
+
+@pytest.mark.parametrize("expected", ["5", "'a'", "[5]", "(5, 'a')", "{5}", "{5: 'a'}", "None", "1.5"])
+def test_what_equals_everything_equals_nothing(bubblewrap, expected):
+    tests = code(f"assert f() == {expected}", f"assert [f()] == [{expected}]", f"assert f() in ({expected}, 7)")
+    wrong = [name for name, program in SURE.items() if judge(tests, f"{program}\ndef f(): return Any()").score != 0.0]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("test", "body"),
+    [
+        ("assert f() == 5", "__eq__ = lambda self, other: other == 5"),
+        ("assert f() == 5", "__eq__ = lambda self, other: isinstance(other, int) and other < 9"),
+        ("assert f() < 5", "__lt__ = lambda self, other: other > 0"),
+        ("assert abs(f() - 5) < 1e-6", "__sub__ = lambda self, other: 0"),
+        ("assert f() % 5 == 0", "__mod__ = lambda self, other: 0"),
+        ("assert 5 in f()", "__contains__ = lambda self, other: isinstance(other, int)"),
+        ("assert f().startswith('ab')", "startswith = lambda self, text: True"),
+        ("with f() as m:\n    assert m == 5", "__enter__ = lambda self: 4\n    __exit__ = lambda self, *a: True"),
+    ],
+)
+@pytest.mark.parametrize("base", ["", "(int)", "(str)"])
+def test_an_object_never_decides_by_itself(bubblewrap, test, body, base):
+    made = "Any(7)" if base else "Any()"
+    assert judge(code(test), f"class Any{base}:\n    {body}\n    __hash__ = None\ndef f(): return {made}").score != 1.0
+
+
+def test_expected_results_never_reach_the_program(bubblewrap):
+    spy = "class Spy:\n    def __eq__(self, other):\n        raise ValueError(repr(other))\ndef f(): return Spy()"
+    for test in ("assert f() == 918273", "assert f() != 918273", "assert [f()] == [918273]", "assert f() in (918273,)"):
+        assert "918273" not in judge(code(test), spy).feedback
+    seen = "seen = []\nclass Spy:\n    def __eq__(self, other):\n        seen.append(other)\n        return False\n"
+    verdict = judge(code("f() == 918273\nassert 918273 in seen"), f"{seen}def f(): return Spy()")
+    assert verdict.score is None  # In one process the object sees it, here it does not.
+
+
+def test_a_loop_of_the_test_is_not_ended_by_the_program(bubblewrap):
+    assert judge(code("assert all(map(f, [1, 2]))"), "def f(x):\n    raise StopIteration").score == 0.0
+    assert judge(code("assert all(f(x) == 1 for x in [1, 2])"), "def f(x):\n    raise StopIteration").score == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("test", "program"),
+    [
+        ("x = list(range(10 ** 6))\nassert f(x) == sum(x)", "def f(x):\n    return sum(x)"),
+        ("assert f(10 ** 6) == list(range(10 ** 6))", "def f(n):\n    return list(range(n))"),
+        (
+            "x = [n / 7 for n in range(10 ** 6)]\nassert f(x) is x and x[0] == 1.0",
+            "def f(x):\n    x[0] = 1.0\n    return x",
+        ),
+        ("assert all(f(n) == n % 7 for n in range(10 ** 5))", "def f(n):\n    return n % 7"),
+    ],
+)
+def test_values_on_their_way_are_not_the_programs_time(bubblewrap, test, program):
+    verdict = judge(code(test, time_limit=1.0), program)
+    assert verdict.score == 1.0, verdict.feedback
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import time\ndef f(n):\n    time.sleep(0.1)\n    return n",
+        "import sys, time\nsys.modules['cell.peer'].perf_counter = float\ndef f(n):\n    time.sleep(0.1)\n    return n",
+        "import time\ntime.sleep(3)\ndef f(n):\n    return n",
+    ],
+)
+def test_time_adds_up_over_calls_whatever_the_program_says(bubblewrap, program):
+    verdict = judge(code("assert [f(n) for n in range(25)] == list(range(25))", time_limit=1.0), program)
+    assert verdict.score == 0.0
+    assert "time limit" in verdict.feedback
+
+
+def test_feedback_shows_arguments_as_they_were_given(bubblewrap):
+    sort = "def f(x):\n    x.sort()"
+    assert judge(code("x = [2, 1]\nassert f(x) == [1, 2]"), sort).feedback.endswith(
+        "f([2, 1]) returned None, which is wrong."
+    )
+    tests = {"testtype": "functional", "fn_name": "f", "inputs": ["[2, 1]"], "outputs": ["[1, 2]"]}
+    assert judge(tests, sort).feedback.endswith("f([2, 1]) returned None, which is wrong.")
+
+
+@pytest.mark.parametrize("tests", [ADD, TOTAL, DOUBLE])
+def test_a_crash_is_named_by_its_signal(bubblewrap, tests):
+    crash = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"
+    assert judge(tests, crash).feedback.endswith("the program was ended by SIGSEGV.")
+
+
+def test_annotations_of_a_program_are_what_they_say(bubblewrap):
+    program = "def f(x: int) -> str:\n    return ''"
+    assert judge(code("assert f.__annotations__ == {'x': int, 'return': str}"), program).score == 1.0
+
+
+def test_the_checker_of_a_row(bubblewrap):
+    tests = {"testtype": "stdin", "inputs": [""], "outputs": ["0.33333333"]}
+    assert judge(tests, "print()\nprint(1 / 3)").score == 1.0
+    assert judge({**tests, "checker": "livecodebench"}, "print(1 / 3)").score == 0.0
+    assert judge({**tests, "checker": "livecodebench"}, "print(' .333333330')").score == 1.0
 
 
 def test_a_method_of_solution_is_found(bubblewrap):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from lit_sdpo.data.task import Row
+from lit_sdpo.rewards.examiner import Report
 from lit_sdpo.rewards.registry import CONTRACTS, in_process
 
 CALLS = json.dumps([{"Action": "find.city", "Action_Input": json.dumps({"name": "Zanzibar-77", "n": [4, 31]})}])
@@ -101,7 +102,7 @@ def test_ten_thousand_completions(name, monkeypatch):
     truth, secrets = TRUTHS[name]
     row, draw, check = Row("r", [], truth, name), random.Random(name), in_process(name)
     if name == "code_tests":  # What reaches a sandbox is tested with the attacks; here the reading of completions.
-        monkeypatch.setattr(check, "_scripts", lambda program, tests, seconds: ["wrong"])
+        monkeypatch.setattr(check, "_scripts", lambda program, tests: [Report("wrong")])
     slowest, failures = 0.0, []
     for completion in completions(name, 10_000, draw):
         started = time.process_time()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -67,6 +69,32 @@ def test_r07_a_failure_is_flagged_and_never_a_score(completion, reason):
     assert verdict.score is None
     assert verdict.flags == ("verifier_failed", f"verifier_failed:{reason}")
     assert "secret" not in verdict.feedback
+
+
+KILLED = """
+import sys
+from lit_sdpo.data.task import Row
+from lit_sdpo.rewards.registry import verifier
+name = "tests.rewards.pooled.forever"
+verifier(name)(sys.argv[1], Row("a", [], "", name))
+"""
+
+
+@pytest.mark.parametrize(("how", "processes"), [("python", 1), ("regex", 1), ("child", 2)])
+def test_r14_a_worker_ends_with_the_process_that_started_it(how, processes):
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", KILLED, how], stdout=subprocess.PIPE, text=True, cwd=root) as started:
+        pids = [int(started.stdout.readline()) for _ in range(processes)]
+        started.kill()
+        deadline = time.monotonic() + 20
+        while left := [pid for pid in pids if _runs(pid)]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
+
+
+def _runs(pid):
+    state = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return bool(state) and state[0] != "Z"
 
 
 def test_the_first_trace_is_shown(caplog):

@@ -19,8 +19,9 @@ def test_cases(family, capsys):
 
 
 @pytest.mark.slow
-def test_programs(bubblewrap, capsys):
-    assert main([str(CASES / "coding.jsonl")]) == 0, capsys.readouterr().out
+@pytest.mark.parametrize("name", ["coding", "coding2", "coding_abstain"])
+def test_programs(bubblewrap, capsys, name):
+    assert main([str(CASES / f"{name}.jsonl")]) == 0, capsys.readouterr().out
 
 
 def test_a_wrong_score_is_a_failure(tmp_path, capsys):

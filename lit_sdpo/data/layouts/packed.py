@@ -88,7 +88,11 @@ class LiveCodeBench(Layout):
             "id": record["question_id"],
             "messages": self.ask(f"{text(record, 'question_content').strip()}\n\n{task}"),
             "ground_truth": write_tests(
-                "functional" if starter else "stdin", inputs, outputs, fn_name=str(about.get("func_name") or "")
+                "functional" if starter else "stdin",
+                inputs,
+                outputs,
+                fn_name=str(about.get("func_name") or ""),
+                checker="livecodebench",
             ),
             "verifier": "code_tests",
             "extra": {key: record[key] for key in ("platform", "difficulty") if record.get(key)},
@@ -124,7 +128,7 @@ class Dolci(Layout):
             return row | {"family": "math", "messages": asked, "ground_truth": str(truth), "verifier": "math_boxed"}
         tests = unpack(truth, "ground_truth") if isinstance(truth, str) else truth
         if sort == "code_stdio":
-            written = write_tests("stdin", *_pairs(tests, "ground_truth"))
+            written = write_tests("stdin", *_pairs(tests, "ground_truth"), checker="livecodebench")
             question += "\n\nInput is read from standard input, output goes to standard output."
         elif isinstance(tests, list) and tests and all(isinstance(test, str) for test in tests):
             written = write_tests("code", tests)

@@ -23,6 +23,7 @@ def write_tests(
     fn_name: str = "",
     time_limit: float = TIME_LIMIT,
     context: str = "",
+    checker: str = "",
 ) -> str:
     """The ground truth of ``code_tests``."""
     tests = {
@@ -33,6 +34,8 @@ def write_tests(
         "time_limit": time_limit,
         "context": context,
     }
+    if checker:
+        tests["checker"] = checker
     return json.dumps(tests, ensure_ascii=False)
 
 
@@ -40,16 +43,21 @@ def tests_text(raw: str) -> str:
     """Tests in the paper repository's layout, with what they leave out filled in."""
     try:
         tests = json.loads(raw)
+        limit = tests.get("time_limit")
+        if not isinstance(tests["inputs"], list) or not isinstance(tests.get("outputs") or [], list):
+            raise ValueError("no lists")
         return write_tests(
             tests["testtype"],
             tests["inputs"],
             tests.get("outputs") or (),
             fn_name=tests.get("fn_name") or "",
-            time_limit=float(tests.get("time_limit") or TIME_LIMIT),
+            time_limit=TIME_LIMIT if limit is None else float(limit),
             context=tests.get("context") or "",
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadRowError("tests", "the tests are not JSON with testtype and inputs", "mend the row") from error
+        raise BadRowError(
+            "tests", "the tests are not JSON with testtype and lists of inputs and outputs", "mend the row"
+        ) from error
 
 
 class HumanEval(Layout):

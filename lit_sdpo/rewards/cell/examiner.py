@@ -12,76 +12,38 @@ import builtins
 import importlib
 import json
 import os
-import reprlib
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from .limits import confine
-from .wire import FUNCTIONS, OPERATORS, Peer, UnsupportedError, receive, send
+from .mirrors import Mirror, is_mirror
+from .observer import Observer, OvertimeError
+from .peer import GoneError, NonsenseError, UnsupportedError
+from .wire import receive, send
 
-UNSUPPORTED = "the test cannot be run apart from the program."
-_SHOWN = 200
+#: How far a report can be trusted.
+SURE, DOUBTED, OWN_FAULT, SELF_JUDGED = "sure", "doubted", "own_fault", "self_judged"
 
+ENDED = "the program ended before the test did."
 
-class Remote:
-    """Stands in for an object of the program; whatever is done to it is done there."""
-
-    __slots__ = ("_name_", "_number_", "_peer_")
-
-    def __init__(self, peer: Peer, number: int, name: str) -> None:
-        for slot, value in zip(("_peer_", "_number_", "_name_"), (peer, number, name), strict=True):
-            object.__setattr__(self, slot, value)
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Call it there."""
-        return self._peer_.call(self._number_, *arguments, **named)  # type: ignore[attr-defined]
-
-    def __eq__(self, other: object) -> bool:
-        """What the program says of two objects of its own; never equal to anything else."""
-        return isinstance(other, Remote) and bool(self._peer_.call("eq", self, other))  # type: ignore[attr-defined]
-
-    def __ne__(self, other: object) -> bool:
-        """The opposite of equal."""
-        return not self == other
-
-    def __hash__(self) -> int:
-        """Hash by number."""
-        return hash(self._number_)  # type: ignore[attr-defined]
+#: Modules that look at nothing but their arguments; tests have them without an import, as many count on the program's.
+_PURE = (
+    "math cmath collections itertools functools operator re string json datetime decimal fractions typing copy"
+    " statistics heapq bisect textwrap dataclasses enum abc types numbers unicodedata array hashlib base64 binascii"
+    " struct pprint contextlib io uuid ipaddress calendar asyncio keyword colorsys difflib html zlib"
+)
+PURE = frozenset(_PURE.split())
+_IMPURE = {"open", "input", "eval", "exec", "globals", "locals", "id", "print", "__import__", "compile", "breakpoint"}
 
 
-def _forward(operation: str) -> Callable[..., Any]:
-    return lambda self, *arguments: self._peer_.call(operation, self, *arguments)
+class _Program(Observer):
+    """The program under test, with its names."""
 
-
-def _forward_reflected(operation: str) -> Callable[..., Any]:
-    return lambda self, other: self._peer_.call(operation, other, self)
-
-
-_REFLECTED = "add sub mul truediv floordiv mod pow matmul and_ or_ xor"
-for _name in f"{OPERATORS} {FUNCTIONS}".replace(" eq ", " ").split():
-    setattr(Remote, f"__{_name.rstrip('_')}__", _forward(_name))
-for _name in _REFLECTED.split():
-    setattr(Remote, f"__r{_name.rstrip('_')}__", _forward_reflected(_name))
-
-
-class _Program(Peer):
-    """The program under test, and the last call that a test made of it."""
-
-    def __init__(self, connection: _socket.socket) -> None:
-        super().__init__(connection, {}, Remote, program=False)
-        self.last = ""
+    def __init__(self, connection: _socket.socket, limit: float) -> None:
+        super().__init__(connection, limit)
         self.names: dict[str, bool] = {}
-        self.called: dict[int, str] = {}
-
-    def call(self, function: str | int, *arguments: Any, **named: Any) -> Any:
-        """Call, and keep what was called and what came of it in words."""
-        result = super().call(function, *arguments, **named)
-        if isinstance(function, int):
-            given = [_shown(argument) for argument in arguments]
-            given += [f"{name}={_shown(value)}" for name, value in named.items()]
-            self.last = f"{self.called.get(function, 'it')}({', '.join(given)}) returned {_shown(result)}"
-        return result
+        self.given: set[str] = set()
 
     def start(self, tested: str) -> None:
         """Run the program; of the names that Python has itself, tests see the program's only for what is ``tested``."""
@@ -93,33 +55,26 @@ class _Program(Peer):
         if self.names[name] and name in sys.stdlib_module_names:
             return importlib.import_module(name)
         value = self.call("look_up", name)
-        if isinstance(value, Remote):
-            self.called[value._number_] = name  # type: ignore[attr-defined]
+        if is_mirror(value):
+            self.called[value._number_] = name
+            if isinstance(value, Mirror):
+                self.named.add(value._number_)
         return value
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Remote):
-        return f"<{value._name_}>"  # type: ignore[attr-defined]
-    try:
-        text = _short.repr(value)
-    except Exception:
-        return f"a value of type {type(value).__name__}"
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
-
-
-_short = reprlib.Repr()
-_short.maxlist = _short.maxtuple = _short.maxset = _short.maxdict = _short.maxfrozenset = 20
-_short.maxstring = _short.maxother = _short.maxlong = _SHOWN
 
 
 def run_test(program: _Program, text: str) -> str:
     """What is wrong with one test made of statements, or an empty text."""
     tree = ast.parse(text)
-    code = compile(tree, "<test>", "exec")
+    code = compile(tree, "<test>", "exec", dont_inherit=True)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for reason in _beyond(tree, program.names.keys()):
+        program.doubt(reason)
     space: dict[str, Any] = {"__name__": "test", "__builtins__": builtins}
+    space |= {name: importlib.import_module(name) for name in sorted((used & PURE) - program.names.keys())}
     space |= {name: program.look_up(name) for name in sorted(used & program.names.keys())}
+    program.given = {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
     program.last = ""
     try:
         exec(code, space)
@@ -131,17 +86,44 @@ def run_test(program: _Program, text: str) -> str:
     return ""
 
 
+def _beyond(tree: ast.AST, names: Any) -> list[str]:
+    """What of a test goes beyond calls of functions with data."""
+    found = []
+    for node in ast.walk(tree):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""]
+        elif isinstance(node, ast.Name):
+            if node.id in _IMPURE and isinstance(node.ctx, ast.Load) and node.id not in names:
+                found.append(f"a test uses {node.id}")
+            if isinstance(node.ctx, ast.Store) and node.id in names:
+                found.append(f"a test gives another meaning to {node.id}")
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in names:
+            found.append(f"a test gives another meaning to {node.name}")
+        elif isinstance(node, ast.Compare) and _asks_for_identity(node):
+            found.append("a test asks which object a value is")
+        found += [f"a test uses {name}" for name in modules if name.partition(".")[0] not in PURE]
+    return found
+
+
+def _asks_for_identity(node: ast.Compare) -> bool:
+    known = any(isinstance(side, ast.Constant) for side in (node.left, *node.comparators))
+    return not known and any(isinstance(operator, ast.Is | ast.IsNot) for operator in node.ops)
+
+
 def run_function(program: _Program, name: str, arguments: list[Any], expected: Any) -> str:
     """What is wrong with the result of one call, or an empty text."""
     if name in program.names:
         function = program.look_up(name)
     elif "Solution" in program.names:
         function = getattr(program.look_up("Solution")(), name)
-        program.called[getattr(function, "_number_", -1)] = name
     else:
         return f"the program has no function {name}."
-    if not isinstance(function, Remote):
+    if not is_mirror(function):
         return f"{name} is not a function."
+    program.called[function._number_] = name
     result = function(*arguments)
     return "" if _as_json(result) == _as_json(expected) else f"{program.last}, which is wrong."
 
@@ -157,36 +139,74 @@ def _as_json(value: Any) -> Any:
     return value
 
 
-def examine(program: _Program, job: Mapping[str, Any], report: Callable[[str], None]) -> None:
-    """Report one fault a test, empty where there is none, up to the first after which nothing more can be tested."""
+def examine(program: _Program, job: Mapping[str, Any], report: Callable[[list[str]], None]) -> None:
+    """Report one fault a test, empty where there is none, up to the first after which nothing more can be tested.
+
+    A report is ``[fault, standing, reason]``, the standing one of those above.
+    """
     try:
         program.start(job["function"])
         for test in job["tests"]:
-            try:
-                if isinstance(test, str):
-                    report(run_test(program, test))
-                else:
-                    report(run_function(program, job["function"], *test))
-            except (EOFError, OSError) as error:
-                if not hasattr(error, "remote"):
-                    raise
-                report(_fault(error))
-            except BaseException as error:
-                report(_fault(error))
+            program.begin_test()
+            sys.stdout = sys.__stdout__
+            report(_examined(program, job["function"], test))
     except BaseException as error:
-        gone = isinstance(error, EOFError | OSError) and not hasattr(error, "remote")
-        report("the program ended before the test did." if gone else _fault(error))
+        report(_ended(program, error))
 
 
-def _fault(error: BaseException) -> str:
+def _examined(program: _Program, function: str, test: Any) -> list[str]:
+    standing = SURE
+    try:
+        fault = run_test(program, test) if isinstance(test, str) else run_function(program, function, *test)
+    except BaseException as error:
+        if isinstance(error, GoneError) or program.overtime:
+            raise
+        fault, standing = _fault(program, error)
+        program.raised -= hasattr(error, "remote")
+    if program.overtime:
+        raise OvertimeError
+    if program.raised > 0:
+        program.doubt("a test handles an exception of the program")
+    if not fault and program.swallowed:
+        fault = "an assertion failed in a function that the program called."
+    if standing == OWN_FAULT:
+        return ["", OWN_FAULT, fault.rstrip(".")]
+    if not isinstance(test, str):
+        return [fault, SURE, ""]
+    if program.spoofed:
+        return [fault or "an object of the program says that it is equal to everything.", SURE, ""]
+    if program.self_judged and not fault:
+        return ["", SELF_JUDGED, "an object of the program decides the comparison"]
+    return [fault, DOUBTED if program.doubts else SURE, "; ".join(program.doubts[:3])]
+
+
+def _ended(program: _Program, error: BaseException) -> list[str]:
+    if program.overtime:
+        return ["the time limit was exceeded.", DOUBTED if program.doubts else SURE, "; ".join(program.doubts[:3])]
+    if hasattr(error, "remote"):
+        return [_fault(program, error)[0], SURE, ""]
+    if isinstance(error, NonsenseError):
+        return ["the program disturbed its test.", DOUBTED, "what the program returns cannot be shown to the test"]
+    return [ENDED, SURE, ""]
+
+
+def _fault(program: _Program, error: BaseException) -> tuple[str, str]:
+    """What is wrong, and whether it is the test's own fault."""
     if isinstance(error, UnsupportedError):
-        return UNSUPPORTED
-    if not hasattr(error, "remote"):
-        # The text could hold what was expected.
-        return f"the test raised {type(error).__name__}."
-    name, text, lines = error.remote
-    place = f" in line {lines[0]}" if lines else ""
-    return f"the program raised {name}{place}" + (f": {text}" if text else ".")
+        program.doubt(str(error))
+        return "the test cannot be run apart from the program.", SURE
+    if hasattr(error, "remote"):
+        name, text, lines = error.remote
+        if name == "NameError" and any(f"'{given}'" in text for given in program.given):
+            program.doubt("the program uses a name of the test")
+        place = f" in line {lines[0]}" if lines else ""
+        return f"the program raised {name}{place}" + (f": {text}" if text else "."), SURE
+    if isinstance(error, NameError):
+        return f"the program does not define {error.name}.", SURE
+    if isinstance(error, ImportError | SyntaxError | OSError | MemoryError):
+        return f"the test raised {type(error).__name__}: {error}"[:300], OWN_FAULT
+    # The text could hold what was expected.
+    return f"the test raised {type(error).__name__}.", SURE
 
 
 def serve(connection: _socket.socket, settings: Mapping[str, Any]) -> None:
@@ -197,7 +217,7 @@ def serve(connection: _socket.socket, settings: Mapping[str, Any]) -> None:
         if not head:
             return
         descriptor = array.array("i", extra[0][2][:4])[0]
-        body = b""
+        body = bytearray()
         while len(body) < int.from_bytes(head, "big"):
             body += connection.recv(1 << 20)
         child = os.fork()
@@ -208,10 +228,10 @@ def serve(connection: _socket.socket, settings: Mapping[str, Any]) -> None:
             try:
                 receive(to_program)  # "started": the program's time begins.
                 send(connection, "started")
-                examine(_Program(to_program), job, lambda fault: send(connection, fault))
+                examine(_Program(to_program, job["seconds"]), job, lambda report: send(connection, report))
             except BaseException:
-                send(connection, "the program ended before the test did.")
-            send(connection, None)
+                send(connection, [ENDED, SURE, ""])
             os._exit(0)
         os.close(descriptor)
         os.waitpid(child, 0)
+        send(connection, None)

@@ -108,6 +108,7 @@ def confine(limits: Mapping[str, Any]) -> None:
             value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
             resource.setrlimit(name, (value, value))
     libc = ctypes.CDLL(None, use_errno=True)
+    _done(libc.prctl(1, 9, 0, 0, 0))  # PR_SET_PDEATHSIG, SIGKILL: nothing outlives who has started it
     _done(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
     if limits["folder"] is not None:
         _landlock(libc, limits["folder"])

@@ -6,42 +6,33 @@ import _sitebuiltins
 import atexit
 import binascii
 import builtins
-import operator
 import os
 import sys
 
 from .limits import confine, readable_by_others
-from .wire import FUNCTIONS, OPERATORS, Peer, receive_in_program, send
+from .objects import ProgramPeer
+from .wire import receive_in_program, send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from collections.abc import Callable
     from types import ModuleType
     from typing import Any
-
-_OPERATIONS: dict[str, Callable[..., Any]] = {name: getattr(operator, name) for name in OPERATORS.split()}
-_OPERATIONS |= {name: getattr(builtins, name) for name in FUNCTIONS.split()}
 
 
 def serve(connection: _socket.socket, job: dict[str, Any]) -> None:
     """Run the program when asked to, then do what the other side calls until it closes the connection."""
     module = _module("program")
 
-    def run() -> dict[str, bool]:
+    def run() -> None:
         if isinstance(code, BaseException):
             raise code
         exec(code, module.__dict__)
-        return {name: isinstance(value, type(sys)) for name, value in list(vars(module).items())}
 
-    def remote(peer: Peer, number: int, name: str) -> Callable[..., Any]:
-        return lambda *arguments, **named: peer.call(number, *arguments, **named)
-
-    operations: dict[str, Callable[..., Any]] = {**_OPERATIONS, "run": run, "look_up": lambda name: vars(module)[name]}
-    peer = Peer(connection, operations, remote, program=True)
+    peer = ProgramPeer(connection, module, run)
     confine(job["limits"])
     try:
-        code: Any = compile(job["program"], "<program>", "exec")
+        code: Any = compile(job["program"], "<program>", "exec", dont_inherit=True)
     except BaseException as error:
         code = error
     send(connection, "started")
@@ -88,7 +79,7 @@ def _script(job: dict[str, Any]) -> None:
     try:
         module = _module("__main__")
         confine(job["limits"])
-        exec(compile(job["program"], "<program>", "exec"), module.__dict__)
+        exec(compile(job["program"], "<program>", "exec", dont_inherit=True), module.__dict__)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

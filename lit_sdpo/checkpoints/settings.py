@@ -1,0 +1,103 @@
+"""What the objects of a run were made with, in plain values: what tells runs apart that have no configuration file."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+
+#: The key of an object's class among its settings.
+CLASS = "class"
+#: Parts of a module that hold weights rather than settings.
+WEIGHTS = ("policy", "weights", "start", "base")
+#: Arguments that are compared by what they make: see :mod:`lit_sdpo.checkpoints.rates` and the fingerprints.
+MADE = ("optimizer", "scheduler", "tokenizer", "model_name")
+
+
+def settings(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+    """What decides training, read from the objects: method, rollouts, precision and clipping.
+
+    An object's settings are those of its attributes that have the name of an argument of its constructor, and the
+    hyper-parameters that a module has saved.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    rollout = next((callback for callback in callbacks if hasattr(callback, "sampling")), None)
+    algorithm = trainer.gradient_clip_algorithm
+    return {
+        "model": settings_of(module),
+        "rollout": settings_of(rollout),
+        "trainer": {
+            "precision": str(trainer.precision),
+            "gradient_clip_val": trainer.gradient_clip_val,
+            "gradient_clip_algorithm": None if algorithm is None else str(algorithm.value),
+        },
+    }
+
+
+def settings_of(thing: Any) -> Any:
+    """Plain values as they are; of functions and classes the name, of objects the class and what it was made with.
+
+    Example:
+        >>> from lit_sdpo.rollouts.types import Sampling
+        >>> settings_of(Sampling(max_new_tokens=8))["max_new_tokens"]
+        8
+    """
+    if isinstance(thing, Enum):
+        return settings_of(thing.value)
+    if thing is None or isinstance(thing, bool | int | float | str):
+        return thing
+    if isinstance(thing, Path | torch.dtype):
+        return str(thing)
+    if isinstance(thing, Mapping):
+        return {str(name): settings_of(value) for name, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [settings_of(value) for value in thing]
+    if isinstance(thing, functools.partial):
+        return {CLASS: _name(thing.func), **{name: settings_of(value) for name, value in thing.keywords.items()}}
+    if isinstance(thing, type) or inspect.isroutine(thing):
+        return _name(thing)
+    return _of_object(thing)
+
+
+def _of_object(thing: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {CLASS: _name(type(thing))}
+    for name in _arguments(type(thing)):
+        value = vars(thing).get(name, _MISSING) if hasattr(thing, "__dict__") else getattr(thing, name, _MISSING)
+        if value is not _MISSING and name not in MADE and not isinstance(value, torch.Tensor | nn.Module):
+            found[name] = settings_of(value)
+    if isinstance(thing, pl.LightningModule):
+        found |= {name: settings_of(value) for name, value in dict(thing.hparams).items()}
+    if isinstance(thing, nn.Module):
+        parts = ((name, part) for name, part in thing.named_children() if name not in WEIGHTS and name not in found)
+        if isinstance(thing, pl.LightningModule) or _is_ours(thing):
+            found |= {name: _of_object(part) for name, part in parts if _is_ours(part)}
+    return found
+
+
+_MISSING = object()
+
+
+def _is_ours(part: nn.Module) -> bool:
+    """Whether it says how to train: containers, and parts with an argument that is kept; layers say nothing more."""
+    return isinstance(part, nn.ModuleDict | nn.ModuleList) or not type(part).__module__.startswith(
+        ("torch.", "transformers.", "peft.")
+    )
+
+
+def _arguments(owner: type) -> list[str]:
+    names: list[str] = []
+    for base in owner.__mro__[:-1]:
+        if "__init__" in vars(base):
+            names += list(inspect.signature(base.__init__).parameters)[1:]  # type: ignore[misc]
+    return list(dict.fromkeys(names))
+
+
+def _name(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
