@@ -33,7 +33,7 @@ class Walk:
     Args:
         workers: How many run at once.
         seconds: Wall time that an input may take.
-        record: File that keeps what was found; what is in it is not run again.
+        record: File that keeps what was found; what is in it, of the same code, is not run again.
     """
 
     def __init__(self, workers: int = 2, seconds: float = 600, record: Path | None = None) -> None:

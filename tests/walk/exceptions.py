@@ -35,4 +35,5 @@ MEANS_THE_SAME = {
     ("Trainer.precision", "'32'"),
     ("Trainer.precision", "32"),
     ("Trainer.devices", "-1"),
+    ("ExportPolicy.dtype", "'float32'"),
 }

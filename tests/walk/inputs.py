@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.walk.contexts import Context, with_value
 from tests.walk.exceptions import MEANS_THE_SAME, NO_EFFECT
-from tests.walk.options import values_of
+from tests.walk.options import is_refused, values_of
 from tests.walk.pairs import other_value, pairs_of
 from tests.walk.trial import Ended
 
@@ -23,12 +23,14 @@ class Input:
         name: What it changes.
         keys: The options; none for the run itself.
         config: The whole configuration.
+        wrong: Whether it has to be refused.
     """
 
     context: Context
     name: str
     keys: tuple[str, ...]
     config: dict[str, Any]
+    wrong: bool = False
 
 
 def inputs(chosen: Iterable[Context]) -> Iterator[Input]:
@@ -43,7 +45,8 @@ def inputs(chosen: Iterable[Context]) -> Iterator[Input]:
             for value in values_of(option):
                 if (option.key, repr(value)) not in MEANS_THE_SAME:
                     config = with_value(context.config, option.path, value)
-                    yield Input(context, f"{context.name}: {option.name} = {value!r}", (option.key,), config)
+                    name = f"{context.name}: {option.name} = {value!r}"
+                    yield Input(context, name, (option.key,), config, is_refused(option, value))
         for one, other in pairs_of(options):
             values = other_value(one), other_value(other)
             if (one.key, other.key) in seen or None in values:
@@ -71,6 +74,8 @@ def judge(tried: Input, ended: Ended, results: dict[str, str]) -> str:
         return f"not ended after {ended.seconds:.0f} s"
     if ended.code != 0:
         return "" if ended.refused else f"exit {ended.code}: {ended.message}"
+    if tried.wrong:
+        return "exit 0, though the type hint has no place for it"
     both = dict.fromkeys([*results, *ended.results])
     changed = [name for name in both if results.get(name) != ended.results.get(name)]
     if all(key in NO_EFFECT for key in tried.keys):

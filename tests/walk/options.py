@@ -114,6 +114,16 @@ def values_of(option: Option) -> Iterator[Any]:
             yield copy.deepcopy(value)
 
 
+def is_refused(option: Option, value: Any) -> bool:
+    """Whether a value has to be refused, as the hint has no place for it; of others the option may make something."""
+    parts = members(option.hint)
+    if Any in parts:
+        return False
+    if value is None:
+        return type(None) not in parts
+    return value in ("x", "maybe", NO_SUCH, "NoSuchClass", STRANGER) and not any(part in (str, Path) for part in parts)
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two values mean the same; ``true`` is not 1, and nan is itself."""
     if isinstance(one, bool) or isinstance(other, bool):

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from tests.walk.options import Option, same, values_of
+from tests.walk.options import Option, is_refused, same, values_of
 from tests.walk.pairs import _named_together
 from tests.walk.trial import Ended
 
@@ -34,6 +34,21 @@ def test_values_come_from_the_hint(hint, base, wanted):
     found = list(values_of(option(hint, base)))
     assert len(found) == len(wanted)
     assert all(map(same, found, wanted))
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "refused"),
+    [
+        (int, None, True),
+        (int | None, None, False),
+        (int, "x", True),
+        (int | str, "x", False),
+        (int, -1, False),
+        (Literal["one"], "no_such_name", True),
+    ],
+)
+def test_what_a_hint_has_no_place_for(hint, value, refused):
+    assert is_refused(option(hint, 1), value) == refused
 
 
 def test_pairs_come_from_the_checks():
