@@ -16,7 +16,9 @@ _HARMLESS = re.compile(
     r"tokens|token_(?:ids?|mask|mean)|mean_token|(?:bos|eos|pad|unk|sep|cls|end)[ _]token", re.IGNORECASE
 )
 _FLAG = re.compile(rf"--?[\w.-]*?{_NAMES}[\w-]*$", re.IGNORECASE)
-_NAMED = re.compile(rf"((?:\bend )?[\w.-]*?{_NAMES}[\w-]*[\"']?\s*[=:]\s*[\"']?)([^\s\"'&,}}\]]+)", re.IGNORECASE)
+_NAMED = re.compile(
+    rf"((?<![\w/\\.-])(?:end )?[\w.-]*?{_NAMES}[\w-]*[\"']?\s*[=:]\s*[\"']?)([^\s\"'&,}}\]]+)", re.IGNORECASE
+)
 _USER = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@\"']+@")
 _BEARER = re.compile(r"\b((?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _SHAPES = re.compile(

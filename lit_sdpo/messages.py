@@ -189,6 +189,9 @@ def explain_running(error: BaseException) -> UserError | None:
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
     if not modules or isinstance(error, MemoryError) or lacks_memory(error):
         return None
+    if modules[-1].startswith(("torch._weights_only_unpickler", "torch.serialization")):
+        what = f"the file is no checkpoint ({reason(error)})"
+        return UserError(what, where="ckpt_path", fix="give one that a run has saved")
     for raiser, where in _RAISERS.items():
         if modules[-1].startswith(raiser):
             return UserError(reason(error, most=400), where=where)

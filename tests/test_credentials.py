@@ -53,6 +53,8 @@ def test_known_shapes_are_stars_wherever_they_stand(shape):
         "the prompt has 30 tokens: more than 20",
         "end token: <|end|>",
         "author: somebody",
+        "/etc/passwd: the file cannot be read",
+        "runs/secret.yaml: model.alpha",
         "https://host:8000/x?n=1",
         "the end token 9 is outside of the vocabulary",
     ],
