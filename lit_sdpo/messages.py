@@ -82,6 +82,11 @@ def explain_parsing(report: str, *, keys: Iterable[str] = (), namespaces: Sequen
     if path and not {"float", "int"} & set(kinds):
         fix = _choose(path[1], _class_names(place, namespaces), other="the import path of your own class")
         return UserError(f"there is no class {path[1]!r}", where=where, fix=fix)
+    if lost := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text):
+        fix = _choose(lost[2], _class_names(place, namespaces), other="the import path of your own class")
+        return UserError(f"there is no class '{lost[1]}.{lost[2]}'", where=where, fix=fix)
+    if found := re.search(r"the following arguments are required: (.*)", text):
+        return UserError(f"{place.owner.rpartition('.')[2]} lacks {found[1]}", where=where, fix=f"add {found[1]}")
     got = re.search(r"Got value: (.*)", text)
     value = got[1] if got else given[1] if given else ""
     if value.startswith(("Namespace(", "NestedArg(")):  # the parser's own words
@@ -94,8 +99,6 @@ def explain_parsing(report: str, *, keys: Iterable[str] = (), namespaces: Sequen
         return UserError(f"{value!r} is not allowed", where=where, fix=f"give {', or '.join(names)}")
     if found := re.search(r"Expected an? <class '(\w+)'>", text):
         return UserError(f"{value!r} is not allowed", where=where, fix=f"give {_KINDS.get(found[1], found[1])}")
-    if found := re.search(r"the following arguments are required: (.*)", text):
-        return UserError(f"{place.owner.rpartition('.')[2]} lacks {found[1]}", where=where, fix=f"add {found[1]}")
     return UserError(place.lines[0] if place.lines else report.strip().splitlines()[0], where=where)
 
 

@@ -39,6 +39,26 @@ def _whole(loader: Loader, node: yaml.ScalarNode) -> int:
     return int(text, base)
 
 
+class Written(float):
+    """A number that is printed as its file has it, so that a name made of it stays what it was."""
+
+    text: str
+
+    def __new__(cls, text: str) -> Written:
+        """Keep the text."""
+        self = super().__new__(cls, text.replace("_", ""))
+        self.text = text
+        return self
+
+    def __str__(self) -> str:
+        """As it was written."""
+        return self.text
+
+
+class WrittenLoader(Loader):
+    """The same, with numbers that know how they were written."""
+
+
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in entries if tag not in _NUMBERS]
@@ -47,16 +67,27 @@ Loader.yaml_implicit_resolvers = {
 Loader.add_implicit_resolver(_NUMBERS[0], _INT, list("-+0123456789"))  # type: ignore[no-untyped-call]
 Loader.add_implicit_resolver(_NUMBERS[1], _FLOAT, list("-+0123456789."))  # type: ignore[no-untyped-call]
 Loader.add_constructor(_NUMBERS[0], _whole)
+WrittenLoader.yaml_implicit_resolvers = Loader.yaml_implicit_resolvers
+WrittenLoader.add_constructor(_NUMBERS[0], _whole)
+WrittenLoader.add_constructor(_NUMBERS[1], lambda _, node: _written(str(node.value)))
 
 
-def read_yaml(path: Path) -> Any:
+def _written(text: str) -> float:
+    return Written(text) if text.lstrip("+-")[:2].lower() not in (".i", ".n") else float(text.replace(".", ""))
+
+
+def read_yaml(path: Path, loader: type[Loader] = Loader) -> Any:
     """The content of a YAML file.
+
+    Args:
+        path: The file.
+        loader: Makes values of its texts.
 
     Raises:
         UserError: It is no YAML, with the line.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+        return yaml.load(path.read_text(encoding="utf-8"), loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_sdpo.errors import UserError
-from lit_sdpo.yaml_files import read_yaml
+from lit_sdpo.yaml_files import Written, WrittenLoader, read_yaml
 
 KEYS = ("name", "output", "config", "set", "runs", "grid")
 #: One part of a name, which becomes a folder.
@@ -40,7 +40,10 @@ class Run:
             >>> Run("a", (Path("a.yaml"),), {"data.steps": 5, "data.order": ["math"]}).arguments()
             ['--config=a.yaml', '--data.steps=5', '--data.order=["math"]']
         """
-        values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in self.values.items()}
+        values = {
+            key: str(value) if isinstance(value, str | Written) else json.dumps(value)
+            for key, value in self.values.items()
+        }
         return [*(f"--config={file}" for file in self.files), *(f"--{key}={value}" for key, value in values.items())]
 
 
@@ -194,4 +197,4 @@ def _check_name(name: Any, where: str) -> None:
 def _load(path: Path) -> dict[Any, Any]:
     if not path.is_file():
         raise UserError(f"no sweep file {str(path)!r}", fix="give the path of a YAML file")
-    return _mapping(read_yaml(path), str(path))
+    return _mapping(read_yaml(path, WrittenLoader), str(path))

@@ -111,7 +111,7 @@ def test_mistakes_are_named_when_the_task_is_made(tmp_path, arguments, message):
 
 @pytest.mark.parametrize("option", ["verifier", "prompt", "layout", "columns"])
 def test_empty_options_are_not_left_out_options(option):
-    with pytest.raises(UserError, match=f"{option} is empty|no verifier"):
+    with pytest.raises(UserError, match=f"{option} is empty|no such verifier ''"):
         JsonlTask("sums", str(FILES / "gsm8k_train.jsonl"), **{option: {} if option == "columns" else ""})
 
 
