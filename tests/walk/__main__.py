@@ -24,7 +24,7 @@ from tests.walk.inputs import Input, inputs, judge, shuffled
 from tests.walk.trial import MARK, Ended, Trial
 
 #: Runs of the sample that continuous integration walks through.
-FEW = ("grpo", "DemoPSD", "EMATeacher", "ParameterDrift")
+FEW = ("grpo", "DemoPSD", "EMATeacher")
 
 
 class Walk:

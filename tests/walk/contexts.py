@@ -111,7 +111,7 @@ def _as_file(config: dict[str, Any]) -> list[str]:
 
 
 def _top(shown: dict[str, Any]) -> Iterator[Option]:
-    yield Option(("seed_everything",), "LightningCLI", bool | int, shown["seed_everything"])
+    yield Option(("seed_everything",), "LightningCLI", bool | int | None, shown["seed_everything"])
     yield Option(("ckpt_path",), "LightningCLI", str | None, shown.get("ckpt_path"))
     yield from options_of(pl.Trainer, shown["trainer"], ("trainer",))
     for key, kind in CALLBACKS.items():
