@@ -71,7 +71,6 @@ def work(devices: int, threads: int, steps: int, tokens: int) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        limit_val_batches=0,
     )
     trainer.fit(module_of("grpo", "micro", 3e-4), data)
 

@@ -37,7 +37,7 @@ CASES = {
     "sdpo, LoRA": ["sdpo", "--model.init_args.lora={rank: 16}"],
 }
 SHAPES = {
-    "tiny": (32, 2, 2, 1, 16, 64, 512, 4),
+    "tiny": (32, 2, 2, 1, 16, 64, 800, 4),
     "s": (512, 8, 8, 4, 64, 1536, 32_768, 64),
     "0.6b": (1024, 28, 16, 8, 128, 3072, 151_936, 64),
 }
@@ -68,7 +68,9 @@ def settings(case: str, size: str) -> list[str]:
         "--data.init_args.prompts_per_step=2",
         f"--rollout.sampling.max_new_tokens={tokens}",
         "--rollout.max_prompt_tokens=32",
-        "--trainer.limit_val_batches=0",
+        "--data.init_args.evaluate_trained=false",
+        "--data.init_args.ood=false",
+        "--data.init_args.prior=false",
         "--trainer.logger=false",
         "--trainer.enable_checkpointing=false",
         "--trainer.enable_progress_bar=false",

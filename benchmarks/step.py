@@ -207,7 +207,6 @@ class Session:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            limit_val_batches=0,
         )
         self.module.configure_model()
 

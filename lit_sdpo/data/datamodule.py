@@ -154,6 +154,8 @@ class ContinualDataModule(pl.LightningDataModule):
             "num_sanity_val_steps": 0,
             "inference_mode": False,
             "log_every_n_steps": 1,
+            # Lightning warns of loops over nothing.
+            **({} if self.evaluated else {"limit_val_batches": 0}),
         }
 
     def setup(self, stage: str) -> None:

@@ -248,7 +248,8 @@ def test_a_resumed_run_ends_bit_for_bit_where_it_would_have(tmp_path, tiny, kept
 def test_tensor_parallelism_is_refused(tmp_path, tiny):
     def run():
         module = method("grpo", tiny)
-        made = trainer(tmp_path, toy_data(), rollout_callback(), strategy=ModelParallelStrategy(), devices=2)
+        flags = {"strategy": ModelParallelStrategy(), "devices": 2, "limit_val_batches": 1.0}
+        made = trainer(tmp_path, toy_data(), rollout_callback(), **flags)
         with pytest.raises(UserError, match="tensor_parallel_size"):
             made.fit(module, toy_data())
 
