@@ -12,7 +12,6 @@ import torch
 
 from lit_sdpo.functional import MatrixDrift, mean_with_interval
 
-
 #: How far the intervals in ``drift.md`` hold, from ``python -m benchmarks.coverage``.
 SKEWED = (
     "± is half of Student's 95 % interval over the matrices. Where they differ by factors it holds the mean less often: "
