@@ -143,7 +143,7 @@ def test_the_next_steps_completions_are_drawn_while_a_step_is_taken(server, tiny
     evaluation = {"probes": [Toy("probe")], "evaluate_trained": False, "eval_every": 1, "eval_prompts": 1}
     data = toy_data(tasks=("a", "b"), **options, **evaluation)
     module = method("grpo", tiny, **replaying)
-    fit(tmp_path, module, data, rollout, watch, steps, saved, rollout=held, limit_val_batches=1)
+    fit(tmp_path, module, data, rollout, watch, steps, saved, rollout=held, limit_val_batches=1.0)
     assert held.overlapped == [True] * 4  # none is asked for across the end of a stage
     assert steps.values("rollout/staleness") == [0, 1, 1, 0, 1, 1]
     assert len(watch.of("validation")) == 6

@@ -84,7 +84,7 @@ class During(pl.Callback):
 )
 def test_the_server_sleeps_during_updates_alone(server, tiny, tmp_path, level, sleep, end):
     during, rollout = During(server), short(engine_of(server, level))
-    fit(tmp_path, method("grpo", tiny), toy_data(steps=2), during, rollout=rollout, limit_val_batches=1)
+    fit(tmp_path, method("grpo", tiny), toy_data(steps=2), during, rollout=rollout, limit_val_batches=1.0)
     assert during.asleep == [BOTH, BOTH]
     turn = f"weights load cache draw {sleep}"
     # The first step (with a rehearsal), the second, the evaluation, the end.
