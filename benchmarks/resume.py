@@ -120,7 +120,7 @@ def measure(side: str, folder: Path, megabytes: int, steps: int) -> dict[str, An
     save, load = Peak(), Peak()
     with mock.patch.object(pl.Trainer, "save_checkpoint", save.around(pl.Trainer.save_checkpoint)):
         _, fresh = fit(side, folder, megabytes, steps)
-    checkpoint = max((folder / "checkpoints").glob(f"*step={steps}.ckpt"))  # rather than the stage's end
+    checkpoint = max(folder.rglob(f"checkpoints/*step={steps}.ckpt"))  # rather than the stage's end
     size = checkpoint.stat().st_size / 2**20  # it may make room for the next one
     plugin = SafeCheckpointIO if side == "lit_sdpo" else TorchCheckpointIO
     with mock.patch.object(plugin, "load_checkpoint", load.around(plugin.load_checkpoint)):

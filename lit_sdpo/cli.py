@@ -18,7 +18,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -43,12 +43,17 @@ from lit_sdpo.checkpoints.lock import RunLock
 from lit_sdpo.checkpoints.signals import interruption
 from lit_sdpo.checkpoints.writing import is_full
 from lit_sdpo.commands import COMMANDS, run_command
-from lit_sdpo.configs import expand, origin
-from lit_sdpo.data.datamodule import ContinualDataModule
+from lit_sdpo.configs import combine, origin
+from lit_sdpo.credentials import arguments_without_secrets
+from lit_sdpo.data.datamodule import ContinualDataModule, verifiers_of
 from lit_sdpo.errors import UserError
 from lit_sdpo.heartbeat import still_at
 from lit_sdpo.messages import explain_building, explain_failure, explain_parsing, explain_running
 from lit_sdpo.modules.base import OnPolicyModule
+from lit_sdpo.nulls import null_where_a_value_is_needed
+from lit_sdpo.overrides import own_defaults
+from lit_sdpo.rewards.registry import register_verifiers
+from lit_sdpo.text import said
 
 PACKAGES = ("lit-sdpo", "torch", "lightning", "transformers", "torchmetrics", "peft", "jsonargparse", "tensorboard")
 
@@ -101,7 +106,7 @@ class RunRecord(SaveConfigCallback):
 
     def _records(self) -> dict[str, str]:
         environment = {
-            "command": sys.argv,
+            "command": arguments_without_secrets(sys.argv),
             "seed": os.environ.get("PL_GLOBAL_SEED"),
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -133,6 +138,12 @@ class RunRecord(SaveConfigCallback):
         if isinstance(exception, OSError) and is_full(exception) and exception.filename is None and self.lock:
             exception.filename = str(self.lock.path.parent)
         self.teardown(trainer, pl_module, "fit")
+
+
+def _located(mistake: UserError, arguments: Any) -> UserError:
+    """The same, with the file that the value comes from."""
+    file = origin(arguments, mistake.where)
+    return UserError(mistake.what, where=f"{file}: {mistake.where}", fix=mistake.fix) if file else mistake
 
 
 def _unused(path: Path) -> Path:
@@ -168,15 +179,23 @@ class LitSDPOCLI(LightningCLI):
         Raises:
             UserError: One mistake in them.
         """
+        combined = combine(args)
         try:
-            self.config = parser.parse_args(expand(args))
+            self.config = parser.parse_args(combined.arguments)
         except ArgumentError as error:
             chosen = self._subcommand_parsers.get(args[0]) if args else None
             keys = chosen.get_defaults(skip_validation=True).keys(branches=True) if chosen else ()
             mistake = explain_parsing(str(error), keys=keys, namespaces=(lit_sdpo, torch.optim))
-            if file := origin(args, mistake.where):
-                mistake = UserError(mistake.what, where=f"{file}: {mistake.where}", fix=mistake.fix)
-            raise mistake from error
+            raise _located(mistake, args) from error
+        config = self.config.get(self.config.subcommand) or Namespace()
+        own_defaults(config, combined.given)
+        if (null := null_where_a_value_is_needed(config, {**CALLBACKS, "trainer": pl.Trainer})) is not None:
+            raise _located(null, args)
+        register_verifiers(verifiers_of(config.get("data")))
+        for change in combined.changes:
+            kept = [name for name in change.given if name in (config[change.key].get("init_args") or {})]
+            if kept and change is [other for other in combined.changes if other.key == change.key][-1]:
+                print(f"note: {change.key}: {change.new} takes over {', '.join(kept)} of {change.old}", file=sys.stderr)
 
     def _set_seed(self) -> None:
         """Seed the run.
@@ -349,9 +368,9 @@ def main(args: list[str] | None = None) -> int:
         mistake = error if isinstance(error, UserError) else explain_loading(error) or explain_running(error)
         message = mistake or explain_failure(error)
         if message is None or debug:
-            traceback.print_exc()
+            print(said(traceback.format_exc()), file=sys.stderr, end="")
         if message is not None:
-            print(f"lit-sdpo: error: {message}", file=sys.stderr)
+            print(f"lit-sdpo: error: {said(message)}", file=sys.stderr)
         return 1 if mistake is None else 2
     return 0
 
@@ -363,7 +382,9 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 
 
 def _be_quiet() -> None:
-    """Keep what is no news for the user off the terminal."""
+    """Keep what is no news for the user off the terminal, and clean what is."""
+    logging.setLogRecordFactory(_clean_record)
+    warnings.formatwarning = _clean_warning
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _thread_failed
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
@@ -372,6 +393,20 @@ def _be_quiet() -> None:
     warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty|The dirpath has changed")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     disable_progress_bar()  # of loading weights; downloads still show theirs
+
+
+def _clean_record(*arguments: Any, **options: Any) -> logging.LogRecord:
+    """A record whose text, which may come from data, acts on nothing."""
+    record = logging.LogRecord(*arguments, **options)
+    with contextlib.suppress(TypeError, ValueError):  # logging itself reports arguments that do not fit
+        record.msg, record.args = said(record.getMessage()), ()
+    return record
+
+
+def _clean_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"{filename}:{lineno}: {category.__name__}: {said(message)}\n"
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.overrides import Change, flag_content, give_way, merge, merged
+from lit_sdpo.yaml_files import read_yaml
 
 KEY = "extends"
 
@@ -16,7 +18,8 @@ KEY = "extends"
 def expand(arguments: Sequence[str]) -> list[str]:
     """Replace each ``--config FILE`` by the files that FILE extends, outermost first, and FILE's own content.
 
-    A path in ``extends`` is relative to the file that names it. Later files win, key by key.
+    A path in ``extends`` is relative to the file that names it. Later files win, key by key; what a later file or
+    argument replaces as a whole (:mod:`lit_sdpo.overrides`) is left out of the earlier ones.
 
     Args:
         arguments: Command-line arguments.
@@ -24,14 +27,50 @@ def expand(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: A file is missing, is no YAML mapping, or extends itself.
     """
-    result: list[str] = []
-    for argument, file in _split(arguments):
+    return combine(arguments).arguments
+
+
+class Combined(NamedTuple):
+    """Arguments whose files have been read.
+
+    Attributes:
+        arguments: Those that the parser is given.
+        changes: Classes of ``model`` and ``data`` that have been changed on the way.
+        given: What all of them say, as one configuration.
+    """
+
+    arguments: list[str]
+    changes: list[Change]
+    given: dict[str, Any]
+
+
+def combine(arguments: Sequence[str]) -> Combined:
+    """The arguments of :func:`expand`, and what they come to."""
+    result: list[str | dict[str, Any]] = []
+    groups: list[dict[str, Any]] = []
+    given: list[dict[str, Any]] = []
+    changes: list[Change] = []
+    rest = list(_split(arguments))
+    for number, (argument, file) in enumerate(rest):
         if file is None:
+            following = rest[number + 1][0] if number + 1 < len(rest) else ""
+            given.append(flag_content(argument, following))
+            changes += give_way(groups, given[-1])
             result.append(argument)
             continue
         for _, content in _contents(file, seen=()):
-            result += ["--config", yaml.safe_dump(content, sort_keys=False)]
-    return result
+            changed = give_way(groups, content)
+            changes += changed
+            # Of another class of the frame, the parser itself knows which options it does not have.
+            if changed or not result or isinstance(result[-1], str):
+                groups.append({})
+                given.append(groups[-1])
+                result.append(groups[-1])
+            merge(groups[-1], content)
+    made: list[str] = []
+    for entry in result:
+        made += [entry] if isinstance(entry, str) else ["--config", yaml.safe_dump(entry, sort_keys=False)]
+    return Combined(made, changes, merged(given))
 
 
 def origin(arguments: Sequence[str], key: str) -> Path | None:
@@ -81,10 +120,7 @@ def _contents(name: str, seen: tuple[Path, ...]) -> list[tuple[Path, dict[str, A
     if path.resolve() in seen:
         chain = " -> ".join(p.name for p in (*seen, path))
         raise UserError(f"the file extends itself ({chain})", where=f"{name}: {KEY}", fix="remove the circle")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _syntax_error(name, error) from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError("holds no keys", where=name, fix="give a YAML mapping")
     bases = content.pop(KEY, [])
@@ -92,10 +128,3 @@ def _contents(name: str, seen: tuple[Path, ...]) -> list[tuple[Path, dict[str, A
     below = (*seen, path.resolve())
     files = [file for base in bases for file in _contents(str(path.parent / base), below)]
     return [*files, (path, content)] if content else files
-
-
-def _syntax_error(name: str, error: Exception) -> UserError:
-    mark = getattr(error, "problem_mark", None)
-    where = f"{name}, line {mark.line + 1}" if mark else name
-    what = getattr(error, "problem", None) or str(error).split("\n")[0]
-    return UserError(f"not valid YAML: {what}", where=where, fix="mind brackets, colons and indentation")

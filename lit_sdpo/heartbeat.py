@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from lit_sdpo.text import said
+
 #: Seconds of silence after which a line is due.
 SECONDS = 30.0
 
@@ -90,4 +92,4 @@ def to_stdout(line: str) -> None:
 
 
 def _print(line: str, stream: TextIO) -> None:
-    print(line, file=stream, flush=True)
+    print(said(line), file=stream, flush=True)

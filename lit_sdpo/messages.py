@@ -82,8 +82,15 @@ def explain_parsing(report: str, *, keys: Iterable[str] = (), namespaces: Sequen
     if path and not {"float", "int"} & set(kinds):
         fix = _choose(path[1], _class_names(place, namespaces), other="the import path of your own class")
         return UserError(f"there is no class {path[1]!r}", where=where, fix=fix)
+    if lost := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text):
+        fix = _choose(lost[2], _class_names(place, namespaces), other="the import path of your own class")
+        return UserError(f"there is no class '{lost[1]}.{lost[2]}'", where=where, fix=fix)
+    if found := re.search(r"the following arguments are required: (.*)", text):
+        return UserError(f"{place.owner.rpartition('.')[2]} lacks {found[1]}", where=where, fix=f"add {found[1]}")
     got = re.search(r"Got value: (.*)", text)
     value = got[1] if got else given[1] if given else ""
+    if value.startswith(("Namespace(", "NestedArg(")):  # the parser's own words
+        return UserError("the value does not fit", where=where, fix="see --print_config for what belongs there")
     if choices := [c for group in re.findall(r"Literal\[(.*?)\](?:\.|\n|$)", text) for c in group.split(", ")]:
         names = list(dict.fromkeys(choice.strip("'\"") for choice in choices))
         return UserError(f"{value!r} is not allowed", where=where, fix=_choose(value, names))
@@ -92,8 +99,6 @@ def explain_parsing(report: str, *, keys: Iterable[str] = (), namespaces: Sequen
         return UserError(f"{value!r} is not allowed", where=where, fix=f"give {', or '.join(names)}")
     if found := re.search(r"Expected an? <class '(\w+)'>", text):
         return UserError(f"{value!r} is not allowed", where=where, fix=f"give {_KINDS.get(found[1], found[1])}")
-    if found := re.search(r"the following arguments are required: (.*)", text):
-        return UserError(f"{place.owner.rpartition('.')[2]} lacks {found[1]}", where=where, fix=f"add {found[1]}")
     return UserError(place.lines[0] if place.lines else report.strip().splitlines()[0], where=where)
 
 
@@ -187,6 +192,9 @@ def explain_running(error: BaseException) -> UserError | None:
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
     if not modules or isinstance(error, MemoryError) or lacks_memory(error):
         return None
+    if modules[-1].startswith(("torch._weights_only_unpickler", "torch.serialization")):
+        what = f"the file is no checkpoint ({reason(error)})"
+        return UserError(what, where="ckpt_path", fix="give one that a run has saved")
     for raiser, where in _RAISERS.items():
         if modules[-1].startswith(raiser):
             return UserError(reason(error, most=400), where=where)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterator
 from numbers import Integral, Real
-from typing import Any
-
-from torch.optim import Optimizer
+from typing import TYPE_CHECKING, Any
 
 from lit_sdpo.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 #: Largest number that float32 can hold; losses are computed in it.
 LARGEST = 3.4e38

@@ -93,8 +93,8 @@ estimate = razor.excess_kl_estimate(
 print(f"estimated {float(estimate):.4f}, exact {float(excess):.4f}")
 
 # %% [markdown]
-# That takes the success rates for known. `ResponseDrift` has only a few responses to each prompt, whose rates would bias
-# it by nats; it logs two bounds, `excess_kl` and `excess_kl_at_most`.
+# That takes the success rates for known. `ResponseDrift` has only a few responses to each prompt, whose rates would
+# bias it by nats; it logs two bounds, `excess_kl` and `excess_kl_at_most`.
 #
 # ## Runs
 #

@@ -64,6 +64,14 @@ def test_optimizers_schedules_and_callbacks_that_refuse_in_a_step_are_named():
     assert explain_running(raised(lambda: torch.ones(2) @ torch.ones(3))) is None
 
 
+def test_what_is_no_checkpoint_is_told(tmp_path):
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(b"root:x:0:0:root:/root:/bin/bash\n" * 9)
+    mistake = explain_running(raised(lambda: torch.load(path, weights_only=True)))
+    assert mistake.where == "ckpt_path"
+    assert "no checkpoint" in mistake.what
+
+
 def test_explained_keeps_what_is_explained_already():
     with pytest.raises(UserError) as caught, explained("cannot build", where="model.scheduler", fix="mend it"):
         raise UserError("3 is too much")

@@ -184,7 +184,9 @@ class ResponseDrift(pl.Callback):
             yield
 
     def _stages(self, trainer: pl.Trainer) -> list[str] | None:
-        names = self.stages or getattr(getattr(trainer, "datamodule", None), "stage_names", None)
+        names = self.stages
+        if names is None:
+            names = getattr(getattr(trainer, "datamodule", None), "stage_names", None)
         if names is None and self.prompts is not None and trainer.max_epochs == len(self.prompts):
             names = list(self.prompts)
         return None if names is None else [str(name) for name in names]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from lit_sdpo.callbacks.base_weights import folders_above
 from lit_sdpo.callbacks.folder import run_folder, set_aside
 from lit_sdpo.ranges import check_integer
 from lit_sdpo.rollouts.types import Rollouts
+from lit_sdpo.text import printable
 
 #: Left as they are in a table cell; every other printable ASCII character could mean something to Markdown or HTML.
 HARMLESS = frozenset(" ,.;?'/%")
@@ -211,10 +211,7 @@ def _escape_character(character: str) -> str:
         return character
     if character.isascii() and character.isprintable():
         return f"&#{ord(character)};"
-    # Cc, Cf, Cs, Co, Cn: control, format, surrogate, private, unassigned; Zl and Zp end lines.
-    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
-        return f"[U+{ord(character):04X}]"
-    return character
+    return printable(character)
 
 
 def _shorten(text: str, limit: int) -> str:

@@ -20,7 +20,7 @@ from lit_sdpo.data.check.checker import Checker, Measure, Part
 from lit_sdpo.data.check.deduplicated import check_target, write
 from lit_sdpo.data.check.overlap import OverlapFinder
 from lit_sdpo.data.check.pairs import PairFinder
-from lit_sdpo.data.datamodule import ContinualDataModule
+from lit_sdpo.data.datamodule import ContinualDataModule, verifiers_of
 from lit_sdpo.data.jsonl import planned
 from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row
@@ -29,7 +29,8 @@ from lit_sdpo.heartbeat import still_at
 from lit_sdpo.messages import explain_parsing
 from lit_sdpo.policies.chat import check_template, rendered
 from lit_sdpo.policies.load import load_tokenizer
-from lit_sdpo.rewards.registry import import_object
+from lit_sdpo.rewards.registry import import_object, register_verifiers
+from lit_sdpo.text import printable_lines
 
 DEFAULT_BUDGET = 2048
 
@@ -81,7 +82,8 @@ def main(arguments: Sequence[str]) -> int:
     if rewritten is not None and target is not None:
         written = write(rewritten, target, repeated)
         report.notes.append(f"{target}: {written} entries written, {len(repeated)} left out")
-    print(json.dumps(report.as_dict(), ensure_ascii=False, indent=1) if options.json else report.text())
+    # JSON keeps every character, as its escape; text is for a terminal.
+    print(json.dumps(report.as_dict(), indent=1) if options.json else printable_lines(report.text()))
     return 2 if report.findings else 0
 
 
@@ -227,6 +229,7 @@ def _of_config(configs: Sequence[str]) -> tuple[list[Part], list[tuple[str, str,
         parsed = parser.parse_args(words)
     except ArgumentError as error:
         raise explain_parsing(str(error), namespaces=(lit_sdpo,)) from error
+    register_verifiers(verifiers_of(parsed.data))
     arguments = parsed.data.init_args
     specs = [stage["task"] for stage in arguments.get("stages") or []] + list(arguments.get("probes") or [])
     if not specs or not all(hasattr(import_object(spec["class_path"]), "plan") for spec in specs):

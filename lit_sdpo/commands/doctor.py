@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from lit_sdpo.diagnosis.findings import Check, exit_code, run_checks
 from lit_sdpo.errors import UserError
+from lit_sdpo.text import said
 
 OWN = ("--json", "--config-only", "--help", "-h")
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     for finding in run_checks(checks):
         findings.append(finding)
         if not options.json:
-            print(finding, flush=True)
+            print(said(finding), flush=True)
     code = exit_code(findings)
     if options.json:
         print(json.dumps({"exit_code": code, "findings": [finding.record() for finding in findings]}, indent=1))

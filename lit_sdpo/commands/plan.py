@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.text import printable_lines
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         tokens_per_completion=options.tokens_per_completion,
         speed=Speed(options.decode_tokens_per_second, options.update_tokens_per_second),
     )
-    print(json.dumps(found.as_dict(), indent=1) if options.json else text(found))
+    print(json.dumps(found.as_dict(), indent=1) if options.json else printable_lines(text(found)))
     return 0
 
 

@@ -6,13 +6,13 @@ import argparse
 import json
 import shutil
 import textwrap
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lit_sdpo.commands.arguments import positive
 from lit_sdpo.errors import UserError
+from lit_sdpo.text import printable
 
 FILE = "samples.jsonl"
 DEFAULT_COUNT = 10
@@ -135,17 +135,6 @@ def show(record: dict[str, Any], width: int = 80) -> str:
     for message in record["prompt"]:
         lines += [printable(message["role"]), *_wrapped(message["content"], width)]
     return "\n".join([*lines, "completion", *_wrapped(record["completion"] or "(empty)", width)])
-
-
-def printable(text: str) -> str:
-    r"""``text`` without what could act on a terminal or hide.
-
-    Example:
-        >>> printable("a\x1b[31mb\u202e")
-        'a[U+001B][31mb[U+202E]'
-    """
-    hidden = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-    return "".join(f"[U+{ord(c):04X}]" if unicodedata.category(c) in hidden else c for c in text)
 
 
 def _wrapped(text: str, width: int) -> Iterator[str]:

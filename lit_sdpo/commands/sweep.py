@@ -16,6 +16,7 @@ from lit_sdpo.sweep.execution import Execution, Outcome, duration, label, last_l
 from lit_sdpo.sweep.plan import Sweep, read_seeds, read_sweep
 from lit_sdpo.sweep.resolved import folder_arguments, resolve
 from lit_sdpo.sweep.state import LOG, Found, Job, look, set_aside
+from lit_sdpo.text import printable_lines, said
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     jobs = make_jobs(sweep, read_seeds(options.seeds), Path(options.out) if options.out else sweep.output)
     found = [look(job) for job in jobs]
     if options.dry_run:
-        print(_plan(jobs, found))
+        print(printable_lines(_plan(jobs, found)))
         return 0
     _mend_changed(jobs, found, redo=options.redo)
     if options.print_commands:
@@ -51,7 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     for outcome in outcomes:
         if outcome.state == "failed":
             path = outcome.job.folder / LOG
-            print("\n".join([f"\n{path} ends with", *(f"  {line}" for line in last_lines(path))]), file=sys.stderr)
+            lines = [f"\n{path} ends with", *(f"  {line}" for line in last_lines(path))]
+            print(said("\n".join(lines)), file=sys.stderr)
     return 0 if all(outcome.state == "finished" for outcome in outcomes) else 1
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from lit_sdpo.outside.lm_eval import other_prompts, read_samples, transitions_between
 from lit_sdpo.report.items import Record, records_csv
+from lit_sdpo.text import printable, printable_lines
 
 HEADER = (
     "task",
@@ -45,17 +46,17 @@ def main(arguments: Sequence[str]) -> int:
     before, after = (read_samples(Path(place), **wanted) for place in (options.before, options.after))
     records = transitions_between(before, after)
     for task in sorted(before.keys() ^ after.keys()):
-        print(f"note: {task} is in one of the evaluations only", file=sys.stderr)
+        print(f"note: {printable(task)} is in one of the evaluations only", file=sys.stderr)
     for record in records:
         if others := other_prompts(before[record["task"]], after[record["task"]]):
             text = f"{others} of {record['items']} prompts were rendered differently"
-            print(f"note: {record['task']}: {text}", file=sys.stderr)
+            print(f"note: {printable(record['task'])}: {text}", file=sys.stderr)
     if options.json:
         print(json.dumps([_plain(record) for record in records], indent=1))
     elif options.csv:
-        print(records_csv(records), end="")
+        print(printable_lines(records_csv(records)), end="")
     else:
-        print(table(records))
+        print(printable_lines(table(records)))
     return 0
 
 

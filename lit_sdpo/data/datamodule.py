@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from lit_sdpo.data.stream import EvaluationLoader, WindowLoader
 from lit_sdpo.data.task import Row, Split, Stage, Task
 from lit_sdpo.errors import UserError
 from lit_sdpo.ranges import check_integer, check_seed, check_share
+from lit_sdpo.rewards.registry import register_verifiers
 from lit_sdpo.seed import run_seed
 
 
@@ -39,6 +40,8 @@ class ContinualDataModule(pl.LightningDataModule):
         updates_per_rollout: Optimizer steps on the same rollouts (the paper: 1, strictly on-policy).
         seed: Seed of the order of the training prompts; ``None`` takes that of ``seed_everything``.
         override_prompts_per_step: Prompts of one step in every stage; ``None`` leaves it to the stages.
+        verifiers: Import paths (``package.module.name``) of further verifiers by the name that rows use; rows name no
+            code. In Python, :func:`~lit_sdpo.rewards.registry.register_verifiers` comes before the tasks.
 
     Raises:
         UserError: A number is out of range, two different tasks share a name, a stage has no training rows, or
@@ -58,8 +61,10 @@ class ContinualDataModule(pl.LightningDataModule):
         updates_per_rollout: int = 1,
         seed: int | None = None,
         override_prompts_per_step: int | None = None,
+        verifiers: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
+        register_verifiers(verifiers or {})
         for name, count in {
             "eval_generations": eval_generations,
             "eval_batch_size": eval_batch_size,
@@ -254,6 +259,12 @@ class ContinualDataModule(pl.LightningDataModule):
             "rank": self.trainer.global_rank if self.trainer else 0,
             "world_size": self.trainer.world_size if self.trainer else 1,
         }
+
+
+def verifiers_of(data: Any) -> Mapping[str, str]:
+    """What a parsed configuration of a data module registers; its tasks are made before it is."""
+    found = ((data or {}).get("init_args") or {}).get("verifiers")
+    return dict(found or {})
 
 
 def _same(one: Task, other: Task) -> bool:

@@ -95,7 +95,12 @@ class NamedTask(SourceTask):
             split: [each.completed(prompt=prompt, name=_data_set(task)) for each in as_sources(value)]
             for split, value in given.items()
         }
-        return Plan(name or task, {split: found for split, found in sources.items() if found}, on_bad_row, limit)
+        return Plan(
+            task if name is None else name,
+            {split: found for split, found in sources.items() if found},
+            on_bad_row,
+            limit,
+        )
 
     def _read(self, split: Split) -> tuple[Row, ...]:
         rows = super()._read(split)

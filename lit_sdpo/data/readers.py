@@ -14,7 +14,9 @@ from lit_sdpo.data.records import BadRowError, kind, records
 from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
+from lit_sdpo.rewards.registry import check_named
 from lit_sdpo.rewards.registry import verifier as find_verifier
+from lit_sdpo.text import unprintable
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,16 @@ def _check_columns(source: Source) -> None:
 
 def _row(fields: Mapping[str, Any], source: Source) -> Row:
     columns = source.columns or {}
-    name = source.verifier or _text(fields, "verifier", columns)
+    name = source.verifier
+    if name is None:  # what the row says; only the configuration may name code
+        name = _text(fields, "verifier", columns)
+        try:
+            check_named(name)
+        except UserError as error:
+            raise BadRowError(columns.get("verifier", "verifier"), error.what, error.fix) from error
+    for field in ("task", "split", "family"):
+        if unprintable(str(fields.get(field) or "")):
+            raise BadRowError(columns.get(field, field), "the text has line breaks or control characters", "mend it")
     truth = _text(fields, "ground_truth", columns)
     return Row(
         id=_text(fields, "id", columns),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from itertools import chain
@@ -16,6 +17,8 @@ from lit_sdpo.errors import UserError
 
 #: How each extra is installed.
 INSTALL = {"pyarrow": "pip install 'lit-sdpo[parquet]'", "datasets": "pip install 'lit-sdpo[hub]'"}
+#: How half of a surrogate pair stands in JSON, alone or not.
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 FILES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 
 
@@ -98,15 +101,35 @@ def _array(path: Path, content: bytes) -> Iterator[Record]:
 
 def _parse(line: bytes) -> dict[str, Any] | BadRowError:
     try:
-        return _object(json.loads(line.decode("utf-8")))
+        return _object(json.loads(line.decode("utf-8")), escaped=_HALF.search(line) is not None)
     except UnicodeDecodeError as error:
         return BadRowError("", f"the line is not UTF-8 text: {error}", "save the file as UTF-8")
     except (ValueError, RecursionError) as error:
         return BadRowError("", f"the line is not JSON: {error}", "write one JSON object a line")
 
 
-def _object(value: Any) -> dict[str, Any] | BadRowError:
-    return value if isinstance(value, dict) else BadRowError("", f"the line holds {kind(value)}", "write a JSON object")
+def _object(value: Any, escaped: bool = True) -> dict[str, Any] | BadRowError:
+    """A record, or why it is none; ``escaped``: it may have halves of surrogate pairs, which are no characters."""
+    if not isinstance(value, dict):
+        return BadRowError("", f"the line holds {kind(value)}", "write a JSON object")
+    if escaped and (field := _broken(value)) is not None:
+        return BadRowError(field, "the text holds half of a surrogate pair, which is no character", "write it as UTF-8")
+    return value
+
+
+def _broken(value: Any, place: str = "") -> str | None:
+    """The field whose text cannot be written as UTF-8."""
+    if isinstance(value, str):
+        return place if any("\ud800" <= c <= "\udfff" for c in value) else None
+    if isinstance(value, dict):
+        pairs = [(key, entry, f"{place}.{key}" if place else str(key)) for key, entry in value.items()]
+        if any(_broken(key) is not None for key in value):
+            return place
+    elif isinstance(value, list):
+        pairs = [(n, entry, f"{place}[{n}]") for n, entry in enumerate(value)]
+    else:
+        return None
+    return next((found for _, entry, where in pairs if (found := _broken(entry, where)) is not None), None)
 
 
 def _parquet(path: Path) -> Iterator[Record]:

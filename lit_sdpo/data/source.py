@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from lit_sdpo.errors import UserError
 
@@ -27,7 +28,7 @@ class Source:
         name: Name of the data set in the rows' ids; ``None`` leaves that to the layout.
 
     Raises:
-        UserError: Neither or both of ``path`` and ``hub`` are given, or an option that has nothing to act on.
+        UserError: Neither or both of ``path`` and ``hub`` are given, an option is empty, or one has nothing to act on.
     """
 
     path: str | None = None
@@ -44,6 +45,9 @@ class Source:
     def __post_init__(self) -> None:
         if (self.path is None) == (self.hub is None):
             raise UserError("a source is a file or a Hub data set", where="source", fix="give one of path and hub")
+        empty = [each.name for each in fields(self) if getattr(self, each.name) in ("", {})]
+        if empty:
+            raise UserError(f"{empty[0]} is empty", where=f"source {self}", fix=f"give a {empty[0]}, or leave it out")
         lost = [key for key in ("subset", "split", "revision") if getattr(self, key) is not None]
         if self.path is not None and lost:
             raise UserError(f"{lost[0]} belongs to a Hub data set", where=f"source {self.path}", fix="leave it out")
@@ -71,14 +75,14 @@ class Source:
         name: str | None = None,
     ) -> Source:
         """The same source with what it leaves open filled in."""
-        return replace(
-            self,
-            layout=self.layout or layout,
-            columns=self.columns or (dict(columns) if columns else None),
-            prompt=self.prompt or prompt,
-            verifier=self.verifier or verifier,
-            name=self.name or name,
-        )
+        filled: dict[str, Any] = {
+            "layout": layout,
+            "columns": columns and dict(columns),
+            "prompt": prompt,
+            "verifier": verifier,
+            "name": name,
+        }
+        return replace(self, **{key: value for key, value in filled.items() if getattr(self, key) is None})
 
 
 def as_sources(given: str | Path | Source | Mapping | list | None) -> list[Source]:

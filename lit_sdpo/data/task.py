@@ -7,8 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lit_sdpo.errors import UserError
 from lit_sdpo.ranges import check_integer
 from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.text import unprintable
 
 Split = Literal["train", "validation", "test"]
 
@@ -19,7 +21,8 @@ class Row:
 
     Attributes:
         id: Unique within its task and stable between runs; evaluation compares the same ids over time.
-        messages: The chat prompt, ``[{"role": ..., "content": ...}, ...]``.
+        messages: The chat prompt, ``[{"role": ..., "content": ...}, ...]``; a turn may have ``tool_calls``,
+            ``tool_call_id``, ``name`` and ``reasoning_content`` too.
         ground_truth: What the verifier compares with, as text (structured answers are JSON).
         verifier: Name of the scoring contract.
         reference: A correct completion, where the data has one. Supervised training and data-set demonstrations use it.
@@ -27,7 +30,7 @@ class Row:
     """
 
     id: str
-    messages: Sequence[Mapping[str, str]]
+    messages: Sequence[Mapping[str, Any]]
     ground_truth: str
     verifier: str = ""
     reference: str | None = None
@@ -41,12 +44,18 @@ class Task(ABC):
 
     Args:
         name: Appears in every tag and file: ``val/<name>/accuracy``.
+
+    Raises:
+        UserError: The name has line breaks or control characters.
     """
 
     #: Regular expressions that find this task's answer format in a completion.
     markers: tuple[str, ...] = ()
 
     def __init__(self, name: str) -> None:
+        if unprintable(name):
+            fix = "give it a name in one line"
+            raise UserError(f"the name {name!r} has line breaks or control characters", where="task", fix=fix)
         self.name = name
 
     @abstractmethod

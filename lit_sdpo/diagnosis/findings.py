@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from lit_sdpo.credentials import without_secrets
 from lit_sdpo.errors import UserError
 from lit_sdpo.heartbeat import still_at
 from lit_sdpo.messages import explain_building
@@ -44,8 +45,8 @@ class Finding:
         return "\n".join([said, *(f"           {line}" for line in self.shown)])
 
     def record(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values, without credentials."""
+        return {key: without_secrets(x) if isinstance(x, str) else x for key, x in asdict(self).items()}
 
 
 Check = Callable[[], Iterable[Finding]]

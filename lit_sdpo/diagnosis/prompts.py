@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lit_sdpo.commands.samples import printable
 from lit_sdpo.diagnosis.findings import Finding
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.chat import rendered as rendered_prompts
 from lit_sdpo.policies.load import check_vocabulary, end_token_ids, render
+from lit_sdpo.text import printable
 
 if TYPE_CHECKING:
     from lit_sdpo.diagnosis.configuration import Run

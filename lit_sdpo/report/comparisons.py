@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lit_sdpo.functional import percentile_interval
+from lit_sdpo.functional import percentile_interval, ratio_interval
 from lit_sdpo.functional.pairs import RESAMPLES, combine, holm, p_value, sign_flip
 from lit_sdpo.report.items import means
-from lit_sdpo.report.measures import MEASURES, Measure, scores_of
+from lit_sdpo.report.measures import MEASURES, POSITIVE, Measure, scores_of
 from lit_sdpo.report.run import Run
 from lit_sdpo.report.study import Study
 from lit_sdpo.report.summary import cell_draws
@@ -195,6 +195,8 @@ def _effect(one: Side, other: tuple[Measure, Sequence[Run] | None], draws: Draws
     if prompts is None and len(differences) > 1 and bool((differences == differences[0]).all()):
         total.fill_(math.nan)  # seeds that agree exactly do not say how far others would be apart
     low, high = map(float, percentile_interval(total, confidence))
+    if less is None and prompts is None and measure.possible == POSITIVE and not math.isnan(low):
+        low, high, _ = ratio_interval(differences, confidence=confidence)  # of what is skewed as divergences are
     if high - low < 1e-9 and prompts is not None:
         half = _unseen(measure, [run for run, _ in pairs], confidence)
         low, high = low - half, high + half

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from lit_sdpo.text import HIDDEN
+
 
 class Markup(str):
     """Text that is HTML already."""
@@ -25,9 +27,6 @@ def text(value: object) -> Markup:
         return value
     shown = "".join(c for c in str(value) if c == "\n" or unicodedata.category(c) not in HIDDEN)
     return Markup(escape(shown))
-
-
-HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def element(tag: str, *content: object, **attributes: str) -> Markup:

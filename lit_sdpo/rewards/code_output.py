@@ -17,7 +17,7 @@ def same_lines(printed: str, expected: str) -> bool:
     one has a decimal point or exponent, one that is within 1e-6 of it.
 
     Example:
-        >>> same_lines("\\n0.3333333333\\n", "0.33333333"), same_lines("3.0000001", "3"), same_lines("  x", "x")
+        >>> same_lines("\n0.3333333333\n", "0.33333333"), same_lines("3.0000001", "3"), same_lines("  x", "x")
         (True, False, False)
     """
     return _same(_lines(printed, str.rstrip), _lines(expected, str.rstrip), _near)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -33,9 +35,49 @@ CONTRACTS: dict[str, type[Verifier]] = {
 }
 
 
+#: Import paths of further verifiers by the name that rows use.
+REGISTERED: dict[str, str] = {}
+
+
+def register_verifiers(paths: Mapping[str, str]) -> None:
+    """Let rows name further verifiers; a configuration does it with ``data.verifiers``.
+
+    Args:
+        paths: Import path by name.
+
+    Raises:
+        UserError: A name is taken or no name, or there is no verifier at a path.
+    """
+    for name, path in paths.items():
+        where = f"data.verifiers.{name}"
+        if name in CONTRACTS:
+            raise UserError(f"{name} is a contract of this package", where=where, fix="give yours another name")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise UserError(f"{name!r} is no name", where=where, fix="use letters, digits, _ and -")
+        try:
+            in_process(path)
+        except UserError as error:
+            raise UserError(error.what, where=where, fix="give the path as package.module.name") from error
+        if REGISTERED.get(name, path) != path:
+            verifier.cache_clear()
+        REGISTERED[name] = path
+
+
+def check_named(name: str) -> None:
+    """Whether a row may name a verifier like this: data chooses among what is there and brings no code of its own.
+
+    Raises:
+        UserError: It is no name that is registered.
+    """
+    if name not in CONTRACTS and name not in REGISTERED:
+        known = ", ".join(sorted([*CONTRACTS, *REGISTERED]))
+        own = "register your own in the configuration, data.verifiers: {name: package.module.name}"
+        raise UserError(f"no such verifier {name!r}", fix=f"use one of: {known}; or {own}")
+
+
 @cache
 def verifier(name: str) -> Verifier:
-    """The verifier of a scoring contract, or any verifier by its import path (``package.module.name``).
+    """The verifier of a scoring contract, a registered one, or any by its import path (``package.module.name``).
 
     Those that may hang or crash run in worker processes: the contracts that say so, and your own unless they have an
     attribute ``isolated = False``. Your own get 60 seconds for a completion, or what their attribute ``seconds`` says.
@@ -47,8 +89,9 @@ def verifier(name: str) -> Verifier:
         >>> type(verifier("mcq_xml")).__name__, type(verifier("math_boxed").verifier).__name__
         ('ChoiceTag', 'MathBoxed')
     """
-    found = in_process(name)
-    return Pooled(name, found) if getattr(found, "isolated", name not in CONTRACTS) else found
+    path = REGISTERED.get(name, name)
+    found = in_process(path)
+    return Pooled(path, found) if getattr(found, "isolated", path not in CONTRACTS) else found
 
 
 def in_process(name: str) -> Any:

@@ -71,7 +71,7 @@ def turn_tokens(
     """Tokens that only end, pad or frame a turn, and are no part of what is said in it.
 
     Args:
-        tokenizer: With a chat template.
+        tokenizer: With or without a chat template.
         end_ids: Tokens that end a completion.
         template_options: Further arguments of the chat template.
     """
@@ -100,7 +100,9 @@ def _question(chat: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any] | None) -> str:
-    """What the chat template writes between and behind turns, system messages aside."""
+    """What the chat template writes between and behind turns, system messages aside; nothing without a template."""
+    if not tokenizer.chat_template:
+        return ""
     first = {"role": "user", "content": "lorem"}
     chats = [[first, {"role": "assistant", "content": "ipsum"}, {"role": "user", "content": "dolor"}], [first]]
     for chat in chats:

@@ -11,9 +11,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_sdpo.errors import UserError
+from lit_sdpo.yaml_files import Written, WrittenLoader, read_yaml
 
 KEYS = ("name", "output", "config", "set", "runs", "grid")
 #: One part of a name, which becomes a folder.
@@ -41,7 +40,10 @@ class Run:
             >>> Run("a", (Path("a.yaml"),), {"data.steps": 5, "data.order": ["math"]}).arguments()
             ['--config=a.yaml', '--data.steps=5', '--data.order=["math"]']
         """
-        values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in self.values.items()}
+        values = {
+            key: str(value) if isinstance(value, str | Written) else json.dumps(value)
+            for key, value in self.values.items()
+        }
         return [*(f"--config={file}" for file in self.files), *(f"--{key}={value}" for key, value in values.items())]
 
 
@@ -192,27 +194,7 @@ def _check_name(name: Any, where: str) -> None:
         raise UserError(f"{name!r} cannot be the name of a folder", where=where, fix=fix)
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would take the last one silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key!r} stands there twice", problem_mark=node.value[index][0].start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
 def _load(path: Path) -> dict[Any, Any]:
     if not path.is_file():
         raise UserError(f"no sweep file {str(path)!r}", fix="give the path of a YAML file")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        what = getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise UserError(f"not valid YAML: {what}", where=where) from error
-    return _mapping(content, str(path))
+    return _mapping(read_yaml(path, WrittenLoader), str(path))

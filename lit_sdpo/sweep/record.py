@@ -13,6 +13,7 @@ from pathlib import Path
 
 import lit_sdpo
 from lit_sdpo.callbacks.folder import write_atomically
+from lit_sdpo.credentials import arguments_without_secrets
 from lit_sdpo.sweep.resolved import fingerprint
 from lit_sdpo.sweep.state import RECORD, Job
 
@@ -36,7 +37,7 @@ def write_record(job: Job, state: str, exit_code: int, wall_seconds: float, cpu_
         "cpu_seconds": round(cpu_seconds, 2),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "fingerprint": fingerprint(job.config),
-        "command": list(job.command),
+        "command": arguments_without_secrets(job.command),
         "commit": commit(),
         "versions": versions(),
     }

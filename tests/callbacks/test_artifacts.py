@@ -166,7 +166,7 @@ def test_tables_hold_any_text():
 
 @pytest.mark.parametrize("options", [{"max_order": 0}, {"num_shown": 0}, {"markers": {"math": ["("]}}])
 def test_bad_arguments_are_refused(options):
-    with pytest.raises(UserError, match=r"too small|no regular expression"):
+    with pytest.raises(UserError, match=r"has to be a whole number of at least 1|no regular expression"):
         ArtifactMonitor(**options)
 
 

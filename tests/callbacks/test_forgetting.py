@@ -253,7 +253,7 @@ def test_the_pattern_must_name_the_task(metric):
 
 
 def test_a_question_has_two_options_at_least():
-    with pytest.raises(UserError, match=r"ForgettingMatrix.choices.sci"):
+    with pytest.raises(UserError, match=r"choices of sci has to be a whole number of at least 2"):
         ForgettingMatrix(choices={"sci": 1})
 
 

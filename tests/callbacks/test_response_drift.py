@@ -101,7 +101,14 @@ def test_weights_are_the_same_with_and_without(tiny, tmp_path, kind, lora):
         torch.manual_seed(0)
         module = method(kind, tiny, lora=lora)
         rollout = rollout_callback(rewards=lively())
-        fit(tmp_path / str(number), module, toy_data(("a", "b"), steps=2), *extra, rollout=rollout)
+        fit(
+            tmp_path / str(number),
+            module,
+            toy_data(("a", "b"), steps=2),
+            *extra,
+            rollout=rollout,
+            limit_val_batches=1.0,
+        )
         runs.append(module)
     assert_equal(*map(weights, runs))
     trained = [{n for n, p in module.policy.named_parameters() if p.requires_grad} for module in runs]
@@ -111,7 +118,7 @@ def test_weights_are_the_same_with_and_without(tiny, tmp_path, kind, lora):
 
 def test_an_adapter_needs_no_file(tiny, tmp_path):
     callback = drift()
-    fit(tmp_path, method("sft", tiny, lora=Lora(rank=2)), toy_data(steps=2), callback)
+    fit(tmp_path, method("sft", tiny, lora=Lora(rank=2)), toy_data(steps=2), callback, limit_val_batches=1.0)
     assert callback.rows[0].numbers["forward_kl"].value == 0
     assert callback.rows[-1].numbers["forward_kl"].value > 1e-5
     assert not (tmp_path / ResponseDrift.file).exists()
@@ -120,7 +127,7 @@ def test_an_adapter_needs_no_file(tiny, tmp_path):
 def test_tasks_roles_and_excess(tiny, tmp_path):
     never, always = Toy("never", score=lambda text: 0.0), Toy("always", score=lambda text: 1.0)
     callback = drift()
-    fit(tmp_path, method("sft", tiny), toy_data((never, always), steps=2), callback)
+    fit(tmp_path, method("sft", tiny), toy_data((never, always), steps=2), callback, limit_val_batches=1.0)
     assert [(r.stage, r.task, r.role) for r in callback.rows] == [
         (0, "never", "other"),
         (0, "always", "other"),
@@ -171,14 +178,14 @@ def test_a_success_rate_that_changes_explains_some(tiny, tmp_path):
             task.score = lambda text: 1.0
 
     callback = drift()
-    fit(tmp_path, method("sft", tiny), toy_data((task,), steps=1), callback, Switch())
+    fit(tmp_path, method("sft", tiny), toy_data((task,), steps=1), callback, Switch(), limit_val_batches=1.0)
     last = callback.rows[-1].numbers
     assert 0 < last["excess_kl"].value < last["excess_kl_at_most"].value
 
 
 def test_the_evaluations_length_is_taken(tiny, tmp_path):
     callback = drift(max_new_tokens=None, num_generations=16)
-    fit(tmp_path, method("sft", tiny), toy_data(), callback, rollout=rollout_callback())
+    fit(tmp_path, method("sft", tiny), toy_data(), callback, rollout=rollout_callback(), limit_val_batches=1.0)
     assert max(int(r.lengths.max()) for r in callback._base_responses.values()) == 6
 
 
@@ -236,13 +243,13 @@ def test_the_file_of_the_base_is_found_beside_a_moved_checkpoint(tmp_path):
     moved.load_state_dict(kept.state_dict())
     (tmp_path / "old").rename(tmp_path / "new")
     with pytest.raises(UserError, match=r"base\.pt of the first run"):
-        moved.open([])
-    moved.open([tmp_path / "new"])
+        moved.open([], {"w": torch.zeros(3)})
+    moved.open([tmp_path / "new"], {"w": torch.zeros(3)})
     assert moved.weights["w"].tolist() == [0, 1, 2]
     other = BaseWeights("base.pt", "Test")
     other.load_state_dict({"path": None, "token": "another run"})
     with pytest.raises(UserError, match="are not in"):
-        other.open([tmp_path / "new"])
+        other.open([tmp_path / "new"], {"w": torch.zeros(3)})
 
 
 def test_tables():

@@ -250,7 +250,7 @@ def test_g03_a_prompt_over_budget_is_refused_before_the_first_step(tmp_path, tin
 def test_the_model_s_own_limit_counts(tmp_path, tiny, limit):
     module, data = method("grpo", tiny), toy_data()
     module.tokenizer.model_max_length = limit
-    made = trainer(tmp_path, data, rollout_callback(sampling=Sampling(max_new_tokens=1020)))
+    made = trainer(tmp_path, data, rollout_callback(sampling=Sampling(max_new_tokens=1020)), limit_val_batches=1.0)
     with pytest.raises(UserError, match="1024 tokens that the model can read"):
         made.fit(module, data)
     assert made.global_step == 0
@@ -259,7 +259,7 @@ def test_the_model_s_own_limit_counts(tmp_path, tiny, limit):
 def test_only_evaluation_pays_for_its_longer_completions(tmp_path, tiny):
     rollout = rollout_callback(evaluation_sampling=Sampling(max_new_tokens=1020))
     with pytest.raises(UserError, match=r"toy \(validation\)"):
-        fit(tmp_path, method("grpo", tiny), toy_data(), rollout=rollout)
+        fit(tmp_path, method("grpo", tiny), toy_data(), rollout=rollout, limit_val_batches=1.0)
 
 
 def test_supervised_training_needs_answers(tmp_path, tiny):

@@ -15,6 +15,8 @@ from lit_sdpo.data.check.pairs import _pair as pair_of
 from lit_sdpo.data.check.report import Group
 from lit_sdpo.data.task import Row
 from lit_sdpo.policies.load import load_tokenizer, render
+from lit_sdpo.rewards import registry
+from lit_sdpo.rewards.registry import register_verifiers
 from tests.data.test_readers import GOOD, write
 from tests.data.test_records import parquet
 from tests.tiny_model import FILES, save_tiny_model
@@ -61,7 +63,7 @@ def test_files_without_mistakes(tmp_path, check):
         ([row(1), row(2), row(1, "Other? \\boxed")], "id", "line 3", "stands at"),
         ([{"a": 1}], "source", "line 1", "no known layout"),
         (
-            [row(1, verifier="tests.data.test_check.Never")],
+            [row(1, verifier="never")],
             "answer",
             "line 1",
             "refuses the row's own answer (no, never)",
@@ -78,6 +80,12 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, check, rows, kind, place
     assert message in finding["what"]
     assert finding["fix"]
     assert report["counts"] == {kind: 1}
+
+
+@pytest.fixture(autouse=True)
+def never(monkeypatch):
+    monkeypatch.setattr(registry, "REGISTERED", {})
+    register_verifiers({"never": "tests.data.test_check.Never"})
 
 
 class Never:
@@ -112,7 +120,7 @@ def test_all_mistakes_are_found_and_the_rest_goes_on(tmp_path, check):
 
 
 def test_answers_can_be_left_unchecked(tmp_path, check):
-    path = write(tmp_path, row(1, verifier="tests.data.test_check.Never"))
+    path = write(tmp_path, row(1, verifier="never"))
     assert check(path, "--skip_answers")[0] == 0
     nothing_to_check = write(tmp_path, {"id": 1, "prompt": "Write f.", "answer": TESTS}, name="code.jsonl")
     code, report = check(nothing_to_check, "--verifier", "code_tests")
@@ -175,7 +183,8 @@ def test_the_text_says_the_same(tmp_path, capsys):
     assert f"{path}: layout rows (recognised)" in lines
     assert any(line.startswith(f"  {path}, line 2: the line is not JSON") for line in lines)
     assert "rows that do not fit: 31" in lines
-    assert "  ... and 11 more (--json lists all)" in lines
+    assert next(line for line in lines if "not JSON" in line).endswith("So 30 more.")
+    assert len([line for line in lines if "not JSON" in line]) == 1
     assert lines[-1] == "2 rows, 31 findings"
 
 

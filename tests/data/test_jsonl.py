@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.jsonl import JsonlTask
+from lit_sdpo.data.micro.tasks import MicroTask
+from lit_sdpo.data.named import NamedTask
 from lit_sdpo.data.readers import read_rows
+from lit_sdpo.data.task import Stage
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.registry import verifier
 from tests.data.test_readers import GOOD, write
@@ -96,10 +100,23 @@ def test_the_verifier_of_the_task_wins(tmp_path):
         ({"train": "none.jsonl"}, "task sums, argument train: there is no file none.jsonl"),
         ({"test": "EMPTY"}, "argument test: .* has no rows"),
         ({"test": "GOOD", "verifier": "mth"}, "no such verifier 'mth'. Use one of: bfcl_ast"),
-        ({"test": "GOOD", "limit": 0}, "limit is 0"),
+        ({"test": "GOOD", "limit": 0}, "limit has to be"),
     ],
 )
 def test_mistakes_are_named_when_the_task_is_made(tmp_path, arguments, message):
     files = {"EMPTY": write(tmp_path, "", name="empty.jsonl"), "GOOD": write(tmp_path, GOOD)}
     with pytest.raises(UserError, match=message):
         JsonlTask("sums", **{key: files.get(value, value) for key, value in arguments.items()})
+
+
+@pytest.mark.parametrize("option", ["verifier", "prompt", "layout", "columns"])
+def test_empty_options_are_not_left_out_options(option):
+    with pytest.raises(UserError, match=f"{option} is empty|no such verifier ''"):
+        JsonlTask("sums", str(FILES / "gsm8k_train.jsonl"), **{option: {} if option == "columns" else ""})
+
+
+@pytest.mark.parametrize("kind", [MicroTask, NamedTask])
+def test_an_empty_name_is_none(kind):
+    options = {"domain": "math"} if kind is MicroTask else {"task": "gsm8k", "train": str(FILES / "gsm8k_train.jsonl")}
+    with pytest.raises(UserError, match="no name"):
+        ContinualDataModule([Stage(task=kind(**options, name=""))])

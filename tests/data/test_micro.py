@@ -268,8 +268,8 @@ def test_long_completions_are_judged_quickly():
     [
         (lambda: MicroWorld(wording="both"), "MicroWorld.wording"),
         (lambda: MicroWorld(format_named=True), "MicroWorld.format_named"),
-        (lambda: MicroWorld(skill=-1), "MicroWorld.skill"),
-        (lambda: MicroWorld(demonstration_quality=1.2), "MicroWorld.demonstration_quality"),
+        (lambda: MicroWorld(skill=-1), "skill has to be"),
+        (lambda: MicroWorld(demonstration_quality=1.2), "demonstration_quality has to be"),
         (lambda: MicroTask("mth"), "MicroTask.domain"),
         (lambda: MicroTask("prior", "ood"), "MicroTask.variant"),
     ],

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import logging
 import math
 import os
 import shutil
@@ -21,6 +22,7 @@ import sys
 import time
 import urllib.request
 import venv
+import warnings
 from pathlib import Path
 from unittest.mock import patch
 
@@ -28,6 +30,7 @@ import torch
 from scipy.stats import chisquare
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.functional.filters import TRANSFORMERS_ORDER, filtered_logprobs
 from lit_sdpo.policies.load import end_token_ids, load_policy, load_tokenizer, render
 from lit_sdpo.report.events import scalars
 from lit_sdpo.rollouts.engine import Sampling
@@ -223,6 +226,25 @@ def check_distribution(engine, policy, tokenizer) -> None:
             )
 
 
+@torch.no_grad()
+def check_order(engine, policy, tokenizer) -> None:
+    """The server filters in the order that its engine claims, which is not that of Transformers."""
+    filters = {"temperature": 2.0, "top_p": 0.6, "min_p": 0.1}
+    prompts, drawn = draw(engine, policy, tokenizer, QUESTIONS, 100, Sampling(max_new_tokens=1, **filters))
+    ids = drawn.ids[:, 0]
+    logits = torch.stack([policy(torch.tensor([prompt])).logits[0, -1] for prompt in prompts]).repeat_interleave(100, 0)
+    worst = {}
+    for order in (engine.filter_order, TRANSFORMERS_ORDER):
+        own = filtered_logprobs(logits, ids, order=order, **filters).filtered
+        worst[order] = float((own - drawn.logprobs[:, 0]).abs().max())
+    right, wrong = worst[engine.filter_order], worst[TRANSFORMERS_ORDER]
+    expect(
+        f"{len(ids)} first tokens filtered in the order {', '.join(engine.filter_order)}",
+        f"largest difference {right:.2g}, in the order of Transformers {wrong:.2g}",
+        right <= 1e-4 < 1e-2 < wrong,
+    )
+
+
 def check_updates(engine, work: Path, model: Path) -> None:
     """At a learning rate of 0 the second update is the first; a first one is the native one but for its weights."""
     for kind in ("grpo", "sdpo"):
@@ -359,6 +381,8 @@ def main() -> None:
     parser.add_argument("--url", help="a server that runs already")
     parser.add_argument("--model", type=Path, help="its model; the default is made from the micro model")
     arguments = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
     work = arguments.work.resolve()
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -376,6 +400,7 @@ def main() -> None:
         say("server", json.dumps(engine.synchroniser.describe()))
         check_logprobs(engine, policy, tokenizer)
         check_distribution(engine, policy, tokenizer)
+        check_order(engine, policy, tokenizer)
         check_updates(engine, work, model)
         check_weights(engine, policy, tokenizer)
         check_run(work, url, model)

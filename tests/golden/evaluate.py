@@ -20,7 +20,7 @@ GROUPS: dict[str, Callable[[Case, torch.dtype], Result]] = {}
 #: Groups of the file format that the package has no function for.
 NOT_COVERED = {
     *("merge", "bema", "online_ewc", "prompt_anchor", "tilted_target", "tilt_budget", "distillation_advantage"),
-    *("sequence_ratio", "multiple_choice", "perplexity", "continual_curves", "excess_kl", "gradient_cosine"),
+    *("sequence_ratio", "multiple_choice", "perplexity", "continual_curves", "gradient_cosine"),
 }
 
 

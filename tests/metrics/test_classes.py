@@ -157,7 +157,7 @@ def test_abstentions_leave_a_cell_undefined():
 
 def test_arguments_that_cannot_be():
     for make, text in [
-        (lambda: PassAtK(0), "k must be"),
+        (lambda: PassAtK(0), "k has to be"),
         (lambda: TransitionShares(choices=1), "choices"),
         (lambda: RepetitionShare(0), "order"),
         (lambda: SequenceKL("k2"), "kind"),

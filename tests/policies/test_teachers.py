@@ -208,5 +208,5 @@ def test_a_checkpoint_is_mixed_in_at_the_start(policy, tiny, tmp_path):
     ],
 )
 def test_numbers_out_of_range(make):
-    with pytest.raises(ValueError, match=r"share|every"):
+    with pytest.raises(ValueError, match=r"^(update_rate|every|mix|checkpoint_share) has to be"):
         make()

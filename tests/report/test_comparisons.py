@@ -135,6 +135,18 @@ def test_ends_are_possible_values():
     assert effect(ACCURACY, percent).high > 100  # another metric in the place of a score
 
 
+def test_levels_that_are_never_negative_are_spread_like_divergences():
+    """Of three seeds of lognormal values Student's interval holds the mean 83 times in 100."""
+    generator, held = np.random.default_rng(0), 0
+    for _ in range(300):
+        values = np.exp(generator.standard_normal(3))
+        numbers = {("sdpo", seed): x for seed, x in enumerate(values)}
+        found = effect(table(numbers, possible=(0.0, math.inf)), pair()[0])
+        assert 0 < found.low < found.value < found.high
+        held += found.low <= math.exp(0.5) <= found.high
+    assert held / 300 >= 0.91
+
+
 def test_seeds_that_agree_exactly_have_no_interval():
     more, less = pair()
     found = effect(table(dict.fromkeys(NUMBERS, 1.0)), more, less)

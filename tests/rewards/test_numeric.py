@@ -51,7 +51,7 @@ def test_the_edge_counts_as_near():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="relative has to be a number of at least 0"):
         NumberNear(relative=-1.0)
     for truth in ("three", "nan", r"\infty", "5 xyz"):
         with pytest.raises(ValueError, match="number"):

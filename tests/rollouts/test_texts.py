@@ -12,11 +12,11 @@ from lit_sdpo.data.task import Row, Task
 from lit_sdpo.policies.load import load_policy, load_tokenizer, render_all
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.registry import verifier
+from lit_sdpo.rollouts.engine import Completions, RolloutEngine, Sampling
 from lit_sdpo.rollouts.generate import Draw, generate
 from lit_sdpo.rollouts.reference import reference_rollouts
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.texts import completion_texts, turn_tokens
-from lit_sdpo.rollouts.types import Completions, Sampling
 from tests.training import Watch, fit, method, rollout_callback, toy_data
 
 TURNS = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -155,8 +155,10 @@ class Sums(Task):
         return verifier("math_boxed")(completion, row)
 
 
-class Scripted:
+class Scripted(RolloutEngine):
     """Writes the same texts one after another, whatever it is asked."""
+
+    mismatched = False
 
     def __init__(self, tokenizer, texts):
         self.ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]

@@ -158,5 +158,5 @@ def test_a_server_that_cannot_sleep_is_refused_before_it_draws(tiny, options, re
 
 
 def test_levels_are_checked():
-    with pytest.raises(ValueError, match="sleep_level must be 1, 2 or None"):
+    with pytest.raises(ValueError, match="sleep_level has to be a whole number from 1 to 2, or null"):
         VLLMEngine(sleep_level=0)

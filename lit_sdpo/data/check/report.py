@@ -157,11 +157,17 @@ class Report:
         yield from _pairs(self.pairs)
         counts = Counter(finding.kind for finding in self.findings)
         for kind, count in counts.items():
-            chosen = [finding for finding in self.findings if finding.kind == kind]
+            alike: dict[tuple[str, str, str], list[Finding]] = {}
+            for finding in self.findings:
+                if finding.kind == kind:
+                    field = finding.where.partition(", field")[2]
+                    alike.setdefault((finding.what, finding.fix, field), []).append(finding)
             yield f"\n{_TITLES[kind]}: {count}"
-            yield from (f"  {finding}" for finding in chosen[:SHOWN])
-            if count > SHOWN:
-                yield f"  ... and {count - SHOWN} more (--json lists all)"
+            shown = list(alike.values())[:SHOWN]
+            for same in shown:
+                yield f"  {same[0]}" + (f" So {len(same) - 1} more." if len(same) > 1 else "")
+            if (left := count - sum(map(len, shown))) > 0:
+                yield f"  ... and {left} more (--json lists all)"
         rows = sum(group.rows for group in self.groups)
         found = len(self.findings)
         yield f"\n{rows} rows, " + (f"{found} finding{'s' * (found > 1)}" if found else "nothing wrong")

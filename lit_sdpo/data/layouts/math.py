@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from lit_sdpo.data.layouts.layout import BOXED, Layout, kept, text, whole_text
+from lit_sdpo.data.layouts.messages import checked
 from lit_sdpo.data.records import BadRowError, find, kind
 
 #: What others put round a problem; the paper's sentence takes its place, so that the prompt asks for a box.
@@ -90,7 +91,7 @@ class _Chat(Layout):
             raise BadRowError("prompt", f"a list of messages is needed, not {kind(prompt)}", "mend it or leave it out")
         if not prompt or prompt[-1].get("role") != "user":
             raise BadRowError("prompt", "the prompt does not end in a user message", "mend it or leave it out")
-        *before, last = ({"role": str(m["role"]), "content": m["content"]} for m in prompt)
+        *before, last = checked(prompt, (self.source.columns or {}).get("prompt", "prompt"))
         problem = bare_problem(last["content"])
         asked = [last] if problem == last["content"] and self.source.prompt is None else self.ask(problem)
         return [*before, *asked]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_sdpo.data.layouts.layout import Layout, whole_text
+from lit_sdpo.data.layouts.messages import checked
 from lit_sdpo.data.records import BadRowError, find, kind
 
 FIELDS = (
@@ -23,7 +24,6 @@ FIELDS = (
     "system",
     "answer",
 )
-_ROLES = ("system", "user", "assistant", "tool")
 
 
 class Rows(Layout):
@@ -49,7 +49,7 @@ class Rows(Layout):
     @classmethod
     def fits(cls, record: Mapping[str, Any]) -> bool:
         """Whether it says what only rows say, or has a prompt and an answer."""
-        answered = record.get("answer") is not None or isinstance(record.get("ground_truth"), str | int)
+        answered = record.get("answer") is not None or isinstance(record.get("ground_truth"), str | int | float)
         asked = isinstance(record.get("prompt"), str) or record.get("messages") is not None
         return record.get("verifier") is not None or (asked and answered)
 
@@ -71,7 +71,7 @@ class Rows(Layout):
             record["messages"] = self._chat(record)
         elif self.source.prompt is not None:
             raise BadRowError("messages", "the row has a finished prompt", "leave the option prompt out")
-        record["messages"] = self._checked(record["messages"])
+        record["messages"] = checked(record["messages"], self._column("messages"))
         record["extra"] = self._extra(record["extra"])
         return record
 
@@ -87,23 +87,6 @@ class Rows(Layout):
             raise BadRowError(self._column("prompt"), "the text is empty", "fill it or leave the row out")
         system = [] if fields["system"] is None else [{"role": "system", "content": fields["system"]}]
         return [*system, *self.ask(fields["prompt"])]
-
-    def _checked(self, messages: Any) -> list[dict[str, str]]:
-        column = self._column("messages")
-        fix = f'write [{{"role": "user", "content": "..."}}] with roles among {", ".join(_ROLES)}'
-        if messages is None:
-            raise BadRowError(column, "the field is missing", f"{fix}, or name the column of a plain prompt in columns")
-        if not isinstance(messages, list) or not messages:
-            raise BadRowError(column, f"a list of messages is needed, not {kind(messages)}", fix)
-        for index, message in enumerate(messages):
-            good = (
-                isinstance(message, dict) and message.get("role") in _ROLES and isinstance(message.get("content"), str)
-            )
-            if not good:
-                raise BadRowError(f"{column}[{index}]", "this is not a message with role and content", fix)
-        if messages[-1]["role"] == "assistant" or not messages[-1]["content"].strip():
-            raise BadRowError(f"{column}[{len(messages) - 1}]", "the prompt has no question at its end", fix)
-        return [{"role": message["role"], "content": message["content"]} for message in messages]
 
     def _extra(self, value: Any) -> Mapping[str, Any]:
         if isinstance(value, str):

@@ -39,7 +39,8 @@ class MicroTask(Task):
             known = ", ".join(DOMAINS[domain].variants)
             where = "MicroTask.variant"
             raise UserError(f"{domain} has no variant {variant!r}", where=where, fix=f"use one of: {known}")
-        super().__init__(name or (domain if variant == "train" else f"{domain}_{variant}"))
+        usual = domain if variant == "train" else f"{domain}_{variant}"
+        super().__init__(usual if name is None else name)
         self.domain, self.variant, self.world = domain, variant, world or MicroWorld()
         wrapper = DOMAINS[domain].wrapper_of(self.world.wrappers)
         self.markers = (re.escape(SIGNS[wrapper]),) if wrapper else ()

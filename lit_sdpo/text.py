@@ -1,0 +1,40 @@
+"""Text from data and models on its way to people: nothing in it acts on a terminal, hides or breaks a line."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from lit_sdpo.credentials import without_secrets
+
+#: Control, format, surrogate, private and unassigned characters, and separators of lines and paragraphs.
+HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def unprintable(text: str) -> bool:
+    """Whether a text has characters that :func:`printable` replaces."""
+    return any(unicodedata.category(c) in HIDDEN for c in text)
+
+
+def printable(text: str) -> str:
+    r"""``text`` without what could act on a terminal or hide.
+
+    Example:
+        >>> printable("a\x1b[31mb\u202e")
+        'a[U+001B][31mb[U+202E]'
+    """
+    return "".join(f"[U+{ord(c):04X}]" if unicodedata.category(c) in HIDDEN else c for c in text)
+
+
+def printable_lines(text: str) -> str:
+    r"""The same, line by line: line ends and tabs stay.
+
+    Example:
+        >>> printable_lines("a\n\x07b")
+        'a\n[U+0007]b'
+    """
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
+def said(text: object) -> str:
+    """What may be shown of a text: clean, line by line, and without credentials."""
+    return without_secrets(printable_lines(str(text)))

@@ -1,0 +1,39 @@
+"""Options that decide how fast, where or how visibly a run goes, and values that say what is so already."""
+
+#: Options that by their nature leave results as they are, and why: a value that is legal has to change nothing.
+NO_EFFECT = {
+    "NativeEngine.compact_below": "when ended rows leave the batch",
+    "NativeEngine.share_prompts": "whether a prompt's keys are held once",
+    "NativeEngine.prefill_tokens": "how many tokens are read at once",
+    "NativeEngine.max_rows": "how many rows are decoded at once",
+    "ContinualDataModule.eval_batch_size": "how many prompts are evaluated at once",
+    "SummaryWriter.max_queue": "when events are written",
+    "SummaryWriter.flush_secs": "when events are written",
+    "Trainer.benchmark": "cuDNN alone",
+    "Trainer.detect_anomaly": "looks for nan in backward passes",
+    "Trainer.limit_predict_batches": "nothing is predicted in fit",
+    "Trainer.limit_test_batches": "nothing is tested in fit",
+    "Trainer.use_distributed_sampler": "the loaders divide themselves",
+    "Trainer.sync_batchnorm": "one process",
+    "Trainer.enable_autolog_hparams": "hyperparameters are in config.yaml",
+    "StageCheckpoint.on_save_error": "decides only when a save fails",
+    "StageCheckpoint.on_mismatch": "decides only when a run goes on",
+    "StageCheckpoint.signals": "decides only when a signal comes",
+    "RolloutCallback.max_prompt_tokens": "a limit: what exceeds it is refused",
+    "RolloutCallback.max_verifier_failures": "a limit: what exceeds it ends the run",
+    "AdamW.foreach": "how the same update is computed",
+    "AdamW.fused": "how the same update is computed",
+    "AdamW.capturable": "CUDA graphs alone",
+    "AdamW.differentiable": "how the same update is computed",
+    "JsonlTask.test": "only lit-sdpo test reads it",
+    "NamedTask.test": "only lit-sdpo test reads it",
+}
+
+#: Values that mean what the run has without them, by option and value as Python writes it.
+MEANS_THE_SAME = {
+    ("Trainer.precision", "'32-true'"),
+    ("Trainer.precision", "'32'"),
+    ("Trainer.precision", "32"),
+    ("Trainer.devices", "-1"),
+    ("ExportPolicy.dtype", "'float32'"),
+}
