@@ -263,7 +263,7 @@ class LitSDPOCLI(LightningCLI):
             text = self._parser("fit").dump(self.config["fit"], skip_unset=False)
             for callback in made.checkpoint_callbacks:
                 if isinstance(callback, StageCheckpoint):
-                    callback.resuming.configuration = yaml.safe_load(text)
+                    callback.resuming.configuration = json.loads(json.dumps(yaml.safe_load(text), default=str))
         return made
 
     def _check_without_checkpoints(self) -> None:

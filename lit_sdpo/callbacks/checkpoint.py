@@ -61,11 +61,11 @@ class StageCheckpoint(Checkpoint):
             warning.
         on_mismatch: What happens when the run that wrote a checkpoint differs in anything that decides training, in its
             base weights, tasks or data: an error that names both sides, or a warning, and the new values train.
+        signals: Answer signals while training. SIGTERM or SIGINT: finish the step, save, leave with 143 or 130; a
+            second time: leave now. SIGUSR1: save and go on.
         may_change: Keys of the configuration that may differ, such as ``model.optimizer.init_args.lr``; their new
             values train. Keys below them are meant too. Runs without a configuration are compared by what their objects
             were made with; the error names the keys.
-        signals: Answer signals while training. SIGTERM or SIGINT: finish the step, save, leave with 143 or 130; a
-            second time: leave now. SIGUSR1: save and go on.
 
     Raises:
         UserError: The folder cannot be written to, or the checkpoint does not fit this run.
@@ -79,8 +79,8 @@ class StageCheckpoint(Checkpoint):
         keep_steps: int = 2,
         on_save_error: Literal["stop", "continue"] = "stop",
         on_mismatch: Literal["error", "warn"] = "error",
-        may_change: Sequence[str] = (),
         signals: bool = False,
+        may_change: Sequence[str] = (),
     ) -> None:
         check_integer("keep", keep, at_least=1, or_minus_one=True)
         check_integer("every_n_steps", every_n_steps, at_least=1, optional=True)

@@ -115,5 +115,5 @@ def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         return [], []
     with path.open(newline="", encoding="utf-8") as file:
         table = csv.DictReader(file)
-        rows = [row for row in table if None not in row.values() and row["step"]]
+        rows = [row for row in table if None not in row.values() and row.get("step")]
     return list(table.fieldnames or ()), rows

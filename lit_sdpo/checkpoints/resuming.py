@@ -51,6 +51,7 @@ class Resuming:
         self._random: dict[str, Any] | None = None
         self._taken: list[Difference] = []
         self._known: set[str] = set()
+        self._slots: int | None = None
 
     # ------------------------------------------------------------------------------------------------- before restoring
     def watch_base(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -105,6 +106,7 @@ class Resuming:
             return
         found = self._differences(trainer, module, entry)
         self._settle(found)
+        self._slots = entry["slots"]
         states = entry["random"]
         if len(states) == trainer.world_size and not any(one.within(SEEDS) for one in found.allowed):
             self._random = states[trainer.global_rank]
@@ -118,17 +120,12 @@ class Resuming:
         self._known = {*names(saved), *names(now), *entry["run"], "data"}
         for difference in between(saved, now, same_release=same_release):
             found.add(difference, self.may_change)
-        described, here = dict(entry["run"]), dict(self._describe(trainer, module))
-        if entry["slots"] is not None:
-            described["accumulate_grad_batches"] = entry["slots"]
-            here["accumulate_grad_batches"] = trainer.accumulate_grad_batches
         # What the data come to follows from their keys, the method from the model's.
         data = any(one.within(("data",)) for one in found.allowed) or "data" in self.may_change
         model = any(one.key in ("model", "model.model_name") for one in found.allowed)
-        for difference in compare(described, here):
+        for difference in compare(entry["run"], self._describe(trainer, module)):
             follows = model if difference.key in ("method", BASE_WEIGHTS, TOKENIZER) else data
-            allowed = follows and difference.key != "accumulate_grad_batches"
-            found.add(difference, [difference.key] if allowed else self.may_change)
+            found.add(difference, [difference.key] if follows else self.may_change)
         return found
 
     def _settle(self, found: Differences) -> None:
@@ -175,7 +172,19 @@ class Resuming:
 
     # -------------------------------------------------------------------------------------------------- after restoring
     def take_over(self, trainer: pl.Trainer) -> None:
-        """Everything is restored, and the first step is next."""
+        """Everything is restored, and the first step is next.
+
+        Raises:
+            UserError: The place inside a stage was counted in other slices.
+        """
+        slots, self._slots = self._slots, None
+        if slots not in (None, trainer.accumulate_grad_batches):  # a memory budget has chosen by now
+            raise UserError(
+                f"accumulate_grad_batches: checkpoint has {slots}, this run has {trainer.accumulate_grad_batches};"
+                " inside a stage the place is counted in slices",
+                where="ckpt_path",
+                fix=f"set trainer.accumulate_grad_batches to {slots}, or go on from a stage's end",
+            )
         random, self._random = self._random, None
         if random is not None:
             set_random_state(random)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import nn
 
 #: The key of an object's class among its settings.
 CLASS = "class"
+#: How far objects within objects are followed, and how many values of one are written down.
+DEEPEST, LONGEST = 8, 200
 #: Parts of a module that hold weights rather than settings.
 WEIGHTS = ("policy", "weights", "start", "base")
 #: Arguments that are compared by what they make: see :mod:`lit_sdpo.checkpoints.rates` and the fingerprints.
@@ -49,35 +53,46 @@ def settings_of(thing: Any) -> Any:
         >>> settings_of(Sampling(max_new_tokens=8))["max_new_tokens"]
         8
     """
+    return _plain(thing, DEEPEST)
+
+
+def _plain(thing: Any, depth: int) -> Any:
     if isinstance(thing, Enum):
-        return settings_of(thing.value)
-    if thing is None or isinstance(thing, bool | int | float | str):
+        return _plain(thing.value, depth)
+    if isinstance(thing, np.generic):
+        return _plain(thing.item(), depth)
+    if thing is None or isinstance(thing, bool):
         return thing
+    for kind in (int, float, str):  # of NumPy's numbers too, which a checkpoint could not be read with
+        if isinstance(thing, kind):
+            return kind(thing)
     if isinstance(thing, Path | torch.dtype):
         return str(thing)
-    if isinstance(thing, Mapping):
-        return {str(name): settings_of(value) for name, value in thing.items()}
-    if isinstance(thing, list | tuple):
-        return [settings_of(value) for value in thing]
-    if isinstance(thing, functools.partial):
-        return {CLASS: _name(thing.func), **{name: settings_of(value) for name, value in thing.keywords.items()}}
     if isinstance(thing, type) or inspect.isroutine(thing):
         return _name(thing)
-    return _of_object(thing)
+    if depth == 0 or (isinstance(thing, Sized) and len(thing) > LONGEST):
+        return f"{_name(type(thing))} of {len(thing)}" if isinstance(thing, Sized) else _name(type(thing))
+    if isinstance(thing, Mapping):
+        return {str(name): _plain(value, depth - 1) for name, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [_plain(value, depth - 1) for value in thing]
+    if isinstance(thing, functools.partial):
+        return {CLASS: _name(thing.func), **{name: _plain(x, depth - 1) for name, x in thing.keywords.items()}}
+    return _of_object(thing, depth - 1)
 
 
-def _of_object(thing: Any) -> dict[str, Any]:
+def _of_object(thing: Any, depth: int) -> dict[str, Any]:
     found: dict[str, Any] = {CLASS: _name(type(thing))}
     for name in _arguments(type(thing)):
         value = vars(thing).get(name, _MISSING) if hasattr(thing, "__dict__") else getattr(thing, name, _MISSING)
         if value is not _MISSING and name not in MADE and not isinstance(value, torch.Tensor | nn.Module):
-            found[name] = settings_of(value)
+            found[name] = _plain(value, depth)
     if isinstance(thing, pl.LightningModule):
-        found |= {name: settings_of(value) for name, value in dict(thing.hparams).items()}
+        found |= {name: _plain(value, depth) for name, value in dict(thing.hparams).items()}
     if isinstance(thing, nn.Module):
         parts = ((name, part) for name, part in thing.named_children() if name not in WEIGHTS and name not in found)
-        if isinstance(thing, pl.LightningModule) or _is_ours(thing):
-            found |= {name: _of_object(part) for name, part in parts if _is_ours(part)}
+        if depth and (isinstance(thing, pl.LightningModule) or _is_ours(thing)):
+            found |= {name: _of_object(part, depth - 1) for name, part in parts if _is_ours(part)}
     return found
 
 
@@ -95,7 +110,8 @@ def _arguments(owner: type) -> list[str]:
     names: list[str] = []
     for base in owner.__mro__[:-1]:
         if "__init__" in vars(base):
-            names += list(inspect.signature(base.__init__).parameters)[1:]  # type: ignore[misc]
+            with contextlib.suppress(TypeError, ValueError):  # what is written in C may not say
+                names += list(inspect.signature(base.__init__).parameters)[1:]  # type: ignore[misc]
     return list(dict.fromkeys(names))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lit_sdpo.callbacks.checkpoint import StageCheckpoint
-from lit_sdpo.callbacks.folder import run_folder
+from lit_sdpo.callbacks.folder import folder_of_logger, runs_root
 from lit_sdpo.callbacks.memory import MemoryBudget, estimate, shards_of
 from lit_sdpo.diagnosis.findings import Finding
 from lit_sdpo.diagnosis.machine import free_memory
@@ -69,10 +69,10 @@ def memory(run: Run) -> Iterator[Finding]:
 
 def checkpoints(run: Run) -> Iterator[Finding]:
     """Room for the checkpoints that are kept, and whether the folder can be written to."""
-    folder = run_folder(run.trainer)
+    folder = folder_of_logger(run.trainer) or runs_root(run.trainer)
     callbacks: list[Any] = run.trainer.callbacks  # type: ignore[attr-defined]
     saving = next((callback for callback in callbacks if isinstance(callback, StageCheckpoint)), None)
-    if folder is None or saving is None:
+    if run.trainer.fast_dev_run or saving is None:  # type: ignore[attr-defined]
         yield Finding("checkpoints", "note", "this run saves none")
         return
     each = nbytes(run.module.state_dict(keep_vars=True).values())
