@@ -14,8 +14,8 @@ from lit_sdpo.functional import MatrixDrift, mean_with_interval
 
 #: How far the intervals in ``drift.md`` hold, from ``python -m benchmarks.coverage``.
 SKEWED = (
-    "± is half of Student's 95 % interval over the matrices. Where they differ by factors it holds the mean less often:"
-    " 83 times in 100 of 8 lognormal values with a standard deviation of the logarithms of 1, 92 times of 64."
+    "± is half of Student's 95 % interval over the matrices. Where they differ by factors it holds the mean less "
+    "often: 83 times in 100 of 8 lognormal values with a standard deviation of the logarithms of 1, 92 times of 64."
 )
 
 

@@ -68,7 +68,7 @@ def test_files_without_mistakes(tmp_path, check):
             "line 1",
             "refuses the row's own answer (no, never)",
         ),
-        ([row(1, verifier="tests.data.test_check.always")], "answer", "line 1", "takes an empty answer for right"),
+        ([row(1, verifier="always")], "answer", "line 1", "takes an empty answer for right"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, check, rows, kind, place, message):
@@ -85,7 +85,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, check, rows, kind, place
 @pytest.fixture(autouse=True)
 def never(monkeypatch):
     monkeypatch.setattr(registry, "REGISTERED", {})
-    register_verifiers({"never": "tests.data.test_check.Never"})
+    register_verifiers({"never": "tests.data.test_check.Never", "always": "tests.data.test_check.always"})
 
 
 class Never:
