@@ -23,6 +23,7 @@ class UserError(Exception):
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
+        where = "\\n".join(where.splitlines())  # paths and names may hold line breaks, a place is in one line
         text = f"{where}: {what}" if where else what
         if fix:
             text = f"{text.rstrip('.')}. {fix[0].upper()}{fix[1:]}".rstrip(".") + "."

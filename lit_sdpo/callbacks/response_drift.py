@@ -93,6 +93,7 @@ class ResponseDrift(pl.Callback):
 
     Raises:
         UserError: A number is out of range, or prompts, model or tokenizer are missing.
+        ValueError: The encoder has no method ``encode``.
 
     Example:
         >>> drift = ResponseDrift(prompts={"sums": ["1+1=", "2+3="], "words": ["one two", "red green"]})
@@ -119,6 +120,8 @@ class ResponseDrift(pl.Callback):
         check_integer("max_new_tokens", max_new_tokens, at_least=1, optional=True)
         check_integer("distance_prompts", distance_prompts, at_least=0 if distance_prompts == 0 else 2)
         check_seed("seed", seed)
+        if encoder is not None and not callable(getattr(encoder, "encode", None)):
+            raise ValueError(f"encoder has to have a method encode(texts), which {type(encoder).__name__} lacks")
         self.num_prompts, self.num_generations, self.max_new_tokens = num_prompts, num_generations, max_new_tokens
         self.prompts, self.tasks, self.stages, self.encoder = prompts, tasks, stages, encoder
         self.distance_prompts, self.batch_size, self.seed = distance_prompts, batch_size, seed

@@ -136,7 +136,7 @@ class SourceTask(Task):
         for source in self.reads.sources.get(split, ()):
             if source.path is not None and not Path(source.path).is_file():
                 raise UserError(
-                    f"there is no file {source.path}", where=self._where(split), fix="give the path of a .jsonl file"
+                    f"there is no file {source.path!r}", where=self._where(split), fix="give the path of a .jsonl file"
                 )
             left = None if self.reads.limit is None else self.reads.limit - len(rows)
             if left == 0:

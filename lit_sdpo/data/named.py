@@ -75,7 +75,9 @@ class NamedTask(SourceTask):
             close = difflib.get_close_matches(task, TASKS, n=3)
             raise UserError(f"there is no task {task!r}", where="task", fix=f"use one of: {', '.join(close or TASKS)}")
         if folder is not None and not Path(folder).is_dir():
-            raise UserError(f"there is no folder {folder}", where=f"task {task}, argument folder", fix="give a folder")
+            raise UserError(
+                f"there is no folder {str(folder)!r}", where=f"task {task}, argument folder", fix="give a folder"
+            )
         given: dict[Split, Any] = {"train": train, "validation": validation, "test": test}
         evaluation, training = list(TASKS[task].evaluation), list(TASKS[task].train)
         if folder is not None:

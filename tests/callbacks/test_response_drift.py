@@ -274,3 +274,8 @@ def test_a_row_comes_back_from_plain_values():
     assert json.loads(json.dumps(row.plain())) == row.plain()
     assert ResponseRow.from_plain(*row.plain()) == row
     assert ResponseRow.from_plain(*row.plain()[:5]).similarities == ()  # as older checkpoints have it
+
+
+def test_an_encoder_that_cannot_encode_is_refused():
+    with pytest.raises(ValueError, match=r"encode\(texts\), which Identity lacks"):
+        ResponseDrift(encoder=torch.nn.Identity())

@@ -97,7 +97,7 @@ def test_the_verifier_of_the_task_wins(tmp_path):
     ("arguments", "message"),
     [
         ({}, "task sums: the task has no files"),
-        ({"train": "none.jsonl"}, "task sums, argument train: there is no file none.jsonl"),
+        ({"train": "none.jsonl"}, "task sums, argument train: there is no file 'none.jsonl'"),
         ({"test": "EMPTY"}, "argument test: .* has no rows"),
         ({"test": "GOOD", "verifier": "mth"}, "no such verifier 'mth'. Use one of: bfcl_ast"),
         ({"test": "GOOD", "limit": 0}, "limit has to be"),
@@ -120,3 +120,9 @@ def test_an_empty_name_is_none(kind):
     options = {"domain": "math"} if kind is MicroTask else {"task": "gsm8k", "train": str(FILES / "gsm8k_train.jsonl")}
     with pytest.raises(UserError, match="no name"):
         ContinualDataModule([Stage(task=kind(**options, name=""))])
+
+
+def test_a_path_with_a_line_break_is_told_in_one_line():
+    with pytest.raises(UserError) as caught:
+        JsonlTask("two\nlines", "line\nbreak.jsonl")
+    assert len(str(caught.value).splitlines()) == 1

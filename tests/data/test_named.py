@@ -109,7 +109,7 @@ def test_files_of_another_contract():
 def test_mistakes():
     with pytest.raises(UserError, match=r"no task 'gsm9k'\. Use one of: gsm8k"):
         NamedTask("gsm9k")
-    with pytest.raises(UserError, match="no folder nowhere"):
+    with pytest.raises(UserError, match="no folder 'nowhere'"):
         NamedTask("gsm8k", folder="nowhere")
 
 

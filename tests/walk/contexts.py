@@ -44,7 +44,7 @@ data:
     prior: true
     eval_prompts: 3
     eval_generations: 1
-    replay_share: 0.4
+    replay_share: 0.3
     updates_per_rollout: 2
 rollout: {num_generations: 4, sampling: {max_new_tokens: 40}}
 samples: {every_n_steps: 1}

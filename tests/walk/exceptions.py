@@ -21,6 +21,7 @@ NO_EFFECT = {
     "StageCheckpoint.signals": "decides only when a signal comes",
     "RolloutCallback.max_prompt_tokens": "a limit: what exceeds it is refused",
     "RolloutCallback.max_verifier_failures": "a limit: what exceeds it ends the run",
+    "OnPolicyModule.float32_masters": "weights in float32 have no masters",
     "AdamW.foreach": "how the same update is computed",
     "AdamW.fused": "how the same update is computed",
     "AdamW.capturable": "CUDA graphs alone",
@@ -35,5 +36,8 @@ MEANS_THE_SAME = {
     ("Trainer.precision", "'32'"),
     ("Trainer.precision", "32"),
     ("Trainer.devices", "-1"),
+    ("TensorBoardLogger.version", "0"),
+    ("Trainer.plugins", "[]"),
+    ("Trainer.model_registry", "''"),
     ("ExportPolicy.dtype", "'float32'"),
 }

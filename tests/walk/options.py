@@ -64,10 +64,13 @@ def options_of(owner: type, values: dict[str, Any], path: tuple[str | int, ...])
         if parameter.name not in values:
             continue
         where, value = (*path, parameter.name), values[parameter.name]
+        hint = parameter.annotation
+        if hint is inspect.Parameter.empty:  # as in TensorBoard's writer; the value says what is meant
+            hint = Any if value is None else type(value)
         declared = getattr(parameter, "parent", None) or owner
         declared = declared[0] if isinstance(declared, tuple) else declared
-        yield Option(where, getattr(declared, "__name__", owner.__name__), parameter.annotation, value)
-        yield from _inside(parameter.annotation, value, where)
+        yield Option(where, getattr(declared, "__name__", owner.__name__), hint, value)
+        yield from _inside(hint, value, where)
 
 
 def _inside(hint: Any, value: Any, path: tuple[str | int, ...]) -> Iterator[Option]:
