@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,8 +43,9 @@ def where_stopped(trainer: pl.Trainer) -> str:
     progress, stages = loop.epoch_loop.batch_progress, trainer.max_epochs or 0
     epochs: Any = loop.epoch_progress.current
     if not trainer.is_last_batch and progress.current.ready:
-        step, steps = progress.current.ready // slots, int(trainer.num_training_batches) // slots
-        return f"inside stage {trainer.current_epoch} of {stages}, after {step} of its {steps} steps"
+        step, batches = progress.current.ready // slots, trainer.num_training_batches
+        of = f" of its {int(batches) // slots}" if math.isfinite(batches) else ""
+        return f"inside stage {trainer.current_epoch} of {stages}, after {step}{of} steps"
     done = trainer.current_epoch - (not trainer.is_last_batch and epochs.processed > 0)
     return f"after {done} of {stages} stages" if done < stages else ""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
-from lit_sdpo.callbacks import InitialEvaluation
+from lit_sdpo.callbacks import InitialEvaluation, StageCheckpoint
 from lit_sdpo.checkpoints.identity import KEY
 from lit_sdpo.checkpoints.manifest import in_order
 from lit_sdpo.rewards.base import Verdict
@@ -88,3 +89,25 @@ def test_c11_a_resumed_pair_ends_as_one_that_was_not_interrupted(tmp_path, tiny)
     whole = run(tmp_path)
     assert len(whole[KEY]["random"]) == 2
     assert_same(run(tmp_path, ckpt_path=tmp_path / "checkpoints" / "step=5.ckpt"), whole)
+
+
+class OneAsks(pl.Callback):
+    """The second process alone asks for a stop, inside a window of two slices."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_rank == 1 and trainer.fit_loop.epoch_loop.total_batch_idx == 4:
+            trainer.should_stop = True
+
+
+def test_f25_a_stop_on_one_process_stops_both_and_both_go_on(tmp_path, tiny):
+    shared = {"strategy": "ddp_fork", "devices": 2}
+    train(tmp_path / "whole", model(tiny), stream(), checkpoint=StageCheckpoint(), **shared)
+    train(tmp_path / "two", model(tiny), stream(), OneAsks(), checkpoint=StageCheckpoint(), **shared)
+    stopped = tmp_path / "two" / "checkpoints" / "step=3.ckpt"
+    assert in_order(stopped.parent) == [stopped]
+    train(tmp_path / "two", model(tiny), stream(), checkpoint=StageCheckpoint(), ckpt_path=stopped, **shared)
+    ends = [torch.load(in_order(tmp_path / n / "checkpoints")[0], weights_only=True) for n in ("whole", "two")]
+    for name in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        assert_same(ends[1][name], ends[0][name], name)
+    samples = [(tmp_path / n / "samples.jsonl").read_text() for n in ("whole", "two")]
+    assert samples[0] == samples[1]
