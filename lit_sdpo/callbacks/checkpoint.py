@@ -122,7 +122,8 @@ class StageCheckpoint(Checkpoint):
                 raise
             rank_zero_warn(str(error))
         else:
-            remove_leftovers(self._folder)
+            for place in (self._folder.parent, self._folder):
+                remove_leftovers(place)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

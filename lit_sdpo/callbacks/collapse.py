@@ -77,12 +77,16 @@ class CollapseMonitor(pl.Callback):
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._step, self._stopped = trainer.global_step, ""
+        self._stopped = ""
         for action in ("restart_teacher", "freeze_teacher"):
             if action in self.actions:
                 _check_teacher(action, pl_module)
         if self._frozen:
             _freeze(pl_module)
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._step = trainer.global_step  # of a resumed run it is restored by now
 
     def on_rollouts(
         self,

@@ -158,7 +158,7 @@ def remove_leftovers(folder: Path) -> list[Path]:
     for path in stale:
         remove(path)
     if stale:
-        rank_zero_info(f"Removed {len(stale)} unfinished checkpoints ({readable(size)}) of killed runs from {folder}.")
+        rank_zero_info(f"Removed {len(stale)} unfinished files ({readable(size)}) of killed runs from {folder}.")
     return stale
 
 

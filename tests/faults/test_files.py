@@ -185,18 +185,19 @@ def test_f05_leftovers_of_killed_saves(tmp_path, caplog):
         (tmp_path / f"last.ckpt.tmp-{pid}").write_bytes(b"x" * 5000)
     with caplog.at_level(logging.INFO):
         remove_leftovers(tmp_path)
-    assert "Removed 1 unfinished checkpoints (5.0 kB)" in caplog.text
+    assert "Removed 1 unfinished files (5.0 kB)" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == [f"last.ckpt.tmp-{os.getpid()}"]
 
 
 def test_f05_a_run_removes_them_at_its_start(tiny, tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    leftover = tmp_path / "checkpoints" / f"step=1.ckpt.tmp-{dead.pid}"
-    leftover.parent.mkdir()
-    leftover.write_bytes(b"x")
+    leftovers = [tmp_path / "checkpoints" / f"step=1.ckpt.tmp-{dead.pid}", tmp_path / f".matrix.csv.tmp-{dead.pid}"]
+    leftovers[0].parent.mkdir()
+    for path in leftovers:
+        path.write_bytes(b"x")
     train(tmp_path, model(tiny), stream(tasks=["a"], steps=1, eval_every=None))
-    assert not leftover.exists()
+    assert not any(path.exists() for path in leftovers)
 
 
 @pytest.mark.parametrize("damage", ["f06_truncated", "f07_flipped_byte"])

@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_sdpo.callbacks import StageCheckpoint, TensorBoardLayout
+from lit_sdpo.callbacks import CollapseMonitor, StageCheckpoint, TensorBoardLayout
 from lit_sdpo.checkpoints.manifest import in_order
 from lit_sdpo.report.events import scalars
 from tests.faults.runs import Draws, Logged, assert_same, final, model, stream, train
@@ -128,3 +128,16 @@ def test_what_is_kept(tiny, tmp_path):
     saving = StageCheckpoint(keep=1, every_n_steps=1, keep_steps=2)
     train(tmp_path, model(tiny), stream(eval_every=None), checkpoint=saving)
     assert [path.stem for path in in_order(tmp_path / "checkpoints")] == ["stage=1-step=8", "step=7", "step=6"]
+
+
+def test_f13_a_monitor_judges_every_step_once(tiny, tmp_path):
+    """Two slices a step: after a resume, the first slice alone is no step."""
+
+    def run(**options):
+        monitor = CollapseMonitor()
+        train(tmp_path, model(tiny), stream(), monitor, **options)
+        return monitor.state_dict()
+
+    whole = run()
+    assert len(whole["watch"]["signals"]["reward"]["values"]) == 4  # of the second stage
+    assert_same(run(ckpt_path=tmp_path / "checkpoints" / "step=5.ckpt"), whole)
