@@ -16,6 +16,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -73,13 +74,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "replay": {"data.replay_share": 0.5, "model.replay_coefficient": 0.1},
     "dynamic sampling": {"rollout.resample_rounds": 2},
     "two updates": {"data.updates_per_rollout": 2, "data.eval_every": "null"},
-    "LoRA": {"model.lora": "{rank: 4, alpha: 8, dropout: 0.1}"},
+    "LoRA": {"model.lora": "{rank: 4, alpha: 8}"},
     "Muon": {"model.optimizer": "MuonAdamW"},
     "weight anchor": {"model.weight_anchor": "{class_path: WeightAnchor, init_args: {strength: 1.0}}"},
     "gradient checkpointing": {"model.gradient_checkpointing": "true"},
     "one optimizer state": {"model.reset_optimizer": "false"},
     "monitors": {"trainer.callbacks": json.dumps([{"class_path": name} for name in MONITORS])},
-    "two processes": {"trainer.devices": 2, "trainer.strategy": "ddp_fork"},
+    "two processes": {"trainer.devices": 2, "trainer.strategy": "ddp"},
 }
 
 
@@ -110,28 +111,42 @@ def attempt(
     folder: Path, options: dict[str, Any] | None = None, moment: Moment | None = None
 ) -> tuple[int | None, float]:
     """Train in a child process that may be killed; its exit code (``None``: killed) and how long it took."""
-    before = saves(folder)
-    child = os.fork()  # a fresh interpreter would spend most of the time on imports
-    if child == 0:
-        os.setsid()
-        log = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        given = [f"--{name}={value}" for name, value in {**OPTIONS, **(options or {})}.items()]
-        code = cli.main(["fit", f"--config={CONFIG}", f"--trainer.logger.init_args.save_dir={folder}", *given])
-        sys.stdout.flush()
-        os._exit(code)
-    start = time.monotonic()
+    given = {**OPTIONS, **(options or {}), "trainer.logger.init_args.save_dir": folder}
+    before, ranks = saves(folder), range(int(given.get("trainer.devices", 1)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    child, *others = [start(folder, given, rank, len(ranks), port) for rank in ranks]
+    started = time.monotonic()
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
-        passed = time.monotonic() - start
+        passed = time.monotonic() - started
+        if not done and moment is not None and moment.has_come(passed, saves(folder) - before):
+            for pid in (child, *others):
+                os.kill(pid, signal.SIGKILL)
+            done, status = os.waitpid(child, 0)
         if done:
-            return os.waitstatus_to_exitcode(status), passed
-        if moment is not None and moment.has_come(passed, saves(folder) - before):
-            os.killpg(child, signal.SIGKILL)
-            _, status = os.waitpid(child, 0)
+            for pid in others:
+                os.waitpid(pid, 0)
             return (None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)), passed
         time.sleep(0.01)
+
+
+def start(folder: Path, given: dict[str, Any], rank: int, ranks: int, port: int) -> int:
+    """A child process that trains, one of so many; a fresh interpreter would spend most of the time on imports."""
+    child = os.fork()
+    if child:
+        return child
+    log = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if ranks > 1:  # as torchrun would start it
+        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0}
+        group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "soak"}
+        os.environ.update({name: str(value) for name, value in group.items()})
+    code = cli.main(["fit", f"--config={CONFIG}", *(f"--{name}={value}" for name, value in given.items())])
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def saves(folder: Path) -> int:

@@ -38,8 +38,10 @@ from lit_sdpo.callbacks import (
 from lit_sdpo.callbacks.folder import run_folder, set_aside, write_atomically
 from lit_sdpo.checkpoints import SafeCheckpointIO
 from lit_sdpo.checkpoints.identity import explain_loading
-from lit_sdpo.checkpoints.last import check_unused, last_checkpoint
+from lit_sdpo.checkpoints.last import FOLDER, REFUSED, check_unused, last_checkpoint
+from lit_sdpo.checkpoints.lock import NAME as LOCK
 from lit_sdpo.checkpoints.lock import RunLock
+from lit_sdpo.checkpoints.manifest import in_order
 from lit_sdpo.checkpoints.signals import interruption
 from lit_sdpo.checkpoints.writing import is_full
 from lit_sdpo.commands import COMMANDS, run_command
@@ -76,7 +78,7 @@ class RunRecord(SaveConfigCallback):
 
     ``config.yaml`` and ``environment.json`` are those of the latest process that has trained here; earlier ones have a
     number, ``config_1.yaml`` being the first. While a run trains, no other process can train in its folder. A run that
-    is refused before it trains leaves no record.
+    is refused before it trains leaves the reason in place of a record, and ``ckpt_path: last`` passes it over.
     """
 
     lock: RunLock | None = None
@@ -103,6 +105,7 @@ class RunRecord(SaveConfigCallback):
             if path.exists() and path.read_text(encoding="utf-8") != text:
                 set_aside(path)
             write_atomically(path, text)
+        (folder / REFUSED).unlink(missing_ok=True)
 
     def _records(self) -> dict[str, str]:
         environment = {
@@ -137,7 +140,20 @@ class RunRecord(SaveConfigCallback):
         """Give the folder back; an event file does not say where it is when its disk is full."""
         if isinstance(exception, OSError) and is_full(exception) and exception.filename is None and self.lock:
             exception.filename = str(self.lock.path.parent)
+        if isinstance(exception, UserError) and self.lock is not None and self.lock.held:
+            self._say_why(self.lock.path.parent, str(exception))
         self.teardown(trainer, pl_module, "fit")
+
+    def _say_why(self, folder: Path, reason: str) -> None:
+        """Nothing was trained or evaluated in a new folder: say why, unless there is nothing else in it."""
+        if (folder / "samples.jsonl").exists() or in_order(folder / FOLDER):
+            return
+        for name in (self.config_filename, "environment.json"):
+            (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (folder / FOLDER).rmdir()
+        if any(path.name != LOCK for path in folder.iterdir()):
+            (folder / REFUSED).write_text(reason + "\n", encoding="utf-8")
 
 
 def _located(mistake: UserError, arguments: Any) -> UserError:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+from lit_sdpo.credentials import without_secrets
 from lit_sdpo.errors import UserError
+from lit_sdpo.text import printable
 
 #: Keys that decide nothing that is trained: where files go, what is shown and kept.
 APART = (
@@ -63,6 +65,8 @@ SAID = (
 #: Keys whose options are only said, while another class decides.
 CLASSES = ("rollout.engine",)
 ABSENT = "nothing"
+#: Characters of a value that are shown.
+LONGEST = 300
 _CLASS = ("class_path", "class")
 
 
@@ -103,8 +107,8 @@ class Differences:
     said: list[Difference] = field(default_factory=list)
 
     def add(self, difference: Difference, may_change: Sequence[str]) -> None:
-        """Put it where it belongs."""
-        if difference.within(APART):
+        """Put it where it belongs, once."""
+        if difference.within(APART) or difference in [*self.refused, *self.allowed, *self.said]:
             return
         if difference.within(may_change):
             self.allowed.append(difference)
@@ -180,20 +184,25 @@ def check_keys(keys: Sequence[str], known: set[str]) -> None:
 
 
 def show(value: Any) -> str:
-    """A value on one line; a class by its name and options.
+    """A value on one line, shortened where it is long; a class by its name and options.
 
     Example:
         >>> show({"class_path": "lit_sdpo.EMATeacher", "init_args": {"update_rate": 0.05}})
         'EMATeacher(update_rate=0.05)'
     """
+    text = printable(without_secrets(_text(value)))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _text(value: Any) -> str:
     if isinstance(value, Mapping) and (name := _class_of(value)) != ABSENT:
         given = value.get("init_args") or {key: part for key, part in value.items() if key not in _CLASS}
-        options = ", ".join(f"{key}={show(part)}" for key, part in given.items())
+        options = ", ".join(f"{key}={_text(part)}" for key, part in given.items())
         return f"{name.rpartition('.')[2]}({options})"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {show(part)}" for key, part in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {_text(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(show, value)) + "]"
+        return "[" + ", ".join(map(_text, value)) + "]"
     return "null" if value is None else str(value)
 
 

@@ -34,6 +34,11 @@ class RunLock:
         self.path = folder / NAME
         self._file: int | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether this process has the folder."""
+        return self._file is not None
+
     def acquire(self) -> None:
         """Take the folder.
 

@@ -52,12 +52,22 @@ class Resuming:
         self._taken: list[Difference] = []
         self._known: set[str] = set()
         self._slots: int | None = None
+        self._compared = False
 
     # ------------------------------------------------------------------------------------------------- before restoring
     def watch_base(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """A checkpoint's weights replace the base before any other hook: look at it in time."""
+        """A checkpoint's weights replace the base before any other hook: look at it, and compare, in time.
+
+        What differs says more than weights that do not fit because of it.
+        """
+
+        def look(*_: Any) -> None:
+            self._look_at_base(module)
+            if (checkpoint := trainer._checkpoint_connector._loaded_checkpoint) and not self._compared:
+                self.compare(trainer, module, checkpoint)
+
         if not trainer.strategy.restore_checkpoint_after_setup:
-            self._loading = module.register_load_state_dict_pre_hook(lambda *_: self._look_at_base(module))
+            self._loading = module.register_load_state_dict_pre_hook(look)
 
     def _look_at_base(self, module: pl.LightningModule) -> None:
         policy = getattr(module, "policy", None)
@@ -100,6 +110,9 @@ class Resuming:
         Raises:
             UserError: What decides training differs, and was not allowed to.
         """
+        if self._compared:
+            return
+        self._compared = True
         entry = checkpoint.get(KEY)
         if entry is None:
             rank_zero_warn("The checkpoint does not say with which tasks and data it was written: not compared.")
@@ -121,7 +134,7 @@ class Resuming:
         for difference in between(saved, now, same_release=same_release):
             found.add(difference, self.may_change)
         # What the data come to follows from their keys, the method from the model's.
-        data = any(one.within(("data",)) for one in found.allowed) or "data" in self.may_change
+        data = any(one.within(("data", *SEEDS)) for one in found.allowed) or "data" in self.may_change
         model = any(one.key in ("model", "model.model_name") for one in found.allowed)
         for difference in compare(entry["run"], self._describe(trainer, module)):
             follows = model if difference.key in ("method", BASE_WEIGHTS, TOKENIZER) else data
@@ -133,7 +146,7 @@ class Resuming:
         if found.refused:
             lines = "".join(f"\n  {one}" for one in found.refused)
             mismatch = UserError(
-                f"this run is not the one that wrote the checkpoint:{lines}\n",
+                f"this run is not the one that wrote the checkpoint:{lines}",
                 where="ckpt_path",
                 fix="restore what differs, name in checkpoint.may_change what is to change on purpose, or go on all the"
                 " same with --checkpoint.on_mismatch=warn",

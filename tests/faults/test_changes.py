@@ -1,5 +1,6 @@
 """F27: of everything that decides training, a difference is refused or, where a user wants it, is what trains."""
 
+import logging
 import shutil
 
 import pytest
@@ -112,6 +113,19 @@ def test_f27_a_key_that_there_is_not(saved, tmp_path, capsys):
     given = [f"--trainer.logger.save_dir={tmp_path}", f"--ckpt_path={saved / 'step=2.ckpt'}"]
     assert main(["fit", *SMALL, *given, "--checkpoint.may_change=[model.optimiser.lr]"]) == 2
     assert "checkpoint.may_change: there is no key 'model.optimiser.lr'" in capsys.readouterr().err
+
+
+def test_f27_a_refused_run_is_not_the_last_one(saved, tmp_path, caplog):
+    shutil.copytree(saved.parents[1], tmp_path / "r")
+    board = ["--trainer.logger=TensorBoardLogger", f"--trainer.logger.save_dir={tmp_path}", "--trainer.logger.name=r"]
+    path = tmp_path / "r" / "version_0" / "checkpoints" / "step=6.ckpt"
+    assert main(["fit", *SMALL, *board, f"--ckpt_path={path}", "--model.alpha=0.9"]) == 2
+    refused = tmp_path / "r" / "version_1"
+    assert "model.alpha: checkpoint has 0.5, this run has 0.9" in (refused / "refused.txt").read_text()
+    assert not (refused / "config.yaml").exists()
+    with caplog.at_level(logging.INFO):
+        assert main(["fit", *SMALL, *board, "--ckpt_path=last"]) == 0
+    assert "Nothing left to train: all 2 stages were complete at step 8." in caplog.text
 
 
 # ------------------------------------------------------------------------------------------- objects, no configuration

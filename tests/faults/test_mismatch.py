@@ -43,9 +43,13 @@ def test_f11_another_model_size():
 
 
 def test_f11_another_method(tiny, tmp_path, saved):
-    """The teacher is part of the weights, so torch refuses; the fingerprint would."""
-    with pytest.raises(RuntimeError) as raised:
+    """The teacher is part of the weights, so torch would refuse them; what differs is said before."""
+    said = r"model: checkpoint has SDPO\(.*, this run has GRPO\(.*\n  method: checkpoint has"
+    with pytest.raises(UserError, match=said):
         train(tmp_path, model(tiny, "grpo"), stream(steps=2), ckpt_path=saved)
+    allowed = StageCheckpoint(on_mismatch="warn")
+    with pytest.warns(UserWarning, match="method"), pytest.raises(RuntimeError) as raised:
+        train(tmp_path, model(tiny, "grpo"), stream(steps=2), ckpt_path=saved, checkpoint=allowed)
     assert "the checkpoint alone has" in str(explain_loading(raised.value))
 
 

@@ -108,7 +108,7 @@ def confine(limits: Mapping[str, Any]) -> None:
             value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
             resource.setrlimit(name, (value, value))
     libc = ctypes.CDLL(None, use_errno=True)
-    _done(libc.prctl(1, 9, 0, 0, 0))  # PR_SET_PDEATHSIG, SIGKILL: nothing outlives who has started it
+    end_with_parent()
     _done(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
     if limits["folder"] is not None:
         _landlock(libc, limits["folder"])
@@ -117,6 +117,11 @@ def confine(limits: Mapping[str, Any]) -> None:
         code = ctypes.create_string_buffer(program, len(program))
         header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code)))
         _done(libc.prctl(22, 2, header, 0, 0))  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+def end_with_parent() -> None:
+    """Be killed when the process that has started this one ends, however it ends; what this one starts asks again."""
+    _done(ctypes.CDLL(None, use_errno=True).prctl(1, 9, 0, 0, 0))  # PR_SET_PDEATHSIG, SIGKILL
 
 
 def readable_by_others(allowed: bool) -> None:
