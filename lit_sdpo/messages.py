@@ -84,11 +84,11 @@ def explain_parsing(report: str, *, keys: Iterable[str] = (), namespaces: Sequen
         return UserError(f"there is no class {path[1]!r}", where=where, fix=fix)
     got = re.search(r"Got value: (.*)", text)
     value = got[1] if got else given[1] if given else ""
-    if value.startswith(("Namespace(", "NestedArg(")):  # the parser's own words
-        return UserError("the value does not fit", where=where, fix="see --print_config for what belongs there")
     if choices := [c for group in re.findall(r"Literal\[(.*?)\](?:\.|\n|$)", text) for c in group.split(", ")]:
         names = list(dict.fromkeys(choice.strip("'\"") for choice in choices))
         return UserError(f"{value!r} is not allowed", where=where, fix=_choose(value, names))
+    if value.startswith(("Namespace(", "NestedArg(")) and re.search("Expected an? <class", text):  # the parser's words
+        return UserError("the value does not fit", where=where, fix="see --print_config for what belongs there")
     if kinds:
         names = list(dict.fromkeys(_KINDS[kind] for kind in sorted(kinds, key=list(_KINDS).index)))
         return UserError(f"{value!r} is not allowed", where=where, fix=f"give {', or '.join(names)}")
@@ -122,6 +122,8 @@ def explain_building(
     if isinstance(error, MemoryError) or lacks_memory(error):
         return None
     own = bool(frames) and str(frames[-1].f_globals.get("__name__")).partition(".")[0] == "lit_sdpo"
+    if isinstance(error, AttributeError | NameError | AssertionError):  # defects, whosever
+        return None
     if own and not isinstance(error, UserError | ValueError):  # a defect of ours
         return None
     owners = [type(f.f_locals["self"]) for f in frames if f.f_code.co_name in ("__init__", "__post_init__")]

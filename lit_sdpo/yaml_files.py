@@ -39,24 +39,28 @@ def _whole(loader: Loader, node: yaml.ScalarNode) -> int:
     return int(text, base)
 
 
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in entries if tag not in _NUMBERS]
+    first: [(tag, pattern) for tag, pattern in entries if tag not in (INT, FLOAT)]
     for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-Loader.add_implicit_resolver(_NUMBERS[0], _INT, list("-+0123456789"))  # type: ignore[no-untyped-call]
-Loader.add_implicit_resolver(_NUMBERS[1], _FLOAT, list("-+0123456789."))  # type: ignore[no-untyped-call]
-Loader.add_constructor(_NUMBERS[0], _whole)
+Loader.add_implicit_resolver(INT, _INT, list("-+0123456789"))  # type: ignore[no-untyped-call]
+Loader.add_implicit_resolver(FLOAT, _FLOAT, list("-+0123456789."))  # type: ignore[no-untyped-call]
+Loader.add_constructor(INT, _whole)
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, loader: type[Loader] = Loader) -> Any:
     """The content of a YAML file.
+
+    Args:
+        path: The file.
+        loader: What numbers mean.
 
     Raises:
         UserError: It is no YAML, with the line.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+        return yaml.load(path.read_text(encoding="utf-8"), loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)

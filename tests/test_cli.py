@@ -142,9 +142,7 @@ def test_files_are_expanded_in_order_and_values_traced_to_them(tmp_path):
     assert expand(arguments) == [
         "fit",
         "--config",
-        "model:\n  init_args:\n    alpha: 0.5\ntrainer:\n  max_epochs: 1\n",
-        "--config",
-        "trainer:\n  max_epochs: 2\n",
+        "model:\n  init_args:\n    alpha: 0.5\ntrainer:\n  max_epochs: 2\n",
         "--rollout.seed",
         "1",
     ]

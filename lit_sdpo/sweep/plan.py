@@ -11,8 +11,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lit_sdpo.errors import UserError
-from lit_sdpo.yaml_files import read_yaml
+from lit_sdpo.yaml_files import FLOAT, Loader, read_yaml
 
 KEYS = ("name", "output", "config", "set", "runs", "grid")
 #: One part of a name, which becomes a folder.
@@ -191,7 +193,18 @@ def _check_name(name: Any, where: str) -> None:
         raise UserError(f"{name!r} cannot be the name of a folder", where=where, fix=fix)
 
 
+class _Loader(Loader):
+    """Leaves numbers such as 1e-4 as they are written: values become parts of names."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [entry for entry in Loader.yaml_implicit_resolvers.get(first, ()) if entry[0] != FLOAT]
+    + [entry for entry in yaml.SafeLoader.yaml_implicit_resolvers.get(first, ()) if entry[0] == FLOAT]
+    for first in {**Loader.yaml_implicit_resolvers, **yaml.SafeLoader.yaml_implicit_resolvers}
+}
+
+
 def _load(path: Path) -> dict[Any, Any]:
     if not path.is_file():
         raise UserError(f"no sweep file {str(path)!r}", fix="give the path of a YAML file")
-    return _mapping(read_yaml(path), str(path))
+    return _mapping(read_yaml(path, _Loader), str(path))

@@ -255,7 +255,7 @@ PROBLEMS = {
     "strategy": (["--trainer.strategy=deepspeed"], ["deepspeed", "trainer.strategy", "ModelParallelStrategy"]),
     "folder": (["--architecture", "./nowhere"], ["./nowhere"]),
     "budget": (["--memory.gib=0.001"], ["memory.gib", "tokens"]),
-    "stream": (["--data.init_args.steps=0"], ["data.stages", "steps is 0"]),
+    "stream": (["--data.init_args.steps=0"], ["data.steps", "at least 1", "got 0"]),
 }
 
 
