@@ -89,11 +89,11 @@ def explain_parsing(report: str, *, keys: Iterable[str] = (), namespaces: Sequen
         return UserError(f"{place.owner.rpartition('.')[2]} lacks {found[1]}", where=where, fix=f"add {found[1]}")
     got = re.search(r"Got value: (.*)", text)
     value = got[1] if got else given[1] if given else ""
-    if value.startswith(("Namespace(", "NestedArg(")):  # the parser's own words
-        return UserError("the value does not fit", where=where, fix="see --print_config for what belongs there")
     if choices := [c for group in re.findall(r"Literal\[(.*?)\](?:\.|\n|$)", text) for c in group.split(", ")]:
         names = list(dict.fromkeys(choice.strip("'\"") for choice in choices))
         return UserError(f"{value!r} is not allowed", where=where, fix=_choose(value, names))
+    if value.startswith(("Namespace(", "NestedArg(")) and re.search("Expected an? <class", text):  # the parser's words
+        return UserError("the value does not fit", where=where, fix="see --print_config for what belongs there")
     if kinds:
         names = list(dict.fromkeys(_KINDS[kind] for kind in sorted(kinds, key=list(_KINDS).index)))
         return UserError(f"{value!r} is not allowed", where=where, fix=f"give {', or '.join(names)}")
