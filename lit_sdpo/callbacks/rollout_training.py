@@ -84,7 +84,7 @@ class Training:
                 fix="resume from a checkpoint that was written before new rollouts",
             )
         batch.loss = self._slices[batch.slot]
-        batch.loss.fresh = batch.update == 0
+        batch.loss.fresh, batch.loss.reused = batch.update == 0, batch.updates > 1
         batch.loss.mismatch = self.mismatch
         batch.contributing_rows = self._contributing
 

@@ -100,6 +100,7 @@ class WindowLoader:
             slot=slot,
             slots=self.slots,
             update=update,
+            updates=self.updates_per_rollout,
             replays=self._replays(window) if slot == 0 and update == 0 else (),
             spare=lambda number: self._more(window, step, number),
             following=lambda: self._following(step),

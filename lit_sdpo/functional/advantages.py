@@ -13,7 +13,12 @@ Normalisation = Literal["std", "none", "loo", "batch_std"]
 
 
 def group_advantages(
-    rewards: Tensor, groups: Tensor, normalisation: Normalisation = "std", *, eps: float = 1e-6
+    rewards: Tensor,
+    groups: Tensor,
+    normalisation: Normalisation = "std",
+    *,
+    eps: float = 1e-6,
+    batch_std: Tensor | None = None,
 ) -> Tensor:
     """Group-relative advantages.
 
@@ -32,6 +37,8 @@ def group_advantages(
         groups: Group of each row, integer [N]; groups need be neither contiguous nor equal in size.
         normalisation: See above.
         eps: Added to the standard deviation.
+        batch_std: What ``batch_std`` divides by, where these rewards are a part of the batch only; see
+            :func:`std_of_sums`.
 
     Returns:
         [N], in float32 or better, without gradient.
@@ -65,7 +72,24 @@ def group_advantages(
     if normalisation == "std":
         return deviation / ((group_sum(deviation.square()) / (n - 1).clamp(min=1)).sqrt() + eps)
     if normalisation == "batch_std":
-        values = rewards[known]
-        spread = values.std() if len(values) > 1 else rewards.new_zeros(())
-        return deviation / (spread + eps)
+        spread = std_of_sums(sums_of(rewards)) if batch_std is None else batch_std
+        return deviation / (spread.to(rewards.dtype) + eps)
     raise ValueError(f"unknown normalisation {normalisation!r}")
+
+
+def sums_of(rewards: Tensor) -> Tensor:
+    """Number, sum and sum of squares of the rewards that are known, float64 [3]; those of parts of a batch add up."""
+    known = rewards[~rewards.isnan()].double()
+    return torch.stack([known.new_tensor(len(known)), known.sum(), known.square().sum()])
+
+
+def std_of_sums(sums: Tensor) -> Tensor:
+    """The standard deviation (n - 1) behind :func:`sums_of`, float64; 0 for fewer than two rewards.
+
+    Example:
+        >>> std_of_sums(sums_of(torch.tensor([1.0, 2.0])) + sums_of(torch.tensor([3.0, torch.nan])))
+        tensor(1., dtype=torch.float64)
+    """
+    count, total, squares = sums.unbind()
+    centred = (squares - total.square() / count.clamp(min=1)).clamp(min=0)
+    return (centred / (count - 1).clamp(min=1)).sqrt()

@@ -251,8 +251,8 @@ class OnPolicyModule(pl.LightningModule):
 
         def token_losses(logits: Tensor, span: slice) -> Tensor:
             tokens = Tokens(slice_, span, logits)
-            if rows.mismatch is not None and rows.fresh:
-                tokens.meet_engine(rows.mismatch)
+            if rows.fresh:
+                tokens.meet_first()
             total = torch.zeros(len(tokens.ids), device=logits.device)
             for name, term in self.terms.items():
                 weight = weights[name][span]

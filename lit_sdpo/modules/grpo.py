@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_sdpo.functional import group_advantages, kl_penalty, ppo_loss, token_logprobs_from_logits
+from lit_sdpo.functional.advantages import std_of_sums, sums_of
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.objective import Term, Tokens, rewarded
 from lit_sdpo.policies.copies import base_of
@@ -55,7 +56,10 @@ class PolicyGradient(Term):
         """Advantages within each prompt's group; a completion without a reward carries no loss."""
         counts = rewarded(rollouts)
         rewards = rollouts.rewards.masked_fill(~counts, torch.nan)
-        advantages = group_advantages(rewards, rollouts.groups, self.advantage)
+        spread = None
+        if self.advantage == "batch_std":  # of the whole window, whoever drew it
+            spread = std_of_sums(module.trainer.strategy.reduce(sums_of(rewards), reduce_op="sum"))
+        advantages = group_advantages(rewards, rollouts.groups, self.advantage, batch_std=spread)
         if self.drop_flat_groups:
             counts = counts & ~rollouts.flat.repeat_interleave(rollouts.num_generations)
         return Part(

@@ -21,7 +21,7 @@ from lit_sdpo.policies.copies import FixedWeights
 from lit_sdpo.policies.scoring import Scorer, completion_hidden
 from lit_sdpo.policies.sharding import is_sharded
 from lit_sdpo.ranges import check_number
-from lit_sdpo.rollouts.mismatch import CAP, Mismatch
+from lit_sdpo.rollouts.mismatch import CAP
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
 
@@ -136,11 +136,18 @@ class Tokens:
             return self.engine_weights
         return importance_clip(self.logprobs, self._old, clip) * self.engine_weights
 
-    def meet_engine(self, mismatch: Mismatch) -> None:
-        """In a window's first update: compare the policy with the engine, and keep for later what came of it."""
+    def meet_first(self) -> None:
+        """In a window's first update: compare the policy with the engine, and keep for later what ratios are against.
+
+        The sampler's own log-probabilities would not do: it rounds in other places than an update (in bfloat16 they
+        differ by about 1e-2), and a ratio is to be 1 until the policy has changed.
+        """
         batch, place = self.slice.batch, (self.rows, self.columns)
-        found = mismatch.compare(self.logits, self.ids, self.logprobs, self.of(batch.sampled_logprobs))
-        batch.old_logprobs[place], batch.engine_weights[place] = found
+        if batch.mismatch is not None:
+            found = batch.mismatch.compare(self.logits, self.ids, self.logprobs, self.of(batch.sampled_logprobs))
+            batch.old_logprobs[place], batch.engine_weights[place] = found
+        elif batch.reused:
+            batch.old_logprobs[place] = self.logprobs.detach()
 
     @property
     def _against_engine(self) -> bool:

@@ -21,6 +21,7 @@ class PromptBatch:
         slot: Which micro-batch of the step this is.
         slots: Micro-batches per step.
         update: How often the window's rollouts have been trained on before; 0 asks for fresh ones.
+        updates: How many updates the window's rollouts get in all.
         num_generations: Completions per prompt in evaluation; ``None`` leaves it to the rollout callback.
         replays: Prompts of earlier stages' tasks that are trained on along with these, a batch per task.
         spare: From a round to further prompts of the same task, as many as these; for dynamic sampling.
@@ -41,6 +42,7 @@ class PromptBatch:
         slot: int = 0,
         slots: int = 1,
         update: int = 0,
+        updates: int = 1,
         num_generations: int | None = None,
         replays: Sequence[PromptBatch] = (),
         spare: Callable[[int], PromptBatch] | None = None,
@@ -48,6 +50,7 @@ class PromptBatch:
     ) -> None:
         self.task, self.rows, self.positions = task, rows, positions
         self.stage, self.step, self.slot, self.slots, self.update = stage, step, slot, slots, update
+        self.updates = updates
         self.num_generations, self.replays, self.spare = num_generations, replays, spare
         self.following = following
         self.loss: LossBatch | None = None

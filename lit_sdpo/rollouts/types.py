@@ -171,13 +171,14 @@ class LossBatch:
         completion_ids: int64 [N, T].
         completion_mask: bool [N, T].
         old_logprobs: What the policy's ratios are against, float32 [N, T]: its log-probabilities before the window's
-            first update, under the whole distribution at the temperature. The sampler's own where that ran the policy;
-            else the first update fills them in.
+            first update, under the whole distribution at the temperature; filled in by the first update, the sampler's
+            own until then.
         parts: One for each term of the objective, by name.
         teacher_prompt_ids: The teacher's prompt of each row, or ``None`` for a row without context; absent for methods
             without a teacher.
         temperature: The completions were drawn at this temperature, and losses score them at it.
         fresh: This is the window's first update: the policy is the one that its ratios are against.
+        reused: The window has more than one update.
         sampled_logprobs: Log-probabilities as the engine reported them, under what its filters kept, float32 [N, T].
         engine_weights: Weight of each token for the difference between engine and policy, float32 [N, T]; filled in by
             the first update.
@@ -193,6 +194,7 @@ class LossBatch:
     teacher_prompt_ids: list[list[int] | None] | None = None
     temperature: float = 1.0
     fresh: bool = True
+    reused: bool = False
     sampled_logprobs: Tensor = field(default_factory=lambda: torch.empty(0))
     engine_weights: Tensor = field(default_factory=lambda: torch.empty(0))
     mismatch: Mismatch | None = None

@@ -23,8 +23,8 @@ class Uneven(Toy):
         return super().rows(split)[: 1 if split == "validation" else None]
 
 
-def moved(tmp_path, tiny, kind, data, **options):
-    module = method(kind, tiny)
+def moved(tmp_path, tiny, kind, data, *, advantage=None, **options):
+    module = method(kind, tiny, **({} if advantage is None else {"advantage": advantage}))
     module.configure_model()
     before = weights(module)
     rollout = rollout_callback()
@@ -48,6 +48,15 @@ def test_c11_two_processes_take_the_steps_of_one(tmp_path, tiny, kind):
     exact = [name for name in names if name.startswith(("val/", "rollout/", "train/loss"))]
     assert len(exact) > 8
     assert {n: logged[n] for n in exact} == pytest.approx({n: expected[n] for n in exact}, rel=1e-3, abs=1e-5)
+
+
+def test_c11_rewards_of_all_ranks_normalise_advantages(tmp_path, tiny):
+    def data():
+        return toy_data(steps=1, prompts=3)
+
+    alone, _ = moved(tmp_path, tiny, "grpo", data(), advantage="batch_std")
+    shared, _ = moved(tmp_path, tiny, "grpo", data(), advantage="batch_std", strategy="ddp_fork", devices=2)
+    assert_close_gradients(shared, alone, rtol=1e-3)
 
 
 def test_c11_an_idle_window_is_idle_on_all_ranks(tmp_path, tiny):

@@ -70,6 +70,7 @@ def updates(
     engine=None,
     correction="weight",
     log_every=1,
+    precision="32-true",
     **options,
 ):
     """Gradients and logs of the updates of one window at a learning rate of 0."""
@@ -81,7 +82,7 @@ def updates(
         correction=correction,
     )
     data = toy_data(updates_per_rollout=count, steps=count)
-    settings = {"accumulate_grad_batches": slots, "log_every_n_steps": log_every}
+    settings = {"accumulate_grad_batches": slots, "log_every_n_steps": log_every, "precision": precision}
     fit(tmp_path, made(kind, model, **options), data, gradients, *callbacks, rollout=rollout, **settings)
     return gradients
 
@@ -114,6 +115,13 @@ def test_with_the_native_engine(tiny, tmp_path, kind, filters):
     assert assert_still(gradients) > 0.01
     if kind == "grpo":
         assert gradients.logged[1]["train/clip_fraction"] == 0
+
+
+@pytest.mark.parametrize("kind", ["grpo", "sdpo", "srpo"])
+def test_in_low_precision(tiny, tmp_path, kind):
+    """The sampler rounds in other places than an update; ratios are between updates."""
+    gradients = updates(tmp_path, kind, tiny, MIXED, precision="bf16-mixed", count=3, slots=2)
+    assert assert_still(gradients, 3) > 0.01
 
 
 @pytest.mark.parametrize("filters", CERTAIN, ids=str)
