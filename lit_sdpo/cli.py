@@ -235,7 +235,8 @@ class LitSDPOCLI(LightningCLI):
         """
         config = self.config[self.subcommand]
         path = config.get("ckpt_path")
-        if path and path not in ("last", "hpc", "registry") and "://" not in path and not Path(path).exists():
+        elsewhere = path in (None, "last", "hpc", "registry") or "://" in path
+        if not elsewhere and not (path and Path(path).exists()):
             raise UserError(f"no checkpoint {path!r}", where="--ckpt_path", fix="give the path of a .ckpt file")
         try:
             with still_at("building model, data and trainer"):

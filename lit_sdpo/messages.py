@@ -28,7 +28,7 @@ _NOISE = re.compile(
     r"Given value.*|Subtypes:.*|)$"
 )
 #: What other libraries raise when they refuse what they are given.
-_REFUSALS = (ValueError, TypeError, ImportError, OSError, KeyError)
+_REFUSALS = (ValueError, TypeError, ImportError, OSError, KeyError, ArithmeticError)
 #: What gloo and NCCL say of a process that is gone or silent.
 _LOST = re.compile(
     r"gloo/transport|Connection (reset|closed) by peer|Timed out waiting \d+ms|NCCL.*(remote process|timeout|aborted)"

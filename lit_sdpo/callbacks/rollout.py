@@ -13,6 +13,8 @@ from lit_sdpo.callbacks.overlap import Overlap
 from lit_sdpo.callbacks.prompt_budget import PromptBudget
 from lit_sdpo.callbacks.rollout_checks import (
     check_clipping,
+    check_correction,
+    check_cut,
     check_engine,
     check_module,
     check_overlap,
@@ -119,6 +121,8 @@ class RolloutCallback(Callback):
         check_replay(trainer, module, self.resample_rounds)
         if self._overlap is not None:
             check_overlap(self.engine, module, self.resample_rounds)
+        elif self.correction == "ratio":
+            check_correction(self.engine, module)
         self._training = Training(
             self._generate,
             self.engine,
@@ -140,6 +144,8 @@ class RolloutCallback(Callback):
 
             self._budget.add(module.tokenizer, _template_options(module), task, split, rows, completion)
         self._budget.check(getattr(module.tokenizer, "model_max_length", None))
+        if stage == "fit":
+            check_cut(self.window(trainer, pl_module)[1], trainer.accumulate_grad_batches)
 
     def window(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[int, int, int, int]:
         """Most that a window of this process can hold: prompts, completions, tokens of the longest of either."""

@@ -52,6 +52,21 @@ def check_engine(engine: object) -> None:
         )
 
 
+def check_correction(engine: RolloutEngine, module: Any) -> None:
+    """Whether ratios to the engine are other ratios than those to the policy.
+
+    Raises:
+        UserError: The policy itself samples, or nothing does.
+    """
+    if imitates(module) or not engine.mismatched:
+        who = "nothing is sampled" if imitates(module) else f"{type(engine).__name__} samples with the policy itself"
+        raise UserError(
+            f"ratio compares policy and engine, and {who}",
+            where="rollout.correction",
+            fix="leave it out, or give rollout.engine a server",
+        )
+
+
 def check_clipping(trainer: pl.Trainer) -> None:
     """Whether clipping leaves gradients that point where they did; Lightning takes 0 and less for none without a word.
 
@@ -120,6 +135,20 @@ def check_slots(trainer: pl.Trainer, slots: int) -> None:
             f"it is {trainer.accumulate_grad_batches}, and this stage's steps are cut into {slots} slices",
             where="trainer.accumulate_grad_batches",
             fix="leave it as it is while a stage runs",
+        )
+
+
+def check_cut(rows: int, slots: int) -> None:
+    """Whether a window has a row for each of its slots.
+
+    Raises:
+        UserError: It has not; slots without rows would only cost time.
+    """
+    if slots > rows:
+        raise UserError(
+            f"it is {slots}, and a step has {rows} completions on each process",
+            where="trainer.accumulate_grad_batches",
+            fix=f"give at most {rows}",
         )
 
 

@@ -66,10 +66,14 @@ def _value_and_gradient(student: Tensor, teacher: Tensor, alpha: float) -> tuple
         gradient = expected(s, student - teacher)
         total = gradient.sum(-1)
     else:
-        # log(M/S) and log(M/T) from d = log(T/S), exact at d = 0 and without overflow at either end.
+        # log(M/S) and log(M/T) from d = log(T/S): exact at d = 0, where little is taken off 1, and without overflow at
+        # either end, where what is left of 1 would be lost to rounding, and all of it at a small alpha.
         d = teacher - student
-        share = (d > 0).to(d.dtype).mul_(1 - 2 * alpha).add_(alpha)
-        common = torch.expm1(d.abs().neg_()).mul_(share).log1p_()
+        above, ratio = d > 0, d.abs().neg_()
+        share, rest = (torch.where(above, *d.new_tensor(pair)) for pair in ([1 - alpha, alpha], [alpha, 1 - alpha]))
+        lost = torch.expm1(ratio).mul_(share)
+        left = ratio.exp_().mul_(share).add_(rest)
+        common = torch.where(lost > -0.5, lost.log1p(), left.log_())
         gradient = expected(s, torch.clamp(d, min=0).add_(common)).mul_(alpha - 1)
         total = gradient.sum(-1) - alpha * expected(t, common.sub_(d.clamp_(max=0))).sum(-1)
     return total, gradient.addcmul_(s, gradient.sum(-1, keepdim=True), value=-1)

@@ -50,6 +50,19 @@ def test_value_is_the_definition(student, teacher, alpha):
     np.testing.assert_allclose(value, reference(student, teacher, alpha), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("alpha", [1e-45, 1e-38, 1e-20, 1e-8, 1e-3, 1 - 1e-9])
+def test_small_alpha_where_one_side_is_impossible_in_float32(alpha):
+    torch.manual_seed(0)
+    student = (15 * torch.randn(50, 30)).log_softmax(-1).requires_grad_()
+    teacher = (15 * torch.randn(50, 30)).log_softmax(-1)
+    value = divergence(student, teacher, alpha)
+    value.sum().backward()
+    expected = reference(student.detach().double().numpy(), teacher.double().numpy(), alpha)
+    np.testing.assert_allclose(value.detach(), expected, rtol=1e-6, atol=1e-6)
+    assert student.grad.isfinite().all()
+    assert student.grad.abs().max() <= 10 * max(alpha, 1e-6)
+
+
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_gradient_is_that_of_central_differences(alpha):
     torch.manual_seed(0)

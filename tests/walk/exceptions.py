@@ -10,7 +10,6 @@ NO_EFFECT = {
     "SummaryWriter.max_queue": "when events are written",
     "SummaryWriter.flush_secs": "when events are written",
     "Trainer.benchmark": "cuDNN alone",
-    "Trainer.detect_anomaly": "looks for nan in backward passes",
     "Trainer.limit_predict_batches": "nothing is predicted in fit",
     "Trainer.limit_test_batches": "nothing is tested in fit",
     "Trainer.use_distributed_sampler": "the loaders divide themselves",
@@ -22,12 +21,17 @@ NO_EFFECT = {
     "RolloutCallback.max_prompt_tokens": "a limit: what exceeds it is refused",
     "RolloutCallback.max_verifier_failures": "a limit: what exceeds it ends the run",
     "OnPolicyModule.float32_masters": "weights in float32 have no masters",
-    "AdamW.foreach": "how the same update is computed",
-    "AdamW.fused": "how the same update is computed",
     "AdamW.capturable": "CUDA graphs alone",
-    "AdamW.differentiable": "how the same update is computed",
     "JsonlTask.test": "only lit-sdpo test reads it",
     "NamedTask.test": "only lit-sdpo test reads it",
+}
+
+#: Options that may leave results as they are and may change the last digits, or what is printed, by the machine.
+EITHER = {
+    "Trainer.detect_anomaly": "looks for nan in backward passes, and says so",
+    "AdamW.foreach": "how the same update is computed",
+    "AdamW.fused": "how the same update is computed",
+    "AdamW.differentiable": "how the same update is computed",
 }
 
 #: Values that mean what the run has without them, by option and value as Python writes it.
@@ -40,4 +44,10 @@ MEANS_THE_SAME = {
     ("Trainer.plugins", "[]"),
     ("Trainer.model_registry", "''"),
     ("ExportPolicy.dtype", "'float32'"),
+    ("Trainer.enable_progress_bar", "True"),
+    ("Trainer.gradient_clip_val", "1.5"),  # gradients are below
+    ("ContinualDataModule.replay_share", "1e-45"),  # one prompt, as without it
+    ("WarmupLinearDecay.decay_share", "1e-45"),  # no step
+    ("WarmStartTask.prior", "1e-45"),  # no row
+    ("Reprompt.max_context_tokens", "None"),  # contexts are below
 }

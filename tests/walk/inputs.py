@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.walk.contexts import Context, with_value
-from tests.walk.exceptions import MEANS_THE_SAME, NO_EFFECT
+from tests.walk.exceptions import EITHER, MEANS_THE_SAME, NO_EFFECT
 from tests.walk.options import is_refused, values_of
 from tests.walk.pairs import other_value, pairs_of
 from tests.walk.trial import Ended
@@ -76,6 +76,8 @@ def judge(tried: Input, ended: Ended, results: dict[str, str]) -> str:
         return "" if ended.refused else f"exit {ended.code}: {ended.message}"
     if tried.wrong:
         return "exit 0, though the type hint has no place for it"
+    if all(key in EITHER for key in tried.keys):
+        return ""
     both = dict.fromkeys([*results, *ended.results])
     changed = [name for name in both if results.get(name) != ended.results.get(name)]
     if all(key in NO_EFFECT for key in tried.keys):
