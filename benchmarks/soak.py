@@ -60,7 +60,7 @@ TEACHERS: dict[str, dict[str, Any]] = {
     "FrozenTeacher": {},
     "EMATeacher": {"update_rate": 0.2, "clock": "rollout"},
     "RestartTeacher": {"every": 3, "mix": 0.4},
-    "GatedTeacher": {"check_every": 1, "min_age": 1, "reward_gain": -1.0, "window": 2, "max_length_tail": 99.0},
+    "GatedTeacher": {"check_every": 1, "min_age": 1, "reward_gain": 0.0, "window": 2, "max_length_tail": 99.0},
     "TrustRegionTeacher": {},
 }
 MONITORS = ("ParameterDrift", "ResponseDrift", "ArtifactMonitor", "CollapseMonitor")

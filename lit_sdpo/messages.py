@@ -122,7 +122,7 @@ def explain_building(
     if mistake is not None and mistake.where:
         return UserError(mistake.what, where=mistake.where, fix=mistake.fix)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if isinstance(error, MemoryError) or lacks_memory(error):
+    if lacks_memory(error):
         return None
     own = bool(frames) and str(frames[-1].f_globals.get("__name__")).partition(".")[0] == "lit_sdpo"
     if own and not isinstance(error, UserError | ValueError):  # a defect of ours
@@ -141,6 +141,8 @@ def explain_building(
     places = direct or fitting or places
     where = places[0] if len(places) == 1 else "trainer" if owner.__name__.startswith("_") else owner.__name__
     what, fix = (mistake.what, mistake.fix) if mistake is not None else (reason(error, most=300), "")
+    if isinstance(error, MemoryError):
+        what, fix = "what it asks for does not fit into memory", "give a smaller number"
     return UserError(what, where=where, fix=fix)
 
 

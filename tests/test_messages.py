@@ -81,3 +81,14 @@ def test_explained_keeps_what_is_explained_already():
     assert caught.value.where == "file"
     with pytest.raises(MemoryError), explained("cannot build"):
         raise MemoryError
+
+
+def test_a_number_that_no_memory_is_large_enough_for():
+    class Wanting:
+        def __init__(self, size):
+            raise MemoryError
+
+    with pytest.raises(MemoryError) as raised:
+        Wanting(10)
+    found = explain_building(raised.value, ["trainer.size"])
+    assert str(found) == "Wanting: what it asks for does not fit into memory. Give a smaller number."

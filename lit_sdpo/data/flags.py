@@ -42,6 +42,8 @@ def check_training(trainer: Any, *, stages: int, steps: int, eval_every: int | N
     if trainer.accumulate_grad_batches < 1:
         slices = f"a step cannot be cut into {trainer.accumulate_grad_batches} slices"
         raise _refused("accumulate_grad_batches", slices, "at least 1")
+    if trainer.log_every_n_steps < 0:
+        raise _refused("log_every_n_steps", f"{trainer.log_every_n_steps} steps", "at least 1, or 0 to log nothing")
     if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):
         what = "GradientAccumulationScheduler changes the number of slices inside a step"
         raise _refused("callbacks", what, "set trainer.accumulate_grad_batches, which does not change what is learned")

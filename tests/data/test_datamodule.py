@@ -26,6 +26,7 @@ def fake_trainer(data, **changes):
         "val_check_interval": 1.0,
         "_val_check_time_interval": None,
         "accumulate_grad_batches": 1,
+        "log_every_n_steps": 1,
         "current_epoch": 0,
         "global_rank": 0,
         "world_size": 1,

@@ -49,6 +49,7 @@ def named(flags):
         {"min_steps": 13},
         {"accumulate_grad_batches": 0},
         {"accumulate_grad_batches": -2},
+        {"log_every_n_steps": -1},
         {"callbacks": GradientAccumulationScheduler({1: 2})},
         {"reload_dataloaders_every_n_epochs": 0},
     ],

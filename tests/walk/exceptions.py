@@ -12,6 +12,7 @@ NO_EFFECT = {
     "Trainer.benchmark": "cuDNN alone",
     "Trainer.limit_predict_batches": "nothing is predicted in fit",
     "Trainer.limit_test_batches": "nothing is tested in fit",
+    "Trainer.model_registry": "names checkpoints in a registry that no logger here has",
     "Trainer.use_distributed_sampler": "the loaders divide themselves",
     "Trainer.sync_batchnorm": "one process",
     "Trainer.enable_autolog_hparams": "hyperparameters are in config.yaml",
@@ -20,6 +21,7 @@ NO_EFFECT = {
     "StageCheckpoint.signals": "decides only when a signal comes",
     "RolloutCallback.max_prompt_tokens": "a limit: what exceeds it is refused",
     "RolloutCallback.max_verifier_failures": "a limit: what exceeds it ends the run",
+    "Reprompt.thinking_pattern": "nobody thinks",
     "OnPolicyModule.float32_masters": "weights in float32 have no masters",
     "AdamW.capturable": "CUDA graphs alone",
     "JsonlTask.test": "only lit-sdpo test reads it",
@@ -50,4 +52,6 @@ MEANS_THE_SAME = {
     ("WarmupLinearDecay.decay_share", "1e-45"),  # no step
     ("WarmStartTask.prior", "1e-45"),  # no row
     ("Reprompt.max_context_tokens", "None"),  # contexts are below
+    ("Reprompt.thinking", "'keep'"),  # nobody thinks
+    ("MicroWorld.strict", "True"),  # no answer that it would judge otherwise
 }
