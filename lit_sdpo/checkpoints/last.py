@@ -13,6 +13,8 @@ from lit_sdpo.checkpoints.manifest import in_order
 from lit_sdpo.errors import UserError
 
 FOLDER = "checkpoints"
+#: What a run writes into its folder before anything else; what is left without it has never begun.
+RECORD = "config.yaml"
 #: Why a run was refused that would have begun in a folder.
 REFUSED = "refused.txt"
 
@@ -30,7 +32,7 @@ def last_checkpoint(trainer: pl.Trainer, *, go_on: bool) -> Path | None:
     numbers_itself = getattr(logger, "_version", 0) is None  # until it is asked for its folder
     if not numbers_itself and (own := folder_of_logger(trainer)) is not None:
         return _newest(own)
-    begun = {n: path for n, path in versions(runs_root(trainer)).items() if not (path / REFUSED).exists()}
+    begun = {n: path for n, path in versions(runs_root(trainer)).items() if _has_begun(path)}
     if not begun:
         return _newest(runs_root(trainer))
     number, folder = next(iter(begun.items()))
@@ -69,3 +71,7 @@ def _newest(folder: Path) -> Path | None:
     if not found:
         rank_zero_info(f"No checkpoint in {folder} yet: this run begins at the beginning.")
     return found[0] if found else None
+
+
+def _has_begun(folder: Path) -> bool:
+    return not (folder / REFUSED).exists() and any((folder / name).exists() for name in (RECORD, FOLDER))
