@@ -18,8 +18,8 @@ import numpy as np
 from numpy.random import Generator
 
 from benchmarks.made_runs import Array, made_run
-from lit_sdpo.callbacks.artifact_tables import ArtifactRow
 from lit_sdpo.functional import MatrixDrift
+from lit_sdpo.report.artifacts import ArtifactRow
 from lit_sdpo.report.claims import CLAIMS, check_claims
 from lit_sdpo.report.claims.table import REPLICATES, Claim, Verdict
 from lit_sdpo.report.comparisons import Draws

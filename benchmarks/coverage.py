@@ -21,7 +21,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from benchmarks.made_runs import made_run
-from lit_sdpo.callbacks.response_drift import estimate, mean_over_tasks
+from lit_sdpo.callbacks.responses.drift import estimate, mean_over_tasks
 from lit_sdpo.functional import (
     difference_interval,
     excess_kl_bounds,

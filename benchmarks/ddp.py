@@ -18,9 +18,9 @@ import lightning.pytorch as pl
 
 from benchmarks.common import in_fresh_process, parser, report, use_threads
 from benchmarks.step import module_of
-from lit_sdpo.callbacks.rollout import RolloutCallback
+from lit_sdpo.callbacks.rollout.callback import RolloutCallback
+from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.data.micro.datamodule import MicroDataModule
-from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.types import Sampling
 
 

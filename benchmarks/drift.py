@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from lit_sdpo.callbacks.parameter_drift import measure
-from lit_sdpo.callbacks.trained_weights import TrainedWeight, trained_parameters
+from lit_sdpo.callbacks.weights.drift import measure
+from lit_sdpo.callbacks.weights.trained import TrainedWeight, trained_parameters
 from lit_sdpo.report.drift import drift_markdown
 
 SIZES = {

@@ -38,7 +38,7 @@ from benchmarks.common import (
 from benchmarks.rollout import native
 from benchmarks.update import differ, norm, packed_loss, padded_loss
 from lit_sdpo.functional import chunked_loss, default_chunk_size, token_logprobs_from_logits
-from lit_sdpo.policies.fused import fuse
+from lit_sdpo.policies.fused_layers import fuse
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import scorer
 

@@ -31,7 +31,7 @@ from benchmarks.common import (
 )
 from benchmarks.rollout import native
 from lit_sdpo.functional import ppo_loss, sdpo_loss, token_logprobs_from_logits
-from lit_sdpo.policies.fused import fuse
+from lit_sdpo.policies.fused_layers import fuse
 from lit_sdpo.policies.memory import step_memory
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import completion_hidden, scorer, weighted_loss

@@ -159,7 +159,7 @@ class Reader(pl.Callback):
 
 def measure(case: str, size: str) -> dict[str, dict[str, float]]:
     """Two steps in this process: memory by phase and by part."""
-    from lit_sdpo.callbacks.rollout import RolloutCallback
+    from lit_sdpo.callbacks.rollout.callback import RolloutCallback
     from lit_sdpo.cli import LitSDPOCLI, run
     from lit_sdpo.rewards.combine import WeightedRewards
 

@@ -23,19 +23,19 @@ from unittest.mock import patch
 
 import lightning.pytorch as pl
 
-import lit_sdpo.callbacks.rollout
+import lit_sdpo.callbacks.rollout.callback
 import lit_sdpo.modules.base
 import lit_sdpo.modules.objective
+import lit_sdpo.rollouts.engines.native
 import lit_sdpo.rollouts.generate
-import lit_sdpo.rollouts.native
 from benchmarks.common import report
 from benchmarks.step import Session, arguments
+from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.data.micro.tasks import MicroTask
 from lit_sdpo.policies.load import load_tokenizer
 from lit_sdpo.policies.scoring import Scorer
 from lit_sdpo.policies.teachers import Teacher
 from lit_sdpo.rewards.combine import WeightedRewards
-from lit_sdpo.rollouts.prompts import PromptBatch
 
 REST = "the rest: Trainer, loader, callbacks"
 
@@ -104,8 +104,8 @@ def watched(sections: Sections, session: Session) -> ExitStack:
     """Put a clock around each part until the stack is closed."""
     module = type(session.module)
     parts: list[tuple[Any, str, str]] = [
-        (lit_sdpo.callbacks.rollout, "generate", "rollout: the rest"),
-        (lit_sdpo.rollouts.native, "sample", "rollout: sampling"),
+        (lit_sdpo.callbacks.rollout.callback, "generate", "rollout: the rest"),
+        (lit_sdpo.rollouts.engines.native, "sample", "rollout: sampling"),
         (lit_sdpo.rollouts.generate, "verify_all", "reward"),
         (WeightedRewards, "__call__", "reward"),
         (module, "prepare_rollouts", "advantages, reprompts"),
@@ -120,14 +120,14 @@ def watched(sections: Sections, session: Session) -> ExitStack:
     for owner, attribute, name in parts:
         # A function in the class, not a bound method, so that `self` still comes first.
         stack.enter_context(patch.object(owner, attribute, sections.around(name, getattr(owner, attribute))))
-    run = lit_sdpo.rollouts.native._Drawing.run
+    run = lit_sdpo.rollouts.engines.native._Drawing.run
 
     def run_watched(drawing: Any, decoder: Any) -> Any:
         for attribute, name in (("start", "prefill"), ("step", "decode"), ("compact", "compaction")):
             setattr(decoder, attribute, sections.around(f"rollout: {name}", getattr(decoder, attribute)))
         return run(drawing, decoder)
 
-    stack.enter_context(patch.object(lit_sdpo.rollouts.native._Drawing, "run", run_watched))
+    stack.enter_context(patch.object(lit_sdpo.rollouts.engines.native._Drawing, "run", run_watched))
     forward = Teacher.scorer
 
     def scorer(*args: Any) -> Scorer:

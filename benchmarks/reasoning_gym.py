@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from lit_sdpo.rewards.gym import ReasoningGym
-from lit_sdpo.rewards.gym_rules import DECIDED, GUARDS, UNSOUND
+from lit_sdpo.rewards.gym.rules import DECIDED, GUARDS, UNSOUND
+from lit_sdpo.rewards.gym.verifier import ReasoningGym
 
 CONSTANTS = [
     *(

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from benchmarks.common import best, gemm_rate, parser, random_model, random_prompts, report, spread, use_threads
 from benchmarks.plain import EndHazard, generate
-from lit_sdpo.policies.fused import fuse
-from lit_sdpo.rollouts.native import NativeEngine
+from lit_sdpo.policies.fused_layers import fuse
+from lit_sdpo.rollouts.engines.native import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.types import Completions, Sampling
 

@@ -35,11 +35,11 @@ from benchmarks.common import (
 from benchmarks.rollout import native
 from benchmarks.step import Lines, module_of
 from benchmarks.update import packed_loss
-from lit_sdpo.callbacks.rollout import RolloutCallback
+from lit_sdpo.callbacks.rollout.callback import RolloutCallback
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.task import Row, Split, Stage
 from lit_sdpo.functional import chunked_loss, ppo_loss, token_logprobs_from_logits
-from lit_sdpo.policies.fused import fuse
+from lit_sdpo.policies.fused_layers import fuse
 from lit_sdpo.rollouts.types import Sampling
 
 AXES = ("tokens", "rows", "generations", "vocabulary", "tasks")

@@ -28,7 +28,8 @@ import lightning.pytorch as pl
 import torch
 
 from benchmarks.common import Clock, peak_rss_mb, use_threads
-from lit_sdpo.callbacks.rollout import RolloutCallback
+from lit_sdpo.callbacks.rollout.callback import RolloutCallback
+from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.task import Row, Split, Stage, Task
 from lit_sdpo.modules.base import OnPolicyModule
@@ -36,8 +37,7 @@ from lit_sdpo.modules.grpo import GRPO
 from lit_sdpo.modules.sdpo import SDPO
 from lit_sdpo.policies.teachers import EMATeacher
 from lit_sdpo.rewards.base import Verdict
-from lit_sdpo.rollouts.native import NativeEngine
-from lit_sdpo.rollouts.prompts import PromptBatch
+from lit_sdpo.rollouts.engines.native import NativeEngine
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.types import Completions, Sampling
 

@@ -44,10 +44,10 @@ from benchmarks.common import (
     write_additions,
 )
 from lit_sdpo.functional import chunked_loss, group_advantages, ppo_loss, sdpo_loss, token_logprobs_from_logits
-from lit_sdpo.policies.fused import fuse
+from lit_sdpo.policies.fused_layers import fuse
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import completion_hidden, scorer, weighted_loss
-from lit_sdpo.rollouts.allocation import keep_freed_memory
+from lit_sdpo.rollouts.malloc import keep_freed_memory
 from lit_sdpo.rollouts.sampling import sample, uniforms
 from lit_sdpo.rollouts.types import Sampling
 

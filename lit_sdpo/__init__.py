@@ -37,12 +37,16 @@ from lit_sdpo.policies.teachers import (
 )
 from lit_sdpo.rewards.base import Reward, Verdict
 from lit_sdpo.rewards.combine import WeightedRewards
-from lit_sdpo.rollouts.engine import Completions, RolloutEngine, Sampling
-from lit_sdpo.rollouts.native import NativeEngine
+from lit_sdpo.rollouts.engines.base import Completions, RolloutEngine, Sampling
+from lit_sdpo.rollouts.engines.native import NativeEngine
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.types import Rollouts
 
 __version__ = "0.1.0"
+
+from lit_sdpo.moved import install as _install
+
+_install()  # paths of earlier releases
 
 __all__ = [
     "GRPO",

@@ -37,11 +37,11 @@ from lit_sdpo.callbacks import (
 )
 from lit_sdpo.callbacks.folder import run_folder, set_aside, write_atomically
 from lit_sdpo.checkpoints import SafeCheckpointIO
-from lit_sdpo.checkpoints.identity import explain_loading
 from lit_sdpo.checkpoints.last import FOLDER, REFUSED, check_unused, last_checkpoint
 from lit_sdpo.checkpoints.lock import NAME as LOCK
 from lit_sdpo.checkpoints.lock import RunLock
 from lit_sdpo.checkpoints.manifest import in_order
+from lit_sdpo.checkpoints.schema import explain_loading
 from lit_sdpo.checkpoints.signals import interruption
 from lit_sdpo.checkpoints.writing import is_full
 from lit_sdpo.commands import COMMANDS, run_command

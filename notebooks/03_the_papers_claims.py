@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 from lit_sdpo.cli import main
-from lit_sdpo.functional import razor
+from lit_sdpo.functional import excess_kl as razor
 from lit_sdpo.report.claims import check_claims
 from lit_sdpo.report.study import Study
 from lit_sdpo.report.table_files import claims_markdown

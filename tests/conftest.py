@@ -7,7 +7,7 @@ from transformers import GenerationConfig, Qwen3ForCausalLM
 from lit_sdpo.data.micro.model import base_config
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import load_tokenizer
-from lit_sdpo.rewards.sandbox import Sandbox
+from lit_sdpo.rewards.sandbox.sandbox import Sandbox
 
 
 @pytest.fixture(scope="session")

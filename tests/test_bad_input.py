@@ -22,7 +22,7 @@ def nothing_runs(monkeypatch, tmp_path):
     def generate(*args, **kwargs):
         pytest.fail("the run has begun")
 
-    monkeypatch.setattr("lit_sdpo.rollouts.native.NativeEngine.generate", generate)
+    monkeypatch.setattr("lit_sdpo.rollouts.engines.native.NativeEngine.generate", generate)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
 
@@ -197,7 +197,7 @@ def test_budget(refused, argument, what, fix):
 
 def test_programs_without_bubblewrap(refused, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    from lit_sdpo.rewards import sandbox
+    from lit_sdpo.rewards.sandbox import sandbox
 
     getattr(sandbox._check_bubblewrap, "cache_clear", lambda: None)()
     message = refused(*stream(name="code", train=str(FILES / "mbpp_train.jsonl")))

@@ -99,7 +99,7 @@ def test_an_error_inside_of_the_run_is_exit_code_1_with_a_traceback(small, monke
     def fail(self, *args, **kwargs):
         raise ValueError("the weights have diverged")
 
-    monkeypatch.setattr("lit_sdpo.rollouts.native.NativeEngine.generate", fail)
+    monkeypatch.setattr("lit_sdpo.rollouts.engines.native.NativeEngine.generate", fail)
     assert main(["fit", *small]) == 1
     assert "Traceback" in (errors := capsys.readouterr().err)
     assert "the weights have diverged" in errors
@@ -116,7 +116,7 @@ def test_interruption_is_exit_code_130(small, monkeypatch):
         raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("lit_sdpo.rollouts.native.NativeEngine.generate", interrupt)
+    monkeypatch.setattr("lit_sdpo.rollouts.engines.native.NativeEngine.generate", interrupt)
     try:
         assert main(["fit", *small]) == 130
     finally:

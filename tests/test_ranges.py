@@ -18,8 +18,8 @@ from lit_sdpo.ranges import OutOfRangeError, check_integer, check_number, check_
 from lit_sdpo.report.health import Watch
 from lit_sdpo.rewards.failures import FailureLimit
 from lit_sdpo.rewards.numeric import NumberNear
-from lit_sdpo.rewards.sandbox import Sandbox
-from lit_sdpo.rollouts.vllm import VLLMEngine
+from lit_sdpo.rewards.sandbox.sandbox import Sandbox
+from lit_sdpo.rollouts.engines.vllm import VLLMEngine
 from tests.tiny_model import FILES
 from tests.training import Toy, toy_data
 

@@ -164,7 +164,7 @@ def test_grpo_is_a_small_overlay(model, tmp_path):
 def test_the_example_as_it_stands_reads_all_its_files(monkeypatch):
     """Every task of the example is made, from the repository root, with its rows and verifiers."""
     monkeypatch.chdir(EXAMPLES.parents[1])
-    monkeypatch.setattr("lit_sdpo.rewards.sandbox.Sandbox.prepare", lambda self: None)
+    monkeypatch.setattr("lit_sdpo.rewards.sandbox.sandbox.Sandbox.prepare", lambda self: None)
     data = yaml.safe_load((EXAMPLES / "real_tasks.yaml").read_text())["data"]["init_args"]
     tasks = [JsonlTask(**entry["task"]["init_args"]) for entry in data["stages"]]
     assert [(task.name, len(task.rows("train")) >= 4) for task in tasks] == [

@@ -18,7 +18,6 @@ from typing_extensions import override
 from lit_sdpo.callbacks import curves
 from lit_sdpo.callbacks.folder import run_folder
 from lit_sdpo.checkpoints.divided import guard
-from lit_sdpo.checkpoints.identity import KEY
 from lit_sdpo.checkpoints.last import FOLDER
 from lit_sdpo.checkpoints.manifest import in_order
 from lit_sdpo.checkpoints.position import (
@@ -30,6 +29,7 @@ from lit_sdpo.checkpoints.position import (
     window_ended,
 )
 from lit_sdpo.checkpoints.resuming import Resuming
+from lit_sdpo.checkpoints.schema import KEY
 from lit_sdpo.checkpoints.signals import Signals
 from lit_sdpo.checkpoints.writing import probe, remove_leftovers, tensor_bytes
 from lit_sdpo.errors import UserError

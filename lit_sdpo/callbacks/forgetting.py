@@ -36,7 +36,7 @@ class ForgettingMatrix(pl.Callback):
     """Keep the score on every task after every stage, and say what was learned and what was lost.
 
     A stage is one epoch. Row 0 is an evaluation before the first step (see
-    :class:`~lit_sdpo.callbacks.evaluation.InitialEvaluation`), row k the last evaluation at the end of stage k.
+    :class:`~lit_sdpo.callbacks.initial_evaluation.InitialEvaluation`), row k the last evaluation at the end of stage k.
     Evaluations inside a stage are not rows. After each row the scalars ``continual/...`` of
     :func:`~lit_sdpo.report.summary.summarize` go to every logger, at the optimizer step; undefined ones are left out.
     TensorBoard also gets the matrix as a picture and as text. The end of ``fit`` prints the matrix.

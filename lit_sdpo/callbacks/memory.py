@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_sdpo.callbacks.rollout import RolloutCallback
+from lit_sdpo.callbacks.rollout.callback import RolloutCallback
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.memory import UNCOUNTABLE, StepMemory, step_memory
 from lit_sdpo.ranges import check_number

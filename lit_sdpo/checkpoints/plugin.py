@@ -12,8 +12,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from typing_extensions import override
 
 from lit_sdpo.checkpoints.damaged import DAMAGED, DamagedError, compare, newest_good, warn_not_compared
-from lit_sdpo.checkpoints.identity import check_schema
 from lit_sdpo.checkpoints.manifest import Contents, Manifest, is_divided
+from lit_sdpo.checkpoints.schema import check_schema
 from lit_sdpo.checkpoints.writing import save
 from lit_sdpo.errors import UserError
 

@@ -12,9 +12,9 @@ from torch.utils.hooks import RemovableHandle
 
 import lit_sdpo
 from lit_sdpo.checkpoints.differences import Difference, Differences, between, check_keys, names, plain_keys
-from lit_sdpo.checkpoints.identity import BASE_WEIGHTS, KEY, TOKENIZER, compare, describe, stamp, weights_fingerprint
 from lit_sdpo.checkpoints.random_state import of_all_ranks, set_random_state
 from lit_sdpo.checkpoints.rates import Rates
+from lit_sdpo.checkpoints.schema import BASE_WEIGHTS, KEY, TOKENIZER, compare, describe, stamp, weights_fingerprint
 from lit_sdpo.checkpoints.settings import settings
 from lit_sdpo.errors import UserError
 

@@ -70,7 +70,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def _of_machine() -> list[tuple[str, Check]]:
-    from lit_sdpo.diagnosis import cells, devices, machine, processes, versions
+    from lit_sdpo.diagnosis import devices, machine, processes, sandboxes, versions
 
     return [
         ("packages", versions.packages),
@@ -78,7 +78,7 @@ def _of_machine() -> list[tuple[str, Check]]:
         ("memory", machine.memory),
         ("speed", devices.devices),
         ("process group", processes.groups),
-        ("sandbox", cells.sandboxes),
+        ("sandbox", sandboxes.sandboxes),
         ("disk", machine.storage),
     ]
 

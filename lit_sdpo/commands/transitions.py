@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_sdpo.outside.lm_eval import other_prompts, read_samples, transitions_between
+from lit_sdpo.harnesses.lm_eval import other_prompts, read_samples, transitions_between
 from lit_sdpo.report.items import Record, records_csv
 from lit_sdpo.text import printable, printable_lines
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.data.task import Row, Stage, Task
-from lit_sdpo.rollouts.prompts import PromptBatch
 
 
 class PromptStream:

@@ -31,6 +31,20 @@ from lit_sdpo.functional.divergence import (
     squared_hellinger,
 )
 from lit_sdpo.functional.ema import ema_update_
+from lit_sdpo.functional.excess_kl import (
+    ExcessBounds,
+    binary_kl,
+    excess_forward_kl,
+    excess_kl_bounds,
+    excess_kl_estimate,
+    excess_reverse_kl,
+    kl,
+    prefix_probabilities,
+    razor_policy,
+    razor_token_kernels,
+    success_weights,
+    token_kernels,
+)
 from lit_sdpo.functional.filters import FilteredLogprobs, filtered_logprobs, lowest_kept, nucleus
 from lit_sdpo.functional.importance import importance_clip, mismatch_weights
 from lit_sdpo.functional.intervals import (
@@ -55,20 +69,6 @@ from lit_sdpo.functional.logprobs import (
 from lit_sdpo.functional.matrix_drift import MatrixDrift, matrix_drift
 from lit_sdpo.functional.policy_loss import PolicyLoss, cispo_loss, gspo_loss, kl_penalty, ppo_loss
 from lit_sdpo.functional.precision import at_least_float32, fill_masked
-from lit_sdpo.functional.razor import (
-    ExcessBounds,
-    binary_kl,
-    excess_forward_kl,
-    excess_kl_bounds,
-    excess_kl_estimate,
-    excess_reverse_kl,
-    kl,
-    prefix_probabilities,
-    razor_policy,
-    razor_token_kernels,
-    success_weights,
-    token_kernels,
-)
 from lit_sdpo.functional.reduce import Aggregation, Totals, aggregate, count, token_weights
 from lit_sdpo.functional.sample_distances import kl_estimates, median_distance, squared_mmd, total_variation
 from lit_sdpo.functional.statistics import (
@@ -92,7 +92,6 @@ from lit_sdpo.functional.subspaces import (
     stable_rank,
     subspace_change,
 )
-from lit_sdpo.functional.support import log_tail_mass, on_support, top_k_with_tail
 from lit_sdpo.functional.text import (
     compression_ratio,
     distinct_n,
@@ -103,6 +102,7 @@ from lit_sdpo.functional.text import (
     ngrams,
     repetition_share,
 )
+from lit_sdpo.functional.top_k import log_tail_mass, on_support, top_k_with_tail
 from lit_sdpo.functional.weight_change import WeightChange, merge_changes, weight_change
 
 __all__ = [

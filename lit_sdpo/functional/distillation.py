@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from lit_sdpo.functional.divergence import divergence, logit_divergence, sampled_divergence
 from lit_sdpo.functional.importance import importance_clip as clipped_ratio
 from lit_sdpo.functional.precision import fill_masked, tempered
-from lit_sdpo.functional.support import top_k_with_tail
+from lit_sdpo.functional.top_k import top_k_with_tail
 
 
 class _TokenLogprobs(torch.autograd.Function):

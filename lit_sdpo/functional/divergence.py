@@ -70,7 +70,8 @@ def _value_and_gradient(student: Tensor, teacher: Tensor, alpha: float) -> tuple
         # either end, where what is left of 1 would be lost to rounding, and all of it at a small alpha.
         d = teacher - student
         above, ratio = d > 0, d.abs().neg_()
-        share, rest = (torch.where(above, *d.new_tensor(pair)) for pair in ([1 - alpha, alpha], [alpha, 1 - alpha]))
+        of_student, of_teacher = d.new_tensor(1 - alpha), d.new_tensor(alpha)
+        share, rest = torch.where(above, of_student, of_teacher), torch.where(above, of_teacher, of_student)
         lost = torch.expm1(ratio).mul_(share)
         left = ratio.exp_().mul_(share).add_(rest)
         common = torch.where(lost > -0.5, lost.log1p(), left.log_())

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from lit_sdpo.functional.precision import at_least_float32, tempered
-from lit_sdpo.functional.support import log_tail_mass
+from lit_sdpo.functional.top_k import log_tail_mass
 
 _CPU_CHUNK_BYTES = 2**24  # small enough to stay near the cache
 _ACCELERATOR_CHUNK_BYTES = 2**28

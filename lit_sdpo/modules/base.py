@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.errors import UserError, explained
 from lit_sdpo.modules.objective import Replay, Slice, Term, Tokens
 from lit_sdpo.modules.weight_anchor import WeightAnchor
@@ -28,7 +29,6 @@ from lit_sdpo.policies.moved import MovedShare
 from lit_sdpo.policies.scoring import weighted_loss
 from lit_sdpo.policies.sharding import is_sharded, release, shard, whole
 from lit_sdpo.ranges import check_number, check_optimizer
-from lit_sdpo.rollouts.prompts import PromptBatch
 from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
 
 Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_sdpo.callbacks.rollout import RolloutCallback
+from lit_sdpo.callbacks.rollout.callback import RolloutCallback
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.jsonl import Plan, SourceTask, planned
 from lit_sdpo.data.readers import read_rows

@@ -211,7 +211,7 @@ def logits_of(policy: Any, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
     """
     model = policy.float().eval()
     for module in model.modules():
-        module.__dict__.pop("forward", None)  # the faster one of lit_sdpo.policies.fused
+        module.__dict__.pop("forward", None)  # the faster one of lit_sdpo.policies.fused_layers
     return [model(input_ids=torch.tensor([ids[:LONGEST]])).logits[0].clone() for ids in prompts]
 
 

@@ -28,7 +28,7 @@ from lit_sdpo.policies.chat import render_all as render_all
 from lit_sdpo.policies.compiling import compile_layers
 from lit_sdpo.policies.dropout import switch_off_dropout
 from lit_sdpo.policies.fitting import check_finite, check_loading, report_kept_back
-from lit_sdpo.policies.fused import fuse
+from lit_sdpo.policies.fused_layers import fuse
 from lit_sdpo.ranges import check_integer, check_number
 
 #: ``model_name`` of the small model that ships with the package.

@@ -11,9 +11,9 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from lit_sdpo.callbacks.artifact_tables import ArtifactRow
 from lit_sdpo.errors import explained
 from lit_sdpo.functional import MatrixDrift
+from lit_sdpo.report.artifacts import ArtifactRow
 from lit_sdpo.report.drift import DriftRow
 from lit_sdpo.report.events import scalars
 from lit_sdpo.report.items import Items, known

@@ -9,8 +9,8 @@ from typing import Any
 from lit_sdpo.ranges import check_number
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.contract import Contract, last_boxed, right_or
-from lit_sdpo.rewards.math_number import Number, read_number
-from lit_sdpo.rewards.math_text import tidy
+from lit_sdpo.rewards.mathematics.number import Number, read_number
+from lit_sdpo.rewards.mathematics.text import tidy
 
 
 class NumberNear(Contract):

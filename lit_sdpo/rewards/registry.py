@@ -11,14 +11,14 @@ from typing import Any
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.base import Verifier
 from lit_sdpo.rewards.choice import ChoiceBox, ChoiceTag, ExactAnswer
-from lit_sdpo.rewards.code import CodeTests
-from lit_sdpo.rewards.gym import ReasoningGym
+from lit_sdpo.rewards.gym.verifier import ReasoningGym
 from lit_sdpo.rewards.logic import ZebraGrid
-from lit_sdpo.rewards.math import MathBoxed
+from lit_sdpo.rewards.mathematics.boxed import MathBoxed
 from lit_sdpo.rewards.numeric import NumberNear
 from lit_sdpo.rewards.pool import Pooled
+from lit_sdpo.rewards.programs.verifier import CodeTests
 from lit_sdpo.rewards.text import ExactText
-from lit_sdpo.rewards.tool_call import FunctionCalls, ReactCalls
+from lit_sdpo.rewards.tool_calls.verifier import FunctionCalls, ReactCalls
 
 CONTRACTS: dict[str, type[Verifier]] = {
     "math_boxed": MathBoxed,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lit_sdpo.rollouts.engine import Completions
+from lit_sdpo.rollouts.engines.base import Completions
 
 
 def blocks(prompts: int, generations: int, max_rows: int | None) -> Iterator[tuple[range, range]]:

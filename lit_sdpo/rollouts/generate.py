@@ -16,8 +16,8 @@ from lit_sdpo.policies.load import end_token_ids, render_all
 from lit_sdpo.policies.scoring import eval_mode
 from lit_sdpo.rewards.combine import Scores, WeightedRewards
 from lit_sdpo.rewards.pool import verify_all
-from lit_sdpo.rollouts.allocation import keep_freed_memory
-from lit_sdpo.rollouts.engine import Call, Completions, RolloutEngine, Sampling, checked
+from lit_sdpo.rollouts.engines.base import Call, Completions, RolloutEngine, Sampling, checked
+from lit_sdpo.rollouts.malloc import keep_freed_memory
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.texts import completion_texts
 from lit_sdpo.rollouts.types import Rollouts

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_sdpo.functional import mismatch_weights
 from lit_sdpo.functional.filters import TRANSFORMERS_ORDER, Filter, filtered_logprobs
-from lit_sdpo.rollouts.engine import Sampling
+from lit_sdpo.rollouts.engines.base import Sampling
 
 CAP = 2.0
 """Largest weight of a token for the difference between engine and policy (truncated importance sampling)."""

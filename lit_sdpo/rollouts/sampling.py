@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_sdpo.functional.filters import nucleus
-from lit_sdpo.rollouts.engine import Sampling
+from lit_sdpo.rollouts.engines.base import Sampling
 
 BLOCK = 256
 """Tokens per block of the two-level cumulative sum."""

@@ -15,9 +15,9 @@ from lit_sdpo.data.task import Row
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.scores import verifier_scores
-from lit_sdpo.rollouts.engine import Completions as Completions
-from lit_sdpo.rollouts.engine import RolloutEngine as RolloutEngine
-from lit_sdpo.rollouts.engine import Sampling as Sampling
+from lit_sdpo.rollouts.engines.base import Completions as Completions
+from lit_sdpo.rollouts.engines.base import RolloutEngine as RolloutEngine
+from lit_sdpo.rollouts.engines.base import Sampling as Sampling
 from lit_sdpo.rollouts.mismatch import Mismatch
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from lit_sdpo.cli import CALLBACKS, LitSDPOCLI, run
-from lit_sdpo.dry_run import ParseOnly
 from lit_sdpo.errors import UserError
+from lit_sdpo.planning.dry_run import ParseOnly
 from lit_sdpo.sweep.plan import Run
 
 #: What the sweep itself gives to each process, and what only the terminal shows: neither makes a run another one.

@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from lit_sdpo.callbacks.evaluation import InitialEvaluation
 from lit_sdpo.callbacks.forgetting import ForgettingMatrix
+from lit_sdpo.callbacks.initial_evaluation import InitialEvaluation
 from lit_sdpo.errors import UserError
 from tests.callbacks.scripted import PROBES, SCORES, STAGES, TASKS, Scripted, Stream, trainer
 

@@ -8,10 +8,10 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lit_sdpo.callbacks.memory import MemoryBudget, estimate
-from lit_sdpo.callbacks.rollout import RolloutCallback
+from lit_sdpo.callbacks.rollout.callback import RolloutCallback
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.memory import step_memory
-from lit_sdpo.rollouts.native import NativeEngine
+from lit_sdpo.rollouts.engines.native import NativeEngine
 from lit_sdpo.units import GIB, size
 from tests.training import fit, method, rollout_callback, toy_data
 

@@ -9,7 +9,7 @@ import time
 import lightning.pytorch as pl
 import pytest
 
-from lit_sdpo.callbacks.evaluation import InitialEvaluation
+from lit_sdpo.callbacks.initial_evaluation import InitialEvaluation
 from lit_sdpo.callbacks.progress import StreamProgressBar
 from tests.callbacks.scripted import Scripted, Stream, trainer
 

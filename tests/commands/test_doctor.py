@@ -9,7 +9,7 @@ import torch
 
 from lit_sdpo.cli import main
 from lit_sdpo.commands.doctor import main as command
-from lit_sdpo.diagnosis import cells, machine, versions
+from lit_sdpo.diagnosis import machine, sandboxes, versions
 from lit_sdpo.diagnosis.configuration import build
 from lit_sdpo.diagnosis.costs import checkpoints
 from lit_sdpo.diagnosis.devices import fastest, speeds
@@ -144,9 +144,9 @@ def test_a_group_of_two_can_be_made():
 
 
 def test_a_sandbox_that_holds_nothing_is_a_problem(monkeypatch, bubblewrap):
-    assert cells.sandbox("bubblewrap").state == "ok"
-    monkeypatch.setattr(cells, "PROGRAM", 'def attempt(path):\n    return {"network": "open"}')
-    assert cells.sandbox("bubblewrap").state == "problem"
+    assert sandboxes.sandbox("bubblewrap").state == "ok"
+    monkeypatch.setattr(sandboxes, "PROGRAM", 'def attempt(path):\n    return {"network": "open"}')
+    assert sandboxes.sandbox("bubblewrap").state == "problem"
 
 
 CHAT = [{"role": "user", "content": "What is 1 + 1?"}]

@@ -36,7 +36,7 @@ def model(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def from_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("lit_sdpo.rewards.sandbox.Sandbox.prepare", lambda self: None)
+    monkeypatch.setattr("lit_sdpo.rewards.sandbox.sandbox.Sandbox.prepare", lambda self: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 

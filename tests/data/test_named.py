@@ -20,7 +20,7 @@ RAW = FILES / "layouts"
 @pytest.fixture(autouse=True)
 def no_sandbox_and_no_network(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("lit_sdpo.rewards.sandbox.Sandbox.prepare", lambda self: None)
+    monkeypatch.setattr("lit_sdpo.rewards.sandbox.sandbox.Sandbox.prepare", lambda self: None)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lit_sdpo.callbacks.prompt_budget import PromptBudget
+from lit_sdpo.callbacks.rollout.prompt_budget import PromptBudget
 from lit_sdpo.data.check.checker import Checker, Part
 from lit_sdpo.data.jsonl import JsonlTask
 from lit_sdpo.data.source import Source

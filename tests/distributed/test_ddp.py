@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lit_sdpo.callbacks import InitialEvaluation, StageCheckpoint
-from lit_sdpo.checkpoints.identity import KEY
 from lit_sdpo.checkpoints.manifest import in_order
+from lit_sdpo.checkpoints.schema import KEY
 from lit_sdpo.rewards.base import Verdict
 from tests.faults.runs import assert_same, model, stream, train
 from tests.training import Toy, assert_close_gradients, fit, method, rollout_callback, toy_data, weights

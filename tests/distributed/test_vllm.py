@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import Lora
 from lit_sdpo.policies.sharding import whole
-from lit_sdpo.rollouts.vllm import VLLMEngine
+from lit_sdpo.rollouts.engines.vllm import VLLMEngine
 from tests.distributed.processes import in_two_processes
 from tests.rollouts.vllm_server import FakeServer
 from tests.training import assert_close_gradients, fit, method, rollout_callback, toy_data

@@ -33,12 +33,12 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.functional.filters import TRANSFORMERS_ORDER, filtered_logprobs
 from lit_sdpo.policies.load import end_token_ids, load_policy, load_tokenizer, render
 from lit_sdpo.report.events import scalars
-from lit_sdpo.rollouts.engine import Sampling
+from lit_sdpo.rollouts.engines.base import Sampling
+from lit_sdpo.rollouts.engines.native import NativeEngine
+from lit_sdpo.rollouts.engines.vllm import VLLMEngine, server
+from lit_sdpo.rollouts.engines.vllm.sync import Synchroniser, prompt_logprobs
 from lit_sdpo.rollouts.mismatch import Mismatch
-from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
-from lit_sdpo.rollouts.vllm import VLLMEngine, server
-from lit_sdpo.rollouts.vllm.sync import Synchroniser, prompt_logprobs
 from tests.modules.test_unchanged_policy import FILTERS, MIXED, Recorded, updates
 from tests.training import Watch
 

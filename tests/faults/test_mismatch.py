@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lit_sdpo.callbacks import StageCheckpoint
-from lit_sdpo.checkpoints.identity import compare, explain_loading, fingerprint
+from lit_sdpo.checkpoints.schema import compare, explain_loading, fingerprint
 from lit_sdpo.errors import UserError
 from tests.faults.runs import model, stream, train
 from tests.training import Toy

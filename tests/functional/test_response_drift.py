@@ -7,7 +7,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 
-from lit_sdpo.functional.razor import kl, token_kernels
+from lit_sdpo.functional.excess_kl import kl, token_kernels
 from lit_sdpo.functional.response_drift import (
     mmd_matrix,
     pairwise_cosine,

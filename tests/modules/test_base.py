@@ -12,7 +12,7 @@ from lit_sdpo.modules import OnPolicyModule
 from lit_sdpo.optimizers import MuonAdamW, WarmupConstant
 from lit_sdpo.policies.teachers import EMATeacher
 from lit_sdpo.rewards.combine import WeightedRewards
-from lit_sdpo.rollouts.native import NativeEngine
+from lit_sdpo.rollouts.engines.native import NativeEngine
 from tests.training import (
     Toy,
     adamw,

@@ -17,8 +17,8 @@ from lit_sdpo.cli import run
 from lit_sdpo.data.micro.tasks import MicroTask
 from lit_sdpo.policies.load import load_policy, load_tokenizer, resolve
 from lit_sdpo.rewards.combine import WeightedRewards
+from lit_sdpo.rollouts.engines.native import NativeEngine
 from lit_sdpo.rollouts.generate import Draw, generate
-from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.types import Sampling
 
 BASE = Path(__file__).parents[2] / "configs" / "micro" / "base.yaml"

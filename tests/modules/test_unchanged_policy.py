@@ -8,11 +8,11 @@ import torch
 
 from lit_sdpo.modules import SRPO
 from lit_sdpo.rewards.combine import WeightedRewards
-from lit_sdpo.rollouts.engine import RolloutEngine, Sampling
+from lit_sdpo.rollouts.engines.base import RolloutEngine, Sampling
+from lit_sdpo.rollouts.engines.native import NativeEngine
+from lit_sdpo.rollouts.engines.vllm import VLLMEngine
 from lit_sdpo.rollouts.mismatch import Mismatch
-from lit_sdpo.rollouts.native import NativeEngine
 from lit_sdpo.rollouts.reprompt import Reprompt
-from lit_sdpo.rollouts.vllm import VLLMEngine
 from tests.rollouts.vllm_server import FakeServer
 from tests.training import Watch, fit, method, rollout_callback, sgd, toy_data
 

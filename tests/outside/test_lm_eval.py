@@ -10,7 +10,7 @@ import pytest
 
 from lit_sdpo.cli import main
 from lit_sdpo.errors import UserError
-from lit_sdpo.outside.lm_eval import read_samples, transitions_between
+from lit_sdpo.harnesses.lm_eval import read_samples, transitions_between
 
 #: Right (1) or wrong (0) before and after; by hand: lost 3 of 8, won 2 of 8.
 BEFORE = [1, 1, 1, 1, 1, 0, 0, 0]

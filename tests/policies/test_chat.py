@@ -2,7 +2,7 @@
 
 import pytest
 
-from lit_sdpo.callbacks.prompt_budget import PromptBudget
+from lit_sdpo.callbacks.rollout.prompt_budget import PromptBudget
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.chat import check_template, left_out, render

@@ -16,7 +16,7 @@ from lit_sdpo.policies.load import Lora, load_policy
 from lit_sdpo.policies.memory import activation_bytes
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import completion_hidden
-from lit_sdpo.rollouts.native import NativeEngine
+from lit_sdpo.rollouts.engines.native import NativeEngine
 from lit_sdpo.rollouts.types import Sampling
 from tests.training import method
 

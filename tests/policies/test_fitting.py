@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lit_sdpo.callbacks.base_weights import BaseWeights
+from lit_sdpo.callbacks.weights.base import BaseWeights
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules import SDPO, SFT
 from lit_sdpo.policies.load import check_files, check_vocabulary, load_policy, load_tokenizer, resolve

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from lit_sdpo.callbacks.artifact_tables import ArtifactRow
 from lit_sdpo.functional import MatrixDrift
+from lit_sdpo.report.artifacts import ArtifactRow
 from lit_sdpo.report.drift import DriftRow
 from lit_sdpo.report.measures import MEASURES, own_score, stages_of, steps_to_reward
 from lit_sdpo.report.responses import Estimate, ResponseRow

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from lit_sdpo.callbacks.artifacts import ArtifactMonitor
+from lit_sdpo.callbacks.responses.artifacts import ArtifactMonitor
 from tests.loggers import InFolder
 
 MARKERS = {"math": [r"\\boxed"], "code": ["```"]}

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from lit_sdpo.callbacks.collapse import CollapseMonitor
+from lit_sdpo.callbacks.responses.collapse import CollapseMonitor
 from tests.loggers import InFolder
 
 METRICS = {"reward": "score", "entropy": "policy_entropy"}

@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_sdpo.callbacks.evaluation import InitialEvaluation
 from lit_sdpo.callbacks.forgetting import ForgettingMatrix
+from lit_sdpo.callbacks.initial_evaluation import InitialEvaluation
 from tests.loggers import InFolder
 
 TASKS = ["cats", "dogs"]

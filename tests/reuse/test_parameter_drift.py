@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_sdpo.callbacks.parameter_drift import ParameterDrift
+from lit_sdpo.callbacks.weights.drift import ParameterDrift
 from tests.loggers import InFolder
 
 

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lit_sdpo.callbacks.response_drift import ResponseDrift
+from lit_sdpo.callbacks.responses.drift import ResponseDrift
 from tests.loggers import InFolder
 
 WORDS = ["red", "green", "blue", "one", "two", "three", "<end>"]

@@ -44,7 +44,7 @@ class Result:
 
 def main(folder: str, port: str) -> None:
     """Run all attacks, some at a time because many of them only wait."""
-    from lit_sdpo.rewards.code import CodeTests
+    from lit_sdpo.rewards.programs.verifier import CodeTests
     from tests.rewards.attack_programs import ATTACKS, TRY
 
     check = CodeTests()

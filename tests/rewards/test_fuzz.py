@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from lit_sdpo.data.task import Row
-from lit_sdpo.rewards.examiner import Report
 from lit_sdpo.rewards.registry import CONTRACTS, in_process
+from lit_sdpo.rewards.sandbox.examiner_pool import Report
 
 CALLS = json.dumps([{"Action": "find.city", "Action_Input": json.dumps({"name": "Zanzibar-77", "n": [4, 31]})}])
 SCHEMA = {"properties": {"name": {"type": "string"}, "n": {"type": "array", "items": {"type": "integer"}}}}
@@ -72,7 +72,7 @@ REPEATED = [
 @pytest.fixture(autouse=True)
 def puzzles(monkeypatch):
     scorer = SimpleNamespace(score_answer=lambda answer, entry: float(answer == entry["answer"]))
-    monkeypatch.setattr("lit_sdpo.rewards.gym._dataset", lambda name: scorer)
+    monkeypatch.setattr("lit_sdpo.rewards.gym.verifier._dataset", lambda name: scorer)
 
 
 def completions(name, count, draw):

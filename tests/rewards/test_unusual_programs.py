@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lit_sdpo.rewards.code import CodeTests
+from lit_sdpo.rewards.programs.verifier import CodeTests
 from tests.rewards.unusual_programs import read
 
 ENTRIES = read()

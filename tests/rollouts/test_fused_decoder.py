@@ -8,9 +8,9 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from lit_sdpo.rollouts import fused_decoder
+from lit_sdpo.rollouts.engines.native import NativeEngine
 from lit_sdpo.rollouts.fused_decoder import fusible
-from lit_sdpo.rollouts.native import NativeEngine
-from tests.rollouts.test_engine import MODELS, SHAPE, assert_same, build, generate
+from tests.rollouts.engines.test_native import MODELS, SHAPE, assert_same, build, generate
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
@@ -20,7 +20,7 @@ FUSED = {"granite", "qwen3", "qwen3-tied", "qwen3-eager", "llama", "mistral", "m
 
 def plainly(model, monkeypatch, **options):
     with monkeypatch.context() as patch:
-        patch.setattr("lit_sdpo.rollouts.native.fusible", lambda model: False)
+        patch.setattr("lit_sdpo.rollouts.engines.native.fusible", lambda model: False)
         return generate(model, **options)
 
 
@@ -85,5 +85,5 @@ def test_an_adapter_that_has_learned_is_not_forgotten():
 
 
 def test_repeated_prompts_are_never_fused(monkeypatch):
-    monkeypatch.setattr("lit_sdpo.rollouts.native.FusedPrompts", None)
+    monkeypatch.setattr("lit_sdpo.rollouts.engines.native.FusedPrompts", None)
     generate(build("qwen3"), engine=NativeEngine(share_prompts=False))

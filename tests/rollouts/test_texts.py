@@ -12,7 +12,7 @@ from lit_sdpo.data.task import Row, Task
 from lit_sdpo.policies.load import load_policy, load_tokenizer, render_all
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.registry import verifier
-from lit_sdpo.rollouts.engine import Completions, RolloutEngine, Sampling
+from lit_sdpo.rollouts.engines.base import Completions, RolloutEngine, Sampling
 from lit_sdpo.rollouts.generate import Draw, generate
 from lit_sdpo.rollouts.reference import reference_rollouts
 from lit_sdpo.rollouts.reprompt import Reprompt

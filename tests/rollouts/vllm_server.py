@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from lit_sdpo.rollouts.engines.vllm.server.lit_sdpo_worker import WeightReload
 from lit_sdpo.rollouts.sampling import sample
 from lit_sdpo.rollouts.types import Sampling
-from lit_sdpo.rollouts.vllm.server.lit_sdpo_worker import WeightReload
 
 
 class UnquantizedEmbeddingMethod:

@@ -1,0 +1,1 @@
+"""What the policy answers: drift from the base, formatting artifacts, the gain of repetition, collapse."""

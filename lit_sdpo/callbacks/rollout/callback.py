@@ -1,0 +1,258 @@
+"""The callback that fills batches of prompts with scored completions: its arguments, its checks, its hooks."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from typing import Any, get_args
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from lit_sdpo.callbacks.rollout.checks import (
+    check_clipping,
+    check_correction,
+    check_cut,
+    check_engine,
+    check_module,
+    check_overlap,
+    check_replay,
+    check_slots,
+    imitates,
+)
+from lit_sdpo.callbacks.rollout.evaluation import Evaluation
+from lit_sdpo.callbacks.rollout.overlap import Overlap
+from lit_sdpo.callbacks.rollout.prompt_budget import PromptBudget
+from lit_sdpo.callbacks.rollout.window import Training
+from lit_sdpo.data.batch import PromptBatch
+from lit_sdpo.data.task import Row
+from lit_sdpo.ranges import check_integer, check_seed, check_share
+from lit_sdpo.rewards.combine import WeightedRewards
+from lit_sdpo.rewards.failures import FailureLimit
+from lit_sdpo.rollouts.engines.base import RolloutEngine, Sampling
+from lit_sdpo.rollouts.engines.native import NativeEngine
+from lit_sdpo.rollouts.generate import Draw, Generation, generate
+from lit_sdpo.rollouts.mismatch import Correction
+from lit_sdpo.rollouts.reference import reference_ids
+from lit_sdpo.rollouts.texts import opened_by_template
+from lit_sdpo.seed import run_seed
+
+
+class RolloutCallback(Callback):
+    """Fills each batch of prompts with scored completions before the module sees it.
+
+    At the first slot of a window it generates for all prompts of the step with the current weights, scores the
+    completions, lets the module prepare them (advantages, teacher contexts), counts the active tokens over all ranks
+    and cuts the rows into one slice per slot. In evaluation it generates, scores and logs ``val/<task>/accuracy``,
+    ``length``, ``truncated`` and ``invalid``. What is sampled for a prompt depends on the seed, the stage, the step and
+    the prompt's place alone; in evaluation on the seed, the task and the item, so the same draws are compared over
+    time.
+
+    It asks a LightningModule for ``policy``, ``tokenizer`` and optionally ``prepare_rollouts(rollouts) -> LossBatch``,
+    ``learns_from = "reference"`` (train on reference answers), ``aggregation`` and ``chat_template_options``. Callbacks
+    with a method ``on_rollouts`` get to see everything that was generated; its ``step`` is the number of optimizer
+    steps taken before.
+
+    Args:
+        num_generations: Completions per prompt, G (the paper: 8).
+        sampling: How completions are drawn in training (the paper: temperature 1, at most 14,336 tokens).
+        evaluation_sampling: The same in evaluation; ``None`` uses ``sampling``.
+        engine: What generates; ``None`` is the native engine.
+        rewards: How the verifier and further rewards are combined; ``None`` is the verifier alone.
+        resample_rounds: Dynamic sampling (arXiv:2503.14476): up to this many times, groups whose rewards are all equal
+            are replaced by groups of further prompts. Each rank decides for its own prompts.
+        max_prompt_tokens: Longest allowed prompt (the paper: 2,048). A longer one is an error before the first step.
+        seed: Seed of everything that is sampled; ``None`` takes that of ``seed_everything``.
+        max_verifier_failures: Highest share of completions on which the verifier may raise, hang or crash, over at
+            least 50 of them; such completions have no score.
+        overlap: Draw the next window's completions while this one's update runs; their weights are then one optimizer
+            step old. Needs an engine with a server; see ``docs/vllm.md``.
+        correction: What losses make of the difference between engine and policy, where the engine is another program:
+            ``weight`` multiplies them with ``min(π / π_engine, 2)`` and takes ratios between policies, as the code of
+            arXiv:2607.01763 does; ``ratio`` takes the ratios against the engine. See ``docs/vllm.md``.
+
+    Raises:
+        UserError: The module lacks what is needed, a prompt exceeds the budget, prompt and completion exceed what
+            tokenizer or model can read, or the verifier fails too often. The engine is no :class:`RolloutEngine`.
+    """
+
+    def __init__(
+        self,
+        num_generations: int = 8,
+        sampling: Sampling | None = None,
+        evaluation_sampling: Sampling | None = None,
+        engine: RolloutEngine | None = None,
+        rewards: WeightedRewards | None = None,
+        resample_rounds: int = 0,
+        max_prompt_tokens: int = 2048,
+        seed: int | None = None,
+        max_verifier_failures: float = 0.05,
+        overlap: bool = False,
+        correction: Correction = "weight",
+    ) -> None:
+        self.num_generations = check_integer("num_generations", num_generations, at_least=1)
+        if correction not in get_args(Correction):
+            raise ValueError(f"correction is one of {', '.join(get_args(Correction))}, got {correction!r}")
+        self.sampling = sampling or Sampling()
+        self.evaluation_sampling = evaluation_sampling or self.sampling
+        self.engine = NativeEngine() if engine is None else engine
+        check_engine(self.engine)
+        self.rewards = rewards or WeightedRewards()
+        self.resample_rounds = check_integer("resample_rounds", resample_rounds)
+        self.max_prompt_tokens = check_integer("max_prompt_tokens", max_prompt_tokens, at_least=1)
+        self.seed = run_seed(check_seed("seed", seed, optional=True))
+        check_share("max_verifier_failures", max_verifier_failures)
+        self.failures = FailureLimit(max_verifier_failures)
+        #: Scores of the samples of each item in the last evaluation, by task and item id.
+        self.item_scores: dict[str, dict[str, list[float]]] = {}
+        self._budget = PromptBudget(max_prompt_tokens)
+        self._held = ExitStack()
+        self._overlap = Overlap(self.engine) if overlap else None
+        self.correction = correction
+        self._training: Training  # from setup on
+        self._evaluation: Evaluation  # from its start on
+
+    # ------------------------------------------------------------------------------------------------- before the run
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check the module, and every prompt against the budget."""
+        module: Any = pl_module
+        check_module(module)
+        check_clipping(trainer)
+        check_replay(trainer, module, self.resample_rounds)
+        if self._overlap is not None:
+            check_overlap(self.engine, module, self.resample_rounds)
+        elif self.correction == "ratio":
+            check_correction(self.engine, module)
+        self._training = Training(
+            self._generate,
+            self.engine,
+            self._draw(module, self.sampling),
+            self.failures,
+            self.resample_rounds,
+            self._overlap,
+            self.correction,
+        )
+        self._budget = PromptBudget(self.max_prompt_tokens)
+        opened = opened_by_template(module.tokenizer, _template_options(module)) if imitates(module) else None
+        data: Any = getattr(trainer, "datamodule", None)
+        for task, split, rows in data.row_sets(stage) if hasattr(data, "row_sets") else ():
+            trained = split == "train"
+            sampling = self.sampling if trained else self.evaluation_sampling
+
+            def completion(row: Row, trained: bool = trained, most: int = sampling.max_new_tokens) -> int:
+                return len(reference_ids(row, module.tokenizer, opened)) if trained and imitates(module) else most
+
+            self._budget.add(module.tokenizer, _template_options(module), task, split, rows, completion)
+        self._budget.check(getattr(module.tokenizer, "model_max_length", None))
+        if stage == "fit":
+            check_cut(self.window(trainer, pl_module)[1], trainer.accumulate_grad_batches)
+
+    def window(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[int, int, int, int]:
+        """Most that a window of this process can hold: prompts, completions, tokens of the longest of either."""
+        data: Any = getattr(trainer, "datamodule", None)
+        prompts = max((stage.prompts_per_step for stage in getattr(data, "stages", ())), default=1)
+        prompts = -(-prompts // trainer.world_size)
+        prompts += math.ceil(getattr(data, "replay_share", 0.0) * prompts)
+        rows = prompts * (1 if imitates(pl_module) else self.num_generations)
+        return prompts, rows, self._budget.prompt, self._budget.completion
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Check the longest prompt and completion against the policy, which is loaded by now."""
+        config = getattr(pl_module.policy, "config", None)
+        if config is not None:
+            self._budget.check(getattr(config.get_text_config(), "max_position_embeddings", None))
+
+    on_validation_start = on_fit_start
+    on_test_start = on_fit_start
+
+    # --------------------------------------------------------------------------------------------------------- training
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: PromptBatch, batch_idx: int
+    ) -> None:
+        """Generate once per window, then hand slice k to slot k."""
+        # ModelCheckpoint prefers a metric "step", which would be the last evaluation's, to the real one.
+        trainer.callback_metrics.pop("step", None)
+        check_slots(trainer, batch.slots)
+        if batch.slot == 0:
+            self._training.begin(trainer, pl_module, batch)
+        self._training.hand_out(batch)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: PromptBatch, batch_idx: int
+    ) -> None:
+        """Log how far the engine that sampled is from the policy, which its window's first update has found out."""
+        mismatch, last = self._training.mismatch, batch.slot == batch.slots - 1
+        # In any update: steps that are logged need not be first ones.
+        if mismatch is not None and last and getattr(pl_module, "log_due", False):
+            mismatch.log(trainer, pl_module)
+
+    def on_train_epoch_end(self, *arguments: Any, **options: Any) -> None:
+        """Leave nothing on its way beyond a stage or a failure."""
+        if self._overlap is not None:
+            self._overlap.drop()
+
+    def on_exception(self, *arguments: Any, **options: Any) -> None:
+        """Leave nothing on its way, and the engine as somebody else can use it."""
+        self.on_train_epoch_end()
+        self.engine.leave()
+
+    teardown = on_exception
+
+    # ------------------------------------------------------------------------------------------------------- evaluation
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin a new evaluation; its batches may be more on one process than on another."""
+        module: Any = pl_module
+        self._held.enter_context(self.engine.holding(module.policy))
+        draw = self._draw(module, self.evaluation_sampling)
+        self._evaluation = Evaluation(self._generate, draw, self.failures, module.device)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: PromptBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Generate for some evaluation prompts and keep their scores; ``test`` uses the final test split."""
+        self._evaluation.add(trainer, pl_module, batch)
+
+    on_test_batch_start = on_validation_batch_start
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log what was measured, per task."""
+        self._held.close()
+        self.item_scores = self._evaluation.log(trainer, pl_module)
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    # ------------------------------------------------------------------------------------------------------------- both
+    def _draw(self, module: Any, sampling: Sampling) -> Draw:
+        """What all draws of a run have in common."""
+        return Draw(self.num_generations, sampling, self.seed, template_options=_template_options(module))
+
+    def _generate(
+        self,
+        trainer: pl.Trainer,
+        module: Any,
+        batch: PromptBatch,
+        draw: Draw,
+        engine: RolloutEngine | None = None,
+    ) -> Generation:
+        """Completions to some prompts, scored: the only place where text is produced."""
+        return generate(
+            module.policy,
+            module.tokenizer,
+            batch.task,
+            batch.rows,
+            draw,
+            engine=engine or self.engine,
+            rewards=self.rewards,
+            autocast=trainer.precision_plugin.forward_context(),
+        )
+
+
+def _template_options(module: Any) -> dict[str, Any] | None:
+    return getattr(module, "chat_template_options", None)

@@ -1,0 +1,1 @@
+"""How far the weights have moved, and where the base's are kept."""

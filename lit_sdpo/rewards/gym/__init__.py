@@ -1,0 +1,1 @@
+"""Puzzles of reasoning-gym, scored by its own scorers behind guards."""

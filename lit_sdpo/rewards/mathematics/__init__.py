@@ -1,0 +1,1 @@
+"""Mathematical answers: reading, and comparing by kind and value."""

@@ -1,0 +1,1 @@
+"""Tool calls: their form in a completion, and whether they are the right ones."""

@@ -1,5 +1,0 @@
-"""Rollouts from a vLLM server, over HTTP; vLLM itself is never imported."""
-
-from lit_sdpo.rollouts.vllm.engine import VLLMEngine
-
-__all__ = ["VLLMEngine"]
