@@ -120,14 +120,14 @@ def watched(sections: Sections, session: Session) -> ExitStack:
     for owner, attribute, name in parts:
         # A function in the class, not a bound method, so that `self` still comes first.
         stack.enter_context(patch.object(owner, attribute, sections.around(name, getattr(owner, attribute))))
-    run = lit_sdpo.rollouts.engines.native._Drawing.run
+    run = lit_sdpo.rollouts.engines.native._DecodingLoop.run
 
     def run_watched(drawing: Any, decoder: Any) -> Any:
         for attribute, name in (("start", "prefill"), ("step", "decode"), ("compact", "compaction")):
             setattr(decoder, attribute, sections.around(f"rollout: {name}", getattr(decoder, attribute)))
         return run(drawing, decoder)
 
-    stack.enter_context(patch.object(lit_sdpo.rollouts.engines.native._Drawing, "run", run_watched))
+    stack.enter_context(patch.object(lit_sdpo.rollouts.engines.native._DecodingLoop, "run", run_watched))
     forward = Teacher.scorer
 
     def scorer(*args: Any) -> Scorer:

@@ -29,7 +29,7 @@ from lit_sdpo.policies.moved import MovedShare
 from lit_sdpo.policies.scoring import weighted_loss
 from lit_sdpo.policies.sharding import is_sharded, release, shard, whole
 from lit_sdpo.ranges import check_number, check_optimizer
-from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
+from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
 
 Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum"]
 
@@ -331,7 +331,7 @@ class OnPolicyModule(pl.LightningModule):
         value = value.detach()
         self._tally[name] = self._tally[name] + value if name in self._tally else value
 
-    def tally_mean(self, name: str, values: Tensor, tokens: Tokens, part: Part) -> None:
+    def tally_mean(self, name: str, values: Tensor, tokens: Tokens, part: TermTokens) -> None:
         """Tally the mean of a per-token value [m], weighted as in the loss."""
         self.tally(name, (tokens.of(part.weights) * values.detach()).sum())
 

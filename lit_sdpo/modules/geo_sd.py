@@ -12,7 +12,7 @@ from lit_sdpo.modules.objective import Term, Tokens
 from lit_sdpo.modules.sdpo import SDPO, Distillation
 from lit_sdpo.policies.copies import copy_of
 from lit_sdpo.ranges import check_integer, check_number
-from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
+from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
 
 
 class HellingerDistillation(Distillation):
@@ -51,12 +51,12 @@ class Anchor(Term):
         if int(self.steps) % self.every == 0:
             self.copy.mix(module.policy, 1.0)
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
         """The rows that are distilled."""
         distilled = batch.parts["distillation"]
-        return Part(active=distilled.active, contributes=distilled.contributes)
+        return TermTokens(active=distilled.active, contributes=distilled.contributes)
 
-    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+    def losses(self, tokens: Tokens, part: TermTokens) -> Tensor:
         """The distance of each token."""
         anchor = torch.log_softmax(tokens.logits_of(self.copy), -1)
         return squared_fisher_rao(torch.log_softmax(tokens.logits, -1), anchor)

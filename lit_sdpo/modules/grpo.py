@@ -10,10 +10,10 @@ from torch import Tensor
 from lit_sdpo.functional import group_advantages, kl_penalty, ppo_loss, token_logprobs_from_logits
 from lit_sdpo.functional.advantages import std_of_sums, sums_of
 from lit_sdpo.modules.base import OnPolicyModule
-from lit_sdpo.modules.objective import Term, Tokens, rewarded
+from lit_sdpo.modules.objective import Term, Tokens, rewarded_rows
 from lit_sdpo.policies.copies import base_of
 from lit_sdpo.ranges import check_number
-from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
+from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
 
 Advantage = Literal["none", "std", "loo", "batch_std"]
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -52,9 +52,9 @@ class PolicyGradient(Term):
         self.clip_eps_high = check_number("clip_eps_high", clip_eps_high, above=0)
         self.drop_flat_groups = drop_flat_groups
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
         """Advantages within each prompt's group; a completion without a reward carries no loss."""
-        counts = rewarded(rollouts)
+        counts = rewarded_rows(rollouts)
         rewards = rollouts.rewards.masked_fill(~counts, torch.nan)
         spread = None
         if self.advantage == "batch_std":  # of the whole window, whoever drew it
@@ -62,13 +62,13 @@ class PolicyGradient(Term):
         advantages = group_advantages(rewards, rollouts.groups, self.advantage, batch_std=spread)
         if self.drop_flat_groups:
             counts = counts & ~rollouts.flat.repeat_interleave(rollouts.num_generations)
-        return Part(
+        return TermTokens(
             active=batch.completion_mask & counts[:, None],
             contributes=counts & (advantages != 0),
             values={"advantages": advantages},
         )
 
-    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+    def losses(self, tokens: Tokens, part: TermTokens) -> Tensor:
         """The clipped surrogate."""
         advantages = tokens.of(part.values["advantages"])
         loss = ppo_loss(
@@ -96,12 +96,12 @@ class BaseKL(Term):
         """Keep the base."""
         self.base = base_of(module.policy)
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
         """Every token with a reward."""
-        counts = rewarded(rollouts)
-        return Part(active=batch.completion_mask & counts[:, None], contributes=counts)
+        counts = rewarded_rows(rollouts)
+        return TermTokens(active=batch.completion_mask & counts[:, None], contributes=counts)
 
-    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+    def losses(self, tokens: Tokens, part: TermTokens) -> Tensor:
         """The estimate per token."""
         base = token_logprobs_from_logits(tokens.logits_of(self.base), tokens.ids)
         return kl_penalty(tokens.logprobs, base, self.estimator)

@@ -22,7 +22,7 @@ from lit_sdpo.policies.scoring import Scorer, completion_hidden
 from lit_sdpo.policies.sharding import is_sharded
 from lit_sdpo.ranges import check_number
 from lit_sdpo.rollouts.mismatch import CAP
-from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
+from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
 
 
 class Slice:
@@ -190,11 +190,11 @@ class Term(nn.Module):
         self.coefficient = check_number("coefficient", coefficient, at_least=0)
 
     @abstractmethod
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
         """Say which tokens the term is about. All ranks call it at the same time."""
 
     @abstractmethod
-    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+    def losses(self, tokens: Tokens, part: TermTokens) -> Tensor:
         """The cost of each token, [m]. What stands at tokens of weight 0 does not matter, as long as it is finite."""
 
     def attach(self, module: Any) -> None:
@@ -211,12 +211,12 @@ class Term(nn.Module):
         return self.coefficient
 
 
-def rewarded(rollouts: Rollouts) -> Tensor:
+def rewarded_rows(rollouts: Rollouts) -> Tensor:
     """Rows of the current task that got a reward, bool [N]; without one there is nothing to reinforce."""
     return rollouts.own & ~rollouts.rewards.isnan()
 
 
-def judged(rollouts: Rollouts) -> Tensor:
+def scored_rows(rollouts: Rollouts) -> Tensor:
     """Rows of the current task that the verifier scored, bool [N]; where it abstained, nothing is distilled."""
     return rollouts.own & ~rollouts.scores.isnan()
 
@@ -235,11 +235,11 @@ class Replay(Term):
         super().__init__(coefficient)
         self.success_threshold = check_number("success_threshold", success_threshold, above=0)
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
         """Rows of earlier tasks that succeeded."""
         rows = rollouts.successes(self.success_threshold) & ~rollouts.own
-        return Part(active=batch.completion_mask & rows[:, None], contributes=rows)
+        return TermTokens(active=batch.completion_mask & rows[:, None], contributes=rows)
 
-    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+    def losses(self, tokens: Tokens, part: TermTokens) -> Tensor:
         """Negative log-probability of the tokens."""
         return -tokens.logprobs

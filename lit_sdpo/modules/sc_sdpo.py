@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_sdpo.modules.objective import judged
+from lit_sdpo.modules.objective import scored_rows
 from lit_sdpo.modules.sdpo import SDPO, Distillation
 from lit_sdpo.rollouts.types import Rollouts
 
@@ -19,7 +19,7 @@ class QuestionWeighted(Distillation):
 
     def row_weights(self, rollouts: Rollouts, known: Tensor, module: Any) -> Tensor | None:
         """Weights with mean 1 over the questions, of all ranks, that have any."""
-        counts = judged(rollouts)
+        counts = scored_rows(rollouts)
         success = counts & rollouts.successes(module.reprompt.success_threshold)
         successes, count = (n.view(-1, rollouts.num_generations).sum(1) for n in (success, counts))
         rate = successes / count.clamp(min=1)

@@ -13,7 +13,7 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.functional import sdpo_loss
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.grpo import PolicyGradient
-from lit_sdpo.modules.objective import Term, Tokens, judged
+from lit_sdpo.modules.objective import Term, Tokens, scored_rows
 from lit_sdpo.optimizers import SDPOAdamW
 from lit_sdpo.policies.attention import say_once
 from lit_sdpo.policies.load import render_all
@@ -22,7 +22,7 @@ from lit_sdpo.policies.teachers import FrozenTeacher, Teacher
 from lit_sdpo.ranges import check_integer, check_number, check_share
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.sampling import uniforms
-from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
+from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
 
 
 class Distillation(Term):
@@ -62,11 +62,11 @@ class Distillation(Term):
         self.importance_clip = check_number("importance_clip", importance_clip, above=0)
         self.token_mask = check_number("token_mask", token_mask, at_least=0, below=1)
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
         """Rows that were judged and whose teacher has something to tell, less the tokens that are masked at random."""
         prompts = batch.teacher_prompt_ids or []
         known = torch.tensor([prompt is not None for prompt in prompts], device=rollouts.rewards.device)
-        known = known & judged(rollouts)
+        known = known & scored_rows(rollouts)
         weights = self.row_weights(rollouts, known, module)
         known = known if weights is None else known & (weights != 0)
         active = batch.completion_mask & known[:, None]
@@ -74,9 +74,9 @@ class Distillation(Term):
             places = torch.arange(active.shape[1], device=active.device)
             # ~seed: a stream of its own beside the sampler's, as independent of the layout.
             active = active & (uniforms(~rollouts.seeds[:, None], places) >= self.token_mask)
-        return Part(active=active, contributes=active.any(1), scale=weights)
+        return TermTokens(active=active, contributes=active.any(1), scale=weights)
 
-    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+    def losses(self, tokens: Tokens, part: TermTokens) -> Tensor:
         """The divergence, times the bounded importance weight."""
         losses = self.divergence(tokens)
         ratio = tokens.importance(self.importance_clip)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.objective import Term, Tokens
-from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
+from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
 
 
 class Imitation(Term):
@@ -17,12 +17,12 @@ class Imitation(Term):
 
     name = "imitation"
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
         """Every token of every row."""
         everyone = torch.ones(len(batch), dtype=torch.bool, device=batch.completion_ids.device)
-        return Part(active=batch.completion_mask, contributes=everyone)
+        return TermTokens(active=batch.completion_mask, contributes=everyone)
 
-    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+    def losses(self, tokens: Tokens, part: TermTokens) -> Tensor:
         """Negative log-probability of the tokens."""
         return -tokens.logprobs
 

@@ -12,7 +12,7 @@ from lit_sdpo.modules.grpo import PolicyGradient
 from lit_sdpo.modules.objective import Tokens
 from lit_sdpo.modules.sdpo import SDPO, Distillation
 from lit_sdpo.ranges import check_number
-from lit_sdpo.rollouts.types import LossBatch, Part, Rollouts
+from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
 
 
 class RoutedDistillation(Distillation):
@@ -25,7 +25,7 @@ class RoutedDistillation(Distillation):
         """Failures only."""
         return (~rollouts.successes(module.reprompt.success_threshold)).float()
 
-    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+    def losses(self, tokens: Tokens, part: TermTokens) -> Tensor:
         """The divergence under the teacher's confidence."""
         return super().losses(tokens, part) * torch.exp(-self.entropy_beta * entropy(tokens.teacher_logits))
 
@@ -33,7 +33,7 @@ class RoutedDistillation(Distillation):
 class RoutedPolicyGradient(PolicyGradient):
     """The policy gradient of the completions that are not distilled."""
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
         """Successes, and failures whose teacher has nothing to tell."""
         part = super().prepare(rollouts, batch, module)
         own = ~batch.parts["distillation"].contributes

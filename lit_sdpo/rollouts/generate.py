@@ -41,7 +41,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Draw:
+class GenerationSettings:
     """How completions to some prompts are drawn.
 
     Attributes:
@@ -62,7 +62,13 @@ class Draw:
     template_options: Mapping[str, Any] | None = None
 
 
-def questions(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], draw: Draw) -> Call:
+#: Its name in earlier releases.
+Draw = GenerationSettings
+
+
+def engine_request(
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], draw: GenerationSettings
+) -> Call:
     """What an engine is asked for some rows: its arguments after the policy."""
     ids = [row.id for row in rows] if draw.names is None else draw.names
     seeds = sample_seeds(draw.seed, *draw.stream, item_ids=ids, num_generations=draw.num_generations)
@@ -81,7 +87,7 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     rows: Sequence[Row],
-    draw: Draw,
+    draw: GenerationSettings,
     *,
     engine: RolloutEngine,
     rewards: WeightedRewards,
@@ -104,7 +110,7 @@ def generate(
     """
     started = time.perf_counter()
     keep_freed_memory()
-    asked = questions(policy, tokenizer, rows, draw)
+    asked = engine_request(policy, tokenizer, rows, draw)
     with eval_mode(policy), torch.no_grad(), autocast or nullcontext():
         completions = checked(engine, engine.generate(policy, **asked), asked)
     tokens = token_lists(completions)

@@ -133,7 +133,7 @@ class Rollouts:
 
 
 @dataclass
-class Part:
+class TermTokens:
     """What one term of an objective needs to know of the rows of a batch.
 
     Attributes:
@@ -151,9 +151,9 @@ class Part:
     values: dict[str, Tensor] = field(default_factory=dict)
     weights: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def select(self, index: Tensor, width: int) -> Part:
+    def select(self, index: Tensor, width: int) -> TermTokens:
         """The given rows, cut to the given width."""
-        return Part(
+        return TermTokens(
             active=self.active[index, :width],
             contributes=self.contributes[index],
             scale=None if self.scale is None else self.scale[index],
@@ -190,7 +190,7 @@ class LossBatch:
     completion_ids: Tensor
     completion_mask: Tensor
     old_logprobs: Tensor
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[str, TermTokens] = field(default_factory=dict)
     teacher_prompt_ids: list[list[int] | None] | None = None
     temperature: float = 1.0
     fresh: bool = True

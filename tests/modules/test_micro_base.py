@@ -18,7 +18,7 @@ from lit_sdpo.data.micro.tasks import MicroTask
 from lit_sdpo.policies.load import load_policy, load_tokenizer, resolve
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rollouts.engines.native import NativeEngine
-from lit_sdpo.rollouts.generate import Draw, generate
+from lit_sdpo.rollouts.generate import GenerationSettings, generate
 from lit_sdpo.rollouts.types import Sampling
 
 BASE = Path(__file__).parents[2] / "configs" / "micro" / "base.yaml"
@@ -112,7 +112,7 @@ def test_the_shipped_model_has_something_to_learn(domain):
         TOKENIZER,
         task,
         task.rows("validation")[:64],
-        Draw(2, Sampling(max_new_tokens=64), seed=0, stream=("validation", domain)),
+        GenerationSettings(2, Sampling(max_new_tokens=64), seed=0, stream=("validation", domain)),
         engine=NativeEngine(),
         rewards=WeightedRewards(),
     )

@@ -13,7 +13,7 @@ from lit_sdpo.policies.load import load_policy, load_tokenizer, render_all
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.registry import verifier
 from lit_sdpo.rollouts.engines.base import Completions, RolloutEngine, Sampling
-from lit_sdpo.rollouts.generate import Draw, generate
+from lit_sdpo.rollouts.generate import GenerationSettings, generate
 from lit_sdpo.rollouts.reference import reference_rollouts
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.texts import completion_texts, turn_tokens
@@ -216,7 +216,7 @@ def test_tags_as_special_tokens_reach_verifier_demonstration_and_samples(tiny):
         def verify(self, completion, row):
             return verifier(row.verifier)(completion, row)
 
-    draw = Draw(3, Sampling(max_new_tokens=64), 0)
+    draw = GenerationSettings(3, Sampling(max_new_tokens=64), 0)
     engine = Scripted(tokenizer, texts)
     got = generate(policy, tokenizer, Choice("c"), [row], draw, engine=engine, rewards=WeightedRewards()).rollouts
     assert got.rewards.tolist() == [1.0, 0.0, 0.0]

@@ -6,7 +6,7 @@ import torch
 
 from lit_sdpo.data.task import Row
 from lit_sdpo.rewards.base import Verdict
-from lit_sdpo.rollouts.types import Completions, LossBatch, Part, Rollouts
+from lit_sdpo.rollouts.types import Completions, LossBatch, Rollouts, TermTokens
 
 
 def rollouts(lengths, generations=2, first=0, **options):
@@ -104,7 +104,7 @@ def test_cat_undoes_take():
 def batch(lengths, contributes):
     made = LossBatch.of(rollouts(lengths), teacher_prompt_ids=[[n] if n % 2 else None for n in range(len(lengths))])
     for number, name in enumerate(["one", "other"]):
-        made.parts[name] = Part(
+        made.parts[name] = TermTokens(
             active=made.completion_mask,
             contributes=torch.tensor([number in c for c in contributes]),
             scale=torch.arange(len(lengths)) + 0.5,
@@ -165,7 +165,7 @@ def test_nothing_that_contributes_gives_silent_slices():
 def test_slices_hold_equal_numbers_of_tokens_and_keep_a_prompt_together():
     lengths = [40, 3, 2, 1, 12, 11, 10, 9, 20, 1, 1, 1]
     whole = LossBatch.of(rollouts(lengths, generations=4))
-    whole.parts["one"] = Part(active=whole.completion_mask, contributes=torch.ones(12, dtype=torch.bool))
+    whole.parts["one"] = TermTokens(active=whole.completion_mask, contributes=torch.ones(12, dtype=torch.bool))
     whole.parts["one"].weights = whole.completion_mask.float()
     sizes = [int(s.completion_mask.sum()) for s in whole.slices(3)]
     assert max(sizes) - min(sizes) <= 12  # by rows it would be 46, 42, 23

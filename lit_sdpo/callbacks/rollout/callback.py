@@ -18,12 +18,12 @@ from lit_sdpo.callbacks.rollout.checks import (
     check_overlap,
     check_replay,
     check_slots,
-    imitates,
+    learns_from_references,
 )
-from lit_sdpo.callbacks.rollout.evaluation import Evaluation
+from lit_sdpo.callbacks.rollout.evaluation import EvaluationRollouts
 from lit_sdpo.callbacks.rollout.overlap import Overlap
 from lit_sdpo.callbacks.rollout.prompt_budget import PromptBudget
-from lit_sdpo.callbacks.rollout.window import Training
+from lit_sdpo.callbacks.rollout.window import WindowRollouts
 from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.data.task import Row
 from lit_sdpo.ranges import check_integer, check_seed, check_share
@@ -31,7 +31,7 @@ from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.failures import FailureLimit
 from lit_sdpo.rollouts.engines.base import RolloutEngine, Sampling
 from lit_sdpo.rollouts.engines.native import NativeEngine
-from lit_sdpo.rollouts.generate import Draw, Generation, generate
+from lit_sdpo.rollouts.generate import Generation, GenerationSettings, generate
 from lit_sdpo.rollouts.mismatch import Correction
 from lit_sdpo.rollouts.reference import reference_ids
 from lit_sdpo.rollouts.texts import opened_by_template
@@ -109,8 +109,8 @@ class RolloutCallback(Callback):
         self._held = ExitStack()
         self._overlap = Overlap(self.engine) if overlap else None
         self.correction = correction
-        self._training: Training  # from setup on
-        self._evaluation: Evaluation  # from its start on
+        self._training: WindowRollouts  # from setup on
+        self._evaluation: EvaluationRollouts  # from its start on
 
     # ------------------------------------------------------------------------------------------------- before the run
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -123,7 +123,7 @@ class RolloutCallback(Callback):
             check_overlap(self.engine, module, self.resample_rounds)
         elif self.correction == "ratio":
             check_correction(self.engine, module)
-        self._training = Training(
+        self._training = WindowRollouts(
             self._generate,
             self.engine,
             self._draw(module, self.sampling),
@@ -133,14 +133,20 @@ class RolloutCallback(Callback):
             self.correction,
         )
         self._budget = PromptBudget(self.max_prompt_tokens)
-        opened = opened_by_template(module.tokenizer, _template_options(module)) if imitates(module) else None
+        opened = (
+            opened_by_template(module.tokenizer, _template_options(module)) if learns_from_references(module) else None
+        )
         data: Any = getattr(trainer, "datamodule", None)
         for task, split, rows in data.row_sets(stage) if hasattr(data, "row_sets") else ():
             trained = split == "train"
             sampling = self.sampling if trained else self.evaluation_sampling
 
             def completion(row: Row, trained: bool = trained, most: int = sampling.max_new_tokens) -> int:
-                return len(reference_ids(row, module.tokenizer, opened)) if trained and imitates(module) else most
+                return (
+                    len(reference_ids(row, module.tokenizer, opened))
+                    if trained and learns_from_references(module)
+                    else most
+                )
 
             self._budget.add(module.tokenizer, _template_options(module), task, split, rows, completion)
         self._budget.check(getattr(module.tokenizer, "model_max_length", None))
@@ -153,7 +159,7 @@ class RolloutCallback(Callback):
         prompts = max((stage.prompts_per_step for stage in getattr(data, "stages", ())), default=1)
         prompts = -(-prompts // trainer.world_size)
         prompts += math.ceil(getattr(data, "replay_share", 0.0) * prompts)
-        rows = prompts * (1 if imitates(pl_module) else self.num_generations)
+        rows = prompts * (1 if learns_from_references(pl_module) else self.num_generations)
         return prompts, rows, self._budget.prompt, self._budget.completion
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -204,7 +210,7 @@ class RolloutCallback(Callback):
         module: Any = pl_module
         self._held.enter_context(self.engine.holding(module.policy))
         draw = self._draw(module, self.evaluation_sampling)
-        self._evaluation = Evaluation(self._generate, draw, self.failures, module.device)
+        self._evaluation = EvaluationRollouts(self._generate, draw, self.failures, module.device)
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -229,16 +235,16 @@ class RolloutCallback(Callback):
     on_test_epoch_end = on_validation_epoch_end
 
     # ------------------------------------------------------------------------------------------------------------- both
-    def _draw(self, module: Any, sampling: Sampling) -> Draw:
+    def _draw(self, module: Any, sampling: Sampling) -> GenerationSettings:
         """What all draws of a run have in common."""
-        return Draw(self.num_generations, sampling, self.seed, template_options=_template_options(module))
+        return GenerationSettings(self.num_generations, sampling, self.seed, template_options=_template_options(module))
 
     def _generate(
         self,
         trainer: pl.Trainer,
         module: Any,
         batch: PromptBatch,
-        draw: Draw,
+        draw: GenerationSettings,
         engine: RolloutEngine | None = None,
     ) -> Generation:
         """Completions to some prompts, scored: the only place where text is produced."""

@@ -16,7 +16,7 @@ from lit_sdpo.rewards.failures import FailureLimit, count_failures
 from lit_sdpo.rollouts.engines.base import RolloutEngine
 
 
-def imitates(module: Any) -> bool:
+def learns_from_references(module: Any) -> bool:
     """Whether it learns from reference answers instead of the policy's own."""
     return getattr(module, "learns_from", "policy") == "reference"
 
@@ -58,8 +58,12 @@ def check_correction(engine: RolloutEngine, module: Any) -> None:
     Raises:
         UserError: The policy itself samples, or nothing does.
     """
-    if imitates(module) or not engine.mismatched:
-        who = "nothing is sampled" if imitates(module) else f"{type(engine).__name__} samples with the policy itself"
+    if learns_from_references(module) or not engine.mismatched:
+        who = (
+            "nothing is sampled"
+            if learns_from_references(module)
+            else f"{type(engine).__name__} samples with the policy itself"
+        )
         raise UserError(
             f"ratio compares policy and engine, and {who}",
             where="rollout.correction",
@@ -86,7 +90,7 @@ def check_replay(trainer: pl.Trainer, module: Any, resample_rounds: int) -> None
         UserError: One is asked for without the other.
     """
     share = getattr(getattr(trainer, "datamodule", None), "replay_share", 0.0)
-    if imitates(module) and (share or resample_rounds):
+    if learns_from_references(module) and (share or resample_rounds):
         raise UserError(
             "a method that learns from reference answers samples no completions to replay or to replace",
             where="data.replay_share" if share else "rollout.resample_rounds",
@@ -115,7 +119,7 @@ def check_overlap(engine: RolloutEngine, module: Any, resample_rounds: int) -> N
     elif engine.sleep_level is not None:
         reason = "the server sleeps while an update runs (sleep_level), so it can draw nothing then"
         fix += ", or the engine's sleep_level to null"
-    elif imitates(module):
+    elif learns_from_references(module):
         reason = "a method that learns from reference answers samples no completions"
     elif resample_rounds:
         reason = "groups are replaced once their rewards are known, which is too late to ask ahead"

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from lit_sdpo.callbacks.rollout.checks import failure_share
-from lit_sdpo.callbacks.rollout.log import show
+from lit_sdpo.callbacks.rollout.log import call_on_rollouts
 from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.metrics.items import ItemAccuracy
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.failures import FailureLimit
-from lit_sdpo.rollouts.generate import Draw, Generation
+from lit_sdpo.rollouts.generate import Generation, GenerationSettings
 from lit_sdpo.rollouts.types import Rollouts
 
 
-class Evaluation:
+class EvaluationRollouts:
     """From the first batch of an evaluation to its log; its batches may be more on one process than on another.
 
     What is sampled for an item depends on the seed, the split, the task and the item alone.
@@ -34,7 +34,11 @@ class Evaluation:
     """
 
     def __init__(
-        self, generate: Callable[..., Generation], draw: Draw, failures: FailureLimit, device: torch.device
+        self,
+        generate: Callable[..., Generation],
+        draw: GenerationSettings,
+        failures: FailureLimit,
+        device: torch.device,
     ) -> None:
         self.generate, self.draw, self.failures = generate, draw, failures
         self._scores = EvaluationScores(device)
@@ -48,7 +52,7 @@ class Evaluation:
         rollouts = self.generate(trainer, module, batch, draw).rollouts
         self._scores.add(batch, rollouts)
         self._verdicts += rollouts.verdicts
-        show(trainer, module, rollouts, task=batch.task.name, split=split, stage=trainer.current_epoch)
+        call_on_rollouts(trainer, module, rollouts, task=batch.task.name, split=split, stage=trainer.current_epoch)
 
     def log(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, dict[str, list[float]]]:
         """Log what was measured, per task; all ranks call it together.

@@ -12,7 +12,9 @@ from lit_sdpo.rollouts.generate import Generation
 from lit_sdpo.rollouts.types import Rollouts
 
 
-def show(trainer: pl.Trainer, module: Any, rollouts: Rollouts, *, task: str, split: str, stage: int) -> None:
+def call_on_rollouts(
+    trainer: pl.Trainer, module: Any, rollouts: Rollouts, *, task: str, split: str, stage: int
+) -> None:
     """Hand everything that was generated to the callbacks with a method ``on_rollouts``."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if (look := getattr(callback, "on_rollouts", None)) is not None:

@@ -11,7 +11,7 @@ from lit_sdpo.functional.reduce import Totals, count, token_weights
 from lit_sdpo.rollouts.types import LossBatch
 
 
-def weigh(trainer: pl.Trainer, module: Any, window: LossBatch) -> int:
+def set_token_weights(trainer: pl.Trainer, module: Any, window: LossBatch) -> int:
     """Set the weights of each term, so that a step's loss does not depend on how its rows are divided.
 
     All processes call it together, and it takes one reduction.

@@ -10,22 +10,22 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from lit_sdpo.callbacks.rollout.checks import failure_share, imitates
-from lit_sdpo.callbacks.rollout.log import log_rollouts, show
+from lit_sdpo.callbacks.rollout.checks import failure_share, learns_from_references
+from lit_sdpo.callbacks.rollout.log import call_on_rollouts, log_rollouts
 from lit_sdpo.callbacks.rollout.overlap import Collected, Overlap
-from lit_sdpo.callbacks.rollout.token_weights import weigh
+from lit_sdpo.callbacks.rollout.token_weights import set_token_weights
 from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.failures import FailureLimit
 from lit_sdpo.rollouts.dynamic_sampling import uneven_groups, with_uneven_groups
 from lit_sdpo.rollouts.engines.base import RolloutEngine
-from lit_sdpo.rollouts.generate import Draw, Generation, questions
+from lit_sdpo.rollouts.generate import Generation, GenerationSettings, engine_request
 from lit_sdpo.rollouts.mismatch import Correction, Mismatch
 from lit_sdpo.rollouts.reference import reference_rollouts
 from lit_sdpo.rollouts.types import LossBatch, Rollouts
 
 
-class Training:
+class WindowRollouts:
     """Fills one window after the other with scored completions, or with reference answers.
 
     What is sampled for a prompt depends on the seed, the stage, the step and the prompt's place alone.
@@ -47,7 +47,7 @@ class Training:
         self,
         generate: Callable[..., Generation],
         engine: RolloutEngine,
-        draw: Draw,
+        draw: GenerationSettings,
         failures: FailureLimit,
         resample_rounds: int = 0,
         overlap: Overlap | None = None,
@@ -90,18 +90,20 @@ class Training:
 
     def _comparison(self, module: Any) -> Mismatch | None:
         """What compares engine and policy in a new window: also where the engine had weights one update older."""
-        if imitates(module) or not (self.engine.mismatched or self.overlap is not None):
+        if learns_from_references(module) or not (self.engine.mismatched or self.overlap is not None):
             return None
         return Mismatch(module.device, self.draw.sampling, self.engine.filter_order, self.correction)
 
     def _ask_ahead(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:
         if self.overlap is None or (following := batch.following()) is None:
             return
-        calls = [questions(module.policy, module.tokenizer, some.rows, draw) for some, draw in self._draws(following)]
+        calls = [
+            engine_request(module.policy, module.tokenizer, some.rows, draw) for some, draw in self._draws(following)
+        ]
         self.overlap.ask(module.policy, calls, trainer.global_step)
 
     def _fill(self, trainer: pl.Trainer, module: Any, batch: PromptBatch, collected: Collected | None) -> None:
-        if imitates(module):
+        if learns_from_references(module):
             rollouts = reference_rollouts(batch.rows, module.tokenizer, module.device, self.draw.template_options)
         else:
             with self.engine.holding(module.policy) if collected is None else nullcontext():
@@ -111,15 +113,15 @@ class Training:
         if window.teacher_prompt_ids is not None:
             rollouts.taught = [prompt is not None for prompt in window.teacher_prompt_ids]
         rollouts.advantages = window.advantages
-        self._contributing = weigh(trainer, module, window)
+        self._contributing = set_token_weights(trainer, module, window)
         self._slices = window.slices(batch.slots)
-        show(trainer, module, rollouts, task=batch.task.name, split="train", stage=batch.stage)
+        call_on_rollouts(trainer, module, rollouts, task=batch.task.name, split="train", stage=batch.stage)
 
     def _rollouts(self, trainer: pl.Trainer, module: Any, batch: PromptBatch, collected: Collected | None) -> Rollouts:
         """The window's completions, flat groups replaced and earlier tasks' completions added where asked for."""
         engines = iter(() if collected is None else collected.engines)
 
-        def generate(some: PromptBatch, draw: Draw) -> Generation:
+        def generate(some: PromptBatch, draw: GenerationSettings) -> Generation:
             return self.generate(trainer, module, some, draw, engine=next(engines, self.engine))
 
         own, *replayed = self._draws(batch)
@@ -143,12 +145,12 @@ class Training:
             replay.replayed = torch.ones_like(replay.rewards, dtype=torch.bool)
         return Rollouts.cat([rollouts, *replays]) if replays else rollouts
 
-    def _draws(self, window: PromptBatch) -> list[tuple[PromptBatch, Draw]]:
+    def _draws(self, window: PromptBatch) -> list[tuple[PromptBatch, GenerationSettings]]:
         """All prompts that a window's completions are drawn for, its own first, and how."""
         replays = ((replay, self._draw(window, replay, "replay", replay.task.name)) for replay in window.replays)
         return [(window, self._draw(window, window)), *replays]
 
-    def _draw(self, window: PromptBatch, some: PromptBatch, *stream: str | int) -> Draw:
+    def _draw(self, window: PromptBatch, some: PromptBatch, *stream: str | int) -> GenerationSettings:
         """How completions to some prompts of a window are drawn; the stream sets them apart from its own."""
         names = [str(position) for position in some.positions]
         return replace(self.draw, stream=("train", window.stage, window.step, *stream), names=names)

@@ -121,7 +121,7 @@ class NativeEngine(RolloutEngine):
         seeds = seeds.to(model.device)
 
         def draw(some: Sequence[Sequence[int]], generations: int, of_rows: Tensor, shared: bool) -> Completions:
-            drawing = _Drawing(sampling, of_rows, end_ids, pad_id, self.compact_below)
+            drawing = _DecodingLoop(sampling, of_rows, end_ids, pad_id, self.compact_below)
             if not shared:
                 return drawing.run(RepeatedPrompts(model, some, generations))
             decoder = (FusedPrompts if fusible(model) else SharedPrompts)(
@@ -143,7 +143,7 @@ class NativeEngine(RolloutEngine):
             return found[0] if len(found) == 1 else join(order, found, pad_id)
 
         if rows == 0:
-            return _Drawing(sampling, seeds, end_ids, pad_id, self.compact_below).completions()
+            return _DecodingLoop(sampling, seeds, end_ids, pad_id, self.compact_below).completions()
         reason: str | None = "share_prompts is off"
         if self.share_prompts:
             reason = obstacle(model, max(map(len, prompts)) + sampling.max_new_tokens)
@@ -157,7 +157,7 @@ class NativeEngine(RolloutEngine):
         return draw_all(shared=False)
 
 
-class _Drawing:
+class _DecodingLoop:
     """The sampling loop: which rows live, and what they drew."""
 
     def __init__(
