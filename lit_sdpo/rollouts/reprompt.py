@@ -60,6 +60,7 @@ class Reprompt:
         success_threshold: Smallest score of a success, that is of a demonstration: the verifier's own, as in validation
             accuracy, never the weighted sum of the rewards.
         allow_truncated: Completions that were cut off may be demonstrations.
+        allow_own: A successful completion may be its own demonstration; the teacher then knows what is coming.
         dataset_demonstrations: Where no sibling can be shown, show the data set's reference answer, if it has one. This
             gives the teacher what the paper's SDPO never sees.
         use_feedback: Show what the verifier said of the rollout (the paper: no).
@@ -80,6 +81,7 @@ class Reprompt:
     demonstration: Literal["first", "random"] = "first"
     success_threshold: float = 1.0
     allow_truncated: bool = False
+    allow_own: bool = False
     dataset_demonstrations: bool = False
     use_feedback: bool = False
     feedback_only_without_solution: bool = True
@@ -166,6 +168,7 @@ class Reprompt:
             success_threshold=self.success_threshold,
             truncated=~rollouts.completions.finished,
             allow_truncated=self.allow_truncated,
+            allow_own=self.allow_own,
             texts=rollouts.texts,
         )
         chosen = choose_demonstrations(allowed, self.demonstration, rollouts.texts)

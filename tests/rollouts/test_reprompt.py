@@ -75,6 +75,12 @@ def test_a_prompt_must_end_with_a_user_turn(chat):
         Reprompt().messages(chat, "x")
 
 
+@pytest.mark.parametrize(("allow_own", "shown"), [(False, [None, 0, 0]), (True, [0, 0, 0])])
+def test_a_success_shows_itself_only_where_that_is_asked_for(allow_own, shown):
+    found = Reprompt(allow_own=allow_own).contexts(rollouts(["4", "5", "6"], [1, 0, 0], generations=3), Words())
+    assert found.demonstrations == shown
+
+
 def test_contexts():
     got = Reprompt(use_feedback=True).contexts(
         rollouts(

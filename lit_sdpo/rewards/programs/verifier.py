@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import binascii
 import json
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from lit_sdpo.rewards.base import Verdict, failed
 from lit_sdpo.rewards.contract import Contract
@@ -66,7 +65,7 @@ class CodeTests(Contract):
 
     Args:
         isolation: How programs are kept apart; by default what the environment variable ``LIT_SDPO_SANDBOX`` says, else
-            ``"bubblewrap"``. See ``Sandbox``.
+            ``"bubblewrap"``. The environment gives memory and file size too; see ``Sandbox.from_environment``.
     """
 
     markers = (r"(?m)^```",)
@@ -75,7 +74,7 @@ class CodeTests(Contract):
     isolated = True
 
     def __init__(self, isolation: Isolation | None = None) -> None:
-        self.sandbox = Sandbox(isolation or cast(Isolation, os.environ.get("LIT_SDPO_SANDBOX", "bubblewrap")))
+        self.sandbox = Sandbox.from_environment(isolation)
         self.examiners = Examiners(self.sandbox)
 
     def prepare(self) -> None:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.ranges import MOST_BYTES, check_integer
@@ -120,6 +120,29 @@ class Sandbox:
         self.isolation = isolation
         self.memory = check_integer("memory", memory, at_least=1, at_most=MOST_BYTES)
         self.max_file = check_integer("max_file", max_file, at_least=1, at_most=MOST_BYTES)
+
+    @classmethod
+    def from_environment(cls, isolation: Isolation | None = None) -> Sandbox:
+        """The sandbox that ``LIT_SDPO_SANDBOX``, ``LIT_SDPO_SANDBOX_MEMORY`` and ``LIT_SDPO_SANDBOX_FILE`` describe.
+
+        The limits are whole numbers of MiB; what is not set is the default.
+
+        Args:
+            isolation: Instead of what ``LIT_SDPO_SANDBOX`` says.
+
+        Raises:
+            UserError: One of them says nothing that is known, naming it.
+        """
+        limits: dict[str, int] = {}
+        for option, name in (("memory", "LIT_SDPO_SANDBOX_MEMORY"), ("max_file", "LIT_SDPO_SANDBOX_FILE")):
+            text = os.environ.get(name)
+            if text is None:
+                continue
+            if not text.isascii() or not text.isdigit() or not 0 < int(text) <= MOST_BYTES >> 20:
+                raise UserError(f"{text!r} is no number of MiB", where=name, fix="give a whole number of at least 1")
+            limits[option] = int(text) << 20
+        chosen = isolation or cast(Isolation, os.environ.get("LIT_SDPO_SANDBOX", "bubblewrap"))
+        return cls(chosen, **limits)
 
     def prepare(self) -> None:
         """Check that programs can be isolated here.

@@ -311,6 +311,26 @@ def test_weaker_isolation_has_to_be_named(monkeypatch, isolation):
     assert judge(ADD, "import os\nos.fork()\ndef add(a, b):\n    return a + b").score == 0.0
 
 
+def test_memory_and_files_have_the_limits_that_are_asked_for(monkeypatch):
+    program = "def f(n):\n    return len(bytearray(n << 20))"
+    row = {"testtype": "functional", "fn_name": "f", "inputs": ["300"], "outputs": [str(300 << 20)]}
+    assert judge(row, program).score == 1.0
+    monkeypatch.setenv("LIT_SDPO_SANDBOX_MEMORY", "256")
+    verdict = judge(row, program)
+    assert verdict.score == 0.0
+    assert "MemoryError" in verdict.feedback
+    monkeypatch.setenv("LIT_SDPO_SANDBOX_FILE", "1")
+    assert CodeTests().sandbox.max_file == 1 << 20
+
+
+@pytest.mark.parametrize("name", ["LIT_SDPO_SANDBOX_MEMORY", "LIT_SDPO_SANDBOX_FILE"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "1e3", "much", "99999999999999999999"])
+def test_limits_that_are_no_numbers(monkeypatch, name, text):
+    monkeypatch.setenv(name, text)
+    with pytest.raises(UserError, match=name):
+        CodeTests()
+
+
 def test_landlock_keeps_files(monkeypatch, tmp_path):
     if landlock_version() < 1:
         pytest.skip("needs Landlock")
