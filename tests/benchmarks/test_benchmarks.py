@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import bounds, common, ddp, gpu, memory, plain, plan, profile, rollout, scaling, step, update
+from benchmarks import bounds, common, ddp, gpu, load, memory, plain, plan, profile, rollout, scaling, step, update
 
 
 @pytest.fixture
@@ -117,6 +117,13 @@ def test_the_two_ways_of_memory_have_the_same_loss():
     for other in (None, teacher):
         losses = [way(policy, other, rows, rows, advantages) for way in (memory.losses_of_ours, memory.losses_of_plain)]
         assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.slow
+def test_load(run):
+    (found,) = run(load, "--tiny")["rows"]
+    assert (found["exit code"], found["processes left"]) == (0, 0)
+    assert "2 .ckpt" in found["files"]
 
 
 @pytest.mark.slow
