@@ -9,10 +9,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_sdpo.callbacks.folder import folder_of_logger, runs_root, use_folder, versions
-from lit_sdpo.checkpoints.manifest import in_order
+from lit_sdpo.checkpoints.manifest import FOLDER, in_order
 from lit_sdpo.errors import UserError
 
-FOLDER = "checkpoints"
 #: Why a run was refused that would have begun in a folder.
 REFUSED = "refused.txt"
 

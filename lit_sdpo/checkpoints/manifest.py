@@ -12,6 +12,8 @@ from typing import Any, BinaryIO, Self
 
 from lit_sdpo.callbacks.folder import write_atomically
 
+#: Where a run keeps its checkpoints.
+FOLDER = "checkpoints"
 SUFFIX = ".ckpt"
 BLOCK = 1 << 22
 

@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.cli import run
@@ -112,6 +113,8 @@ def checks_of(settings: Sequence[str]) -> list[tuple[str, Check]]:
         settings: Arguments of ``fit``.
     """
     from lit_sdpo.diagnosis import costs, prompts, scoring
+
+    disable_progress_bar()  # of loading weights
 
     built: list[Run] = []
 

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import end_token_ids, resolve
+from lit_sdpo.processes import is_running
 
 #: One of these is in every folder that holds a model.
 MARKS = ("config.json", "adapter_config.json")
@@ -251,8 +252,6 @@ def _finish(path: Path, mode: int | None = 0o666) -> None:
 
 def _remove_leftovers(target: Path) -> None:
     """Of processes that are gone; a model that had been moved aside and not yet replaced moves back."""
-    from lit_sdpo.checkpoints.writing import is_running
-
     for path in [p for kind in ("old", "tmp") for p in target.parent.glob(f".{target.name}.{kind}-*")]:
         pid = path.name.rpartition("-")[2]
         if not pid.isdecimal() or is_running(int(pid)):
