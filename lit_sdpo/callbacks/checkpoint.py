@@ -19,8 +19,7 @@ from lit_sdpo.callbacks import curves
 from lit_sdpo.callbacks.folder import run_folder
 from lit_sdpo.checkpoints.divided import guard
 from lit_sdpo.checkpoints.identity import KEY
-from lit_sdpo.checkpoints.last import FOLDER
-from lit_sdpo.checkpoints.manifest import in_order
+from lit_sdpo.checkpoints.manifest import FOLDER, in_order
 from lit_sdpo.checkpoints.position import (
     evaluation_due,
     inside_stage,
