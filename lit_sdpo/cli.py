@@ -167,6 +167,17 @@ def _unused(path: Path) -> Path:
 class LitSDPOCLI(LightningCLI):
     """Builds module, data and trainer from YAML and arguments; the callbacks of every run have keys of their own."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        given = kwargs.get("args") or ()
+        self._command = given[0] if given else ""
+        super().__init__(*args, **kwargs)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        # Looking through the signatures of a command takes a while, and nobody asks for those of the others.
+        if self._command in self.subcommands() and self._command != subcommand:
+            return self.init_parser(**kwargs)
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that every run has."""
         for key, callback in CALLBACKS.items():

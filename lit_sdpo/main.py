@@ -6,6 +6,7 @@ Lightning takes seconds to import, so nothing here does; ``fit``, ``validate`` a
 
 from __future__ import annotations
 
+import gc
 import sys
 import traceback
 
@@ -82,8 +83,11 @@ def _dispatch(arguments: list[str]) -> int:
     be_quiet()
     if first in COMMANDS:
         return run_command(first, arguments[1:])
-    from lit_sdpo.cli import train
-
+    gc.disable()  # what is imported stays; looking for garbage among it would take a good part of the time
+    try:
+        from lit_sdpo.cli import train
+    finally:
+        gc.enable()
     return train(arguments)
 
 

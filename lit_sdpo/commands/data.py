@@ -182,7 +182,9 @@ def _token_counter(model: str, options: Mapping[str, Any] | None) -> Measure:
 
 def _contents(configs: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The files that make up the configuration, in order."""
-    from lit_sdpo.configs import expand
+    if not configs:
+        return
+    from lit_sdpo.configs import expand  # files of rows need no parser of configurations
 
     texts = expand([word for config in configs for word in ("--config", config)])
     yield from (yaml.safe_load(text) for text in texts if text != "--config")
