@@ -31,7 +31,6 @@ from lit_sdpo.callbacks import (
     StreamProgressBar,
     TensorBoardLayout,
 )
-from lit_sdpo.callbacks.folder import run_folder, set_aside, write_atomically
 from lit_sdpo.checkpoints import SafeCheckpointIO
 from lit_sdpo.checkpoints.last import REFUSED, check_unused, last_checkpoint
 from lit_sdpo.checkpoints.lock import NAME as LOCK
@@ -42,6 +41,8 @@ from lit_sdpo.credentials import arguments_without_secrets
 from lit_sdpo.data.datamodule import ContinualDataModule, verifiers_of
 from lit_sdpo.errors import UserError
 from lit_sdpo.failures import is_full
+from lit_sdpo.files import set_aside, write_atomically
+from lit_sdpo.folders import run_folder
 from lit_sdpo.heartbeat import still_at
 from lit_sdpo.main import main as main
 from lit_sdpo.messages import explain_building, explain_parsing

@@ -14,7 +14,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from lit_sdpo.callbacks.base_weights import folders_above
-from lit_sdpo.callbacks.folder import run_folder, set_aside
+from lit_sdpo.files import set_aside
+from lit_sdpo.folders import run_folder
 from lit_sdpo.ranges import check_integer
 from lit_sdpo.rollouts.types import Rollouts
 from lit_sdpo.text import escape

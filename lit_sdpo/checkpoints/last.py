@@ -8,9 +8,9 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_sdpo.callbacks.folder import folder_of_logger, runs_root, use_folder, versions
 from lit_sdpo.checkpoints.manifest import FOLDER, in_order
 from lit_sdpo.errors import UserError
+from lit_sdpo.folders import folder_of_logger, runs_root, use_folder, versions
 
 #: Why a run was refused that would have begun in a folder.
 REFUSED = "refused.txt"

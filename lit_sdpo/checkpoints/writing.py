@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_sdpo.checkpoints.manifest import Contents, Manifest, next_number
 from lit_sdpo.errors import UserError
 from lit_sdpo.failures import NO_SPACE, interruption
+from lit_sdpo.files import sync
 from lit_sdpo.processes import is_running
 
 TEMPORARY = re.compile(r".+\.tmp-(\d+)")
@@ -163,15 +164,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def free_bytes(folder: Path) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.files import sync
 from lit_sdpo.policies.load import end_token_ids, resolve
 from lit_sdpo.processes import is_running
 
@@ -241,8 +242,6 @@ def reload(folder: Path, base: str | None = None) -> tuple[Any, PreTrainedTokeni
 
 def _finish(path: Path, mode: int | None = 0o666) -> None:
     """Bring a file or folder to the disk, readable for whom new files are: safetensors' are for the user alone."""
-    from lit_sdpo.checkpoints.writing import sync
-
     if mode is not None:
         mask = os.umask(0)
         os.umask(mask)
