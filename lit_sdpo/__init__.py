@@ -1,52 +1,59 @@
-"""Train causal language models with SDPO and GRPO through a stream of tasks, and measure what they forget."""
+"""Train causal language models with SDPO and GRPO through a stream of tasks, and measure what they forget.
 
-from lit_sdpo.callbacks import (
-    ArtifactMonitor,
-    CollapseMonitor,
-    ExportPolicy,
-    ForgettingMatrix,
-    InitialEvaluation,
-    MemoryBudget,
-    ParameterDrift,
-    ResponseDrift,
-    RolloutCallback,
-    SampleLogger,
-    StageCheckpoint,
-    StreamProgressBar,
-    TensorBoardLayout,
-)
-from lit_sdpo.data.datamodule import ContinualDataModule
-from lit_sdpo.data.jsonl import JsonlTask
-from lit_sdpo.data.micro.datamodule import MicroDataModule
-from lit_sdpo.data.micro.tasks import MicroTask
-from lit_sdpo.data.micro.warmstart import WarmStartTask
-from lit_sdpo.data.micro.world import MicroWorld
-from lit_sdpo.data.named import NamedTask
-from lit_sdpo.data.source import Source
-from lit_sdpo.data.task import Row, Stage, Task
-from lit_sdpo.errors import UserError
-from lit_sdpo.modules import GRPO, SCSDPO, SDPG, SDPO, SFT, SRPO, DemoPSD, GeoSD, OnPolicyModule, WeightAnchor
-from lit_sdpo.optimizers import MuonAdamW, WarmupConstant, WarmupLinearDecay
-from lit_sdpo.policies.teachers import (
-    EMATeacher,
-    FrozenTeacher,
-    GatedTeacher,
-    RestartTeacher,
-    Teacher,
-    TrustRegionTeacher,
-)
-from lit_sdpo.rewards.base import Reward, Verdict
-from lit_sdpo.rewards.combine import WeightedRewards
-from lit_sdpo.rollouts.engines.base import Completions, RolloutEngine, Sampling
-from lit_sdpo.rollouts.engines.native import NativeEngine
-from lit_sdpo.rollouts.reprompt import Reprompt
-from lit_sdpo.rollouts.types import Rollouts
+Names are imported when they are first used (PEP 562): importing the package costs next to nothing, and what one part
+needs is not asked of who uses another.
+"""
+
+from typing import TYPE_CHECKING
+
+from lit_sdpo.lazy import lazy_names
+from lit_sdpo.moved import install as _install
+
+if TYPE_CHECKING:
+    from lit_sdpo.callbacks import (
+        ArtifactMonitor,
+        CollapseMonitor,
+        ExportPolicy,
+        ForgettingMatrix,
+        InitialEvaluation,
+        MemoryBudget,
+        ParameterDrift,
+        ResponseDrift,
+        RolloutCallback,
+        SampleLogger,
+        StageCheckpoint,
+        StreamProgressBar,
+        TensorBoardLayout,
+    )
+    from lit_sdpo.data.datamodule import ContinualDataModule
+    from lit_sdpo.data.jsonl import JsonlTask
+    from lit_sdpo.data.micro.datamodule import MicroDataModule
+    from lit_sdpo.data.micro.tasks import MicroTask
+    from lit_sdpo.data.micro.warmstart import WarmStartTask
+    from lit_sdpo.data.micro.world import MicroWorld
+    from lit_sdpo.data.named import NamedTask
+    from lit_sdpo.data.source import Source
+    from lit_sdpo.data.task import Row, Stage, Task
+    from lit_sdpo.errors import UserError
+    from lit_sdpo.modules import GRPO, SCSDPO, SDPG, SDPO, SFT, SRPO, DemoPSD, GeoSD, OnPolicyModule, WeightAnchor
+    from lit_sdpo.optimizers import MuonAdamW, WarmupConstant, WarmupLinearDecay
+    from lit_sdpo.policies.teachers import (
+        EMATeacher,
+        FrozenTeacher,
+        GatedTeacher,
+        RestartTeacher,
+        Teacher,
+        TrustRegionTeacher,
+    )
+    from lit_sdpo.rewards.base import Reward, Verdict
+    from lit_sdpo.rewards.combine import WeightedRewards
+    from lit_sdpo.rollouts.engines.base import Completions, RolloutEngine, Sampling
+    from lit_sdpo.rollouts.engines.native import NativeEngine
+    from lit_sdpo.rollouts.reprompt import Reprompt
+    from lit_sdpo.rollouts.types import Rollouts
 
 __version__ = "0.1.0"
 
-from lit_sdpo.moved import install as _install
-
-_install()  # paths of earlier releases
 
 __all__ = [
     "GRPO",
@@ -103,3 +110,35 @@ __all__ = [
     "WeightAnchor",
     "WeightedRewards",
 ]
+
+#: Where the public names are, as they are imported above for type checkers.
+_MODULES = {
+    "lit_sdpo.callbacks": (
+        "ArtifactMonitor CollapseMonitor ExportPolicy ForgettingMatrix InitialEvaluation MemoryBudget "
+        "ParameterDrift ResponseDrift RolloutCallback SampleLogger StageCheckpoint StreamProgressBar "
+        "TensorBoardLayout"
+    ),
+    "lit_sdpo.data.datamodule": "ContinualDataModule",
+    "lit_sdpo.data.jsonl": "JsonlTask",
+    "lit_sdpo.data.micro.datamodule": "MicroDataModule",
+    "lit_sdpo.data.micro.tasks": "MicroTask",
+    "lit_sdpo.data.micro.warmstart": "WarmStartTask",
+    "lit_sdpo.data.micro.world": "MicroWorld",
+    "lit_sdpo.data.named": "NamedTask",
+    "lit_sdpo.data.source": "Source",
+    "lit_sdpo.data.task": "Row Stage Task",
+    "lit_sdpo.errors": "UserError",
+    "lit_sdpo.modules": "DemoPSD GRPO GeoSD OnPolicyModule SCSDPO SDPG SDPO SFT SRPO WeightAnchor",
+    "lit_sdpo.optimizers": "MuonAdamW WarmupConstant WarmupLinearDecay",
+    "lit_sdpo.policies.teachers": "EMATeacher FrozenTeacher GatedTeacher RestartTeacher Teacher TrustRegionTeacher",
+    "lit_sdpo.rewards.base": "Reward Verdict",
+    "lit_sdpo.rewards.combine": "WeightedRewards",
+    "lit_sdpo.rollouts.engines.base": "Completions RolloutEngine Sampling",
+    "lit_sdpo.rollouts.engines.native": "NativeEngine",
+    "lit_sdpo.rollouts.reprompt": "Reprompt",
+    "lit_sdpo.rollouts.types": "Rollouts",
+}
+_ROOMS = ("callbacks", "data", "functional", "metrics", "modules", "policies", "report", "rewards", "rollouts")
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULES, _ROOMS)
+_install()  # paths of earlier releases

@@ -2,6 +2,6 @@
 
 import sys
 
-from lit_sdpo.cli import main
+from lit_sdpo.main import main
 
 sys.exit(main())

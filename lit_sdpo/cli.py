@@ -1,16 +1,12 @@
-"""The command line, ``lit-sdpo fit|validate|test|data``. The one file that knows every room."""
+"""The commands that run a configuration, ``lit-sdpo fit|validate|test``. The one file that knows every room."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import platform
 import sys
-import threading
-import traceback
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,27 +31,25 @@ from lit_sdpo.callbacks import (
     StreamProgressBar,
     TensorBoardLayout,
 )
-from lit_sdpo.callbacks.folder import run_folder, set_aside, write_atomically
 from lit_sdpo.checkpoints import SafeCheckpointIO
-from lit_sdpo.checkpoints.last import FOLDER, REFUSED, check_unused, last_checkpoint
+from lit_sdpo.checkpoints.last import REFUSED, check_unused, last_checkpoint
 from lit_sdpo.checkpoints.lock import NAME as LOCK
 from lit_sdpo.checkpoints.lock import RunLock
-from lit_sdpo.checkpoints.manifest import in_order
-from lit_sdpo.checkpoints.schema import explain_loading
-from lit_sdpo.checkpoints.signals import interruption
-from lit_sdpo.checkpoints.writing import is_full
-from lit_sdpo.commands import COMMANDS, run_command
+from lit_sdpo.checkpoints.manifest import FOLDER, in_order
 from lit_sdpo.configs import combine, origin
 from lit_sdpo.credentials import arguments_without_secrets
 from lit_sdpo.data.datamodule import ContinualDataModule, verifiers_of
 from lit_sdpo.errors import UserError
+from lit_sdpo.failures import is_full
+from lit_sdpo.files import set_aside, write_atomically
+from lit_sdpo.folders import run_folder
 from lit_sdpo.heartbeat import still_at
-from lit_sdpo.messages import explain_building, explain_failure, explain_parsing, explain_running
+from lit_sdpo.main import main as main
+from lit_sdpo.messages import explain_building, explain_parsing
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.nulls import null_where_a_value_is_needed
-from lit_sdpo.overrides import own_defaults
+from lit_sdpo.overrides import import_named_classes, own_defaults
 from lit_sdpo.rewards.registry import register_verifiers
-from lit_sdpo.text import said
 
 PACKAGES = ("lit-sdpo", "torch", "lightning", "transformers", "torchmetrics", "peft", "jsonargparse", "tensorboard")
 
@@ -173,6 +167,17 @@ def _unused(path: Path) -> Path:
 
 class LitSDPOCLI(LightningCLI):
     """Builds module, data and trainer from YAML and arguments; the callbacks of every run have keys of their own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        given = kwargs.get("args") or ()
+        self._command = given[0] if given else ""
+        super().__init__(*args, **kwargs)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        # Looking through the signatures of a command takes a while, and nobody asks for those of the others.
+        if self._command in self.subcommands() and self._command != subcommand:
+            return self.init_parser(**kwargs)
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that every run has."""
@@ -331,6 +336,7 @@ def run(args: list[str] | None = None, cli: type[LitSDPOCLI] = LitSDPOCLI) -> Li
     Raises:
         UserError: A mistake in the input.
     """
+    import_named_classes()
     return cli(
         OnPolicyModule,
         ContinualDataModule,
@@ -344,7 +350,6 @@ def run(args: list[str] | None = None, cli: type[LitSDPOCLI] = LitSDPOCLI) -> Li
         parser_kwargs={
             "prog": "lit-sdpo",
             "description": "Trains language models through a stream of tasks and measures what they forget.",
-            "epilog": "further commands: " + "; ".join(f"{name}: {purpose}" for name, purpose in COMMANDS.items()),
             "version": lit_sdpo.__version__,
             "exit_on_error": False,
             "allow_abbrev": False,
@@ -353,78 +358,18 @@ def run(args: list[str] | None = None, cli: type[LitSDPOCLI] = LitSDPOCLI) -> Li
     )
 
 
-def main(args: list[str] | None = None) -> int:
-    """Entry point of ``lit-sdpo``.
-
-    Args:
-        args: Arguments after the program's name; ``--debug`` among them shows the traceback of a user's mistake too.
+def train(arguments: list[str]) -> int:
+    """Run one command as the program does.
 
     Returns:
-        0 done, 1 the run failed, 2 a mistake that the user can mend, 130 interrupted, 143 terminated.
+        0 done, 143 terminated.
+
+    Raises:
+        UserError: A mistake in the input.
     """
-    arguments = list(sys.argv[1:] if args is None else args)
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
-    _be_quiet()
+    disable_progress_bar()  # of loading weights
     try:
-        if arguments and arguments[0] in COMMANDS:
-            return run_command(arguments[0], arguments[1:])
-        if arguments and not arguments[0].startswith("-") and arguments[0] not in LitSDPOCLI.subcommands():
-            known = [*LitSDPOCLI.subcommands(), *COMMANDS]
-            raise UserError(f"no command {arguments[0]!r}", fix=f"one of {', '.join(known)}")
         run(arguments)
-    except KeyboardInterrupt:
-        return 130
     except SIGTERMException as leave:
         return int(leave.code or 143)
-    except SystemExit as leave:  # --help and --version; Lightning leaves with 1 after Ctrl-C
-        return 130 if isinstance(leave.__context__, KeyboardInterrupt) else int(leave.code or 0)
-    except Exception as error:
-        if (hidden := interruption(error)) is not None:
-            return int(hidden.code or 0) if isinstance(hidden, SystemExit) else 130
-        mistake = error if isinstance(error, UserError) else explain_loading(error) or explain_running(error)
-        message = mistake or explain_failure(error)
-        if message is None or debug:
-            print(said(traceback.format_exc()), file=sys.stderr, end="")
-        if message is not None:
-            print(f"lit-sdpo: error: {said(message)}", file=sys.stderr)
-        return 1 if mistake is None else 2
     return 0
-
-
-def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """TensorBoard writes in a thread of its own: a full disk is said once, by the run that finds its writer dead."""
-    if not is_full(failure.exc_value):
-        threading.__excepthook__(failure)
-
-
-def _be_quiet() -> None:
-    """Keep what is no news for the user off the terminal, and clean what is."""
-    logging.setLogRecordFactory(_clean_record)
-    warnings.formatwarning = _clean_warning
-    if threading.excepthook is threading.__excepthook__:
-        threading.excepthook = _thread_failed
-    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
-    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT 0.21 with Transformers 5
-    # Resuming is meant to go on in the same folder or a new one.
-    warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty|The dirpath has changed")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
-    disable_progress_bar()  # of loading weights; downloads still show theirs
-
-
-def _clean_record(*arguments: Any, **options: Any) -> logging.LogRecord:
-    """A record whose text, which may come from data, acts on nothing."""
-    record = logging.LogRecord(*arguments, **options)
-    with contextlib.suppress(TypeError, ValueError):  # logging itself reports arguments that do not fit
-        record.msg, record.args = said(record.getMessage()), ()
-    return record
-
-
-def _clean_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    return f"{filename}:{lineno}: {category.__name__}: {said(message)}\n"
-
-
-def _no_advertisement(record: logging.LogRecord) -> bool:
-    return "Tip: For seamless cloud" not in record.getMessage()

@@ -7,7 +7,6 @@ command line needs the innermost line, the dotted key that leads to it, and what
 from __future__ import annotations
 
 import difflib
-import errno
 import inspect
 import re
 import traceback
@@ -17,8 +16,6 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
 from lit_sdpo.errors import UserError, lacks_memory, reason
 from lit_sdpo.rewards.registry import import_object
 
@@ -26,12 +23,6 @@ from lit_sdpo.rewards.registry import import_object
 _NOISE = re.compile(
     r"(- )?(Expected a path but .*|Expected a <class 'NoneType'>.*|Does not validate against any of .*|Errors:|"
     r"Given value.*|Subtypes:.*|)$"
-)
-#: What other libraries raise when they refuse what they are given.
-_REFUSALS = (ValueError, TypeError, ImportError, OSError, KeyError, ArithmeticError)
-#: What gloo and NCCL say of a process that is gone or silent.
-_LOST = re.compile(
-    r"gloo/transport|Connection (reset|closed) by peer|Timed out waiting \d+ms|NCCL.*(remote process|timeout|aborted)"
 )
 _KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}
 _KINDS |= {"list": "a list", "dict": "a mapping"}
@@ -150,88 +141,6 @@ def _is_of(owners: Sequence[type], kind: type | None) -> bool:
     return kind is not None and any(issubclass(owner, kind) for owner in owners)
 
 
-#: Where Lightning builds and sets up what ``trainer`` asks for.
-_PARTS = {
-    "loggers": "trainer.logger",
-    "strategies": "trainer.strategy",
-    "accelerators": "trainer.accelerator",
-    "plugins": "trainer.plugins",
-    "profilers": "trainer.profiler",
-}
-#: Whose own code raises when it refuses what it was given, in any step.
-_RAISERS = {
-    "torch.optim.lr_scheduler": "model.scheduler",
-    "torch.optim": "model.optimizer",
-    "lightning.pytorch.callbacks": "trainer.callbacks",
-}
-_DISK = {
-    errno.ENOSPC: ("the disk is full", "free some space; the latest checkpoint is whole"),
-    errno.EDQUOT: ("the quota of the disk is used up", "free some space; the latest checkpoint is whole"),
-    errno.EFBIG: ("the file may not become larger", "raise the limit on file sizes"),
-    errno.EMFILE: ("too many files are open", "raise the limit on open files (ulimit -n)"),
-    errno.EACCES: ("no permission", "give another folder, or the permission"),
-    errno.EPERM: ("no permission", "give another folder, or the permission"),
-    errno.EROFS: ("the disk is read-only", "give another folder"),
-    errno.ENAMETOOLONG: ("the name is too long", "give shorter names"),
-    errno.ENOTDIR: ("a part of the path is a file", "give another folder"),
-    errno.EISDIR: ("it is a folder", "give the path of a file"),
-    errno.ENOENT: ("it does not exist and cannot be made", "give another path"),
-}
-
-
-def explain_running(error: BaseException) -> UserError | None:
-    """The mistake behind an error of a run: the disk, or what Lightning or an optimizer refuses; ``None`` of others.
-
-    Example:
-        >>> print(explain_running(OSError(errno.ENOSPC, "No space left on device", "samples.jsonl")))
-        samples.jsonl: the disk is full. Free some space; the latest checkpoint is whole.
-    """
-    if isinstance(error, OSError) and error.errno in _DISK:
-        what, fix = _DISK[error.errno]
-        return UserError(what, where=str(error.filename or "the run's folder"), fix=fix)
-    if isinstance(error, MisconfigurationException):
-        return UserError(reason(error, most=400), where="trainer")
-    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if not modules or isinstance(error, MemoryError) or lacks_memory(error):
-        return None
-    if modules[-1].startswith(("torch._weights_only_unpickler", "torch.serialization")):
-        what = f"the file is no checkpoint ({reason(error)})"
-        return UserError(what, where="ckpt_path", fix="give one that a run has saved")
-    for raiser, where in _RAISERS.items():
-        if modules[-1].startswith(raiser):
-            return UserError(reason(error, most=400), where=where)
-    if modules[-1].startswith("lit_sdpo") or not isinstance(error, _REFUSALS):
-        return None
-    for module in modules:
-        found = re.match(r"lightning\.(?:pytorch|fabric)\.(\w+)", module)
-        if (
-            found
-            and found[1] in _PARTS
-            and not any(name.startswith("lit_sdpo.") for name in modules[modules.index(module) :])
-        ):
-            return UserError(reason(error, most=400), where=_PARTS[found[1]])
-    return None
-
-
-def explain_failure(error: BaseException) -> str | None:
-    """What a user can make of a machine's failure inside a run: memory, or another process; ``None`` for other errors.
-
-    Example:
-        >>> print(explain_failure(RuntimeError("Read error [127.0.0.1]:29067: Connection reset by peer")))
-        another process of this run has ended or hangs: see what it has said; the latest checkpoint is whole
-    """
-    if not isinstance(error, RuntimeError):
-        return None
-    if lacks_memory(error):
-        return (
-            f"out of memory ({reason(error)}): lower rollout.sampling.max_new_tokens or data.prompts_per_step, raise"
-            " trainer.accumulate_grad_batches, or set model.gradient_checkpointing; the latest checkpoint is whole"
-        )
-    if _LOST.search(str(error)):
-        return "another process of this run has ended or hangs: see what it has said; the latest checkpoint is whole"
-    return None
-
-
 def _unknown_key(key: str, keys: Iterable[str]) -> UserError:
     head, _, last = key.rpartition(".")
     known = set(keys)
@@ -302,7 +211,7 @@ def _class_names(place: _Place, namespaces: Sequence[ModuleType]) -> list[str]:
             if place.keys[-1] in inspect.signature(base.__init__).parameters:
                 bases = list(_types(typing.get_type_hints(base.__init__)[place.keys[-1]]))
                 break
-    known = [(name, each) for module in namespaces for name, each in vars(module).items() if isinstance(each, type)]
+    known = [pair for module in namespaces for pair in inspect.getmembers(module, inspect.isclass)]
     fitting = [name for name, each in known if issubclass(each, tuple(bases)) and not inspect.isabstract(each)]
     return sorted(set(fitting))
 

@@ -35,7 +35,6 @@ MOVED = {
     "callbacks.window_weights": "callbacks.rollout.token_weights",
     "checkpoints.identity": "checkpoints.schema",
     "diagnosis.cells": "diagnosis.sandboxes",
-    "dry_run": "planning.dry_run",
     "functional.razor": "functional.excess_kl",
     "functional.support": "functional.top_k",
     "outside": "harnesses",

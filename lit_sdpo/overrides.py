@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
+import lit_sdpo
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.registry import import_object
 from lit_sdpo.yaml_files import Loader
@@ -167,6 +168,16 @@ def class_name(value: Any) -> str:
     if isinstance(value, Mapping):
         value = value.get("class_path")
     return value if isinstance(value, str) else ""
+
+
+def import_named_classes() -> None:
+    """Import the package's classes that a configuration may name without a path.
+
+    The parser looks a short name up among the subclasses that are there, and the package imports its own when they are
+    first used.
+    """
+    for name in lit_sdpo.__all__:
+        getattr(lit_sdpo, name)
 
 
 def find_class(name: str) -> Any:

@@ -8,6 +8,8 @@ from lit_sdpo.credentials import without_secrets
 
 #: Control, format, surrogate, private and unassigned characters, and separators of lines and paragraphs.
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+#: Left as they are in a table cell; every other printable ASCII character could mean something to Markdown or HTML.
+HARMLESS = frozenset(" ,.;?'/%")
 
 
 def unprintable(text: str) -> bool:
@@ -38,3 +40,28 @@ def printable_lines(text: str) -> str:
 def said(text: object) -> str:
     """What may be shown of a text: clean, line by line, and without credentials."""
     return without_secrets(printable_lines(str(text)))
+
+
+def escape(text: str) -> str:
+    r"""``text`` for one cell of a Markdown table, on one line and without any effect.
+
+    Punctuation becomes HTML entities, so neither Markdown nor HTML sees it; a newline becomes ``⏎``, and characters
+    that are invisible or turn the writing direction become their code.
+
+    Example:
+        >>> escape("a|b <script>\n`x`\u202e")
+        'a&#124;b &#60;script&#62;⏎ &#96;x&#96;[U+202E]'
+        >>> escape("")
+        '(empty)'
+    """
+    return "".join(map(_escape_character, text.replace("\r\n", "\n"))) or "(empty)"
+
+
+def _escape_character(character: str) -> str:
+    if character == "\n":
+        return "⏎ "
+    if character in HARMLESS or character.isalnum():
+        return character
+    if character.isascii() and character.isprintable():
+        return f"&#{ord(character)};"
+    return printable(character)

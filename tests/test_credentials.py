@@ -9,8 +9,8 @@ import pytest
 
 from lit_sdpo.cli import main
 from lit_sdpo.credentials import arguments_without_secrets, without_secrets
+from lit_sdpo.dry_run import BuildOnly
 from lit_sdpo.errors import UserError
-from lit_sdpo.planning.dry_run import BuildOnly
 from lit_sdpo.text import printable, printable_lines, said, unprintable
 
 SECRET = "s3cr3t-v4lue"

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lit_sdpo.errors import UserError, explained
-from lit_sdpo.messages import explain_building, explain_running
+from lit_sdpo.failures import explain_running
+from lit_sdpo.messages import explain_building
 
 
 def raised(call):

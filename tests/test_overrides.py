@@ -5,9 +5,9 @@ import yaml
 
 from lit_sdpo.cli import run
 from lit_sdpo.configs import combine, expand
+from lit_sdpo.dry_run import ParseOnly
 from lit_sdpo.errors import UserError
 from lit_sdpo.overrides import flag_content, give_way, merged
-from lit_sdpo.planning.dry_run import ParseOnly
 from lit_sdpo.yaml_files import Loader, read_yaml
 
 SDPO = "configs/micro/sdpo.yaml"

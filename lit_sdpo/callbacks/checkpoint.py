@@ -16,10 +16,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from lit_sdpo.callbacks import curves
-from lit_sdpo.callbacks.folder import run_folder
 from lit_sdpo.checkpoints.divided import guard
-from lit_sdpo.checkpoints.last import FOLDER
-from lit_sdpo.checkpoints.manifest import in_order
+from lit_sdpo.checkpoints.manifest import FOLDER, in_order
 from lit_sdpo.checkpoints.position import (
     evaluation_due,
     inside_stage,
@@ -33,6 +31,7 @@ from lit_sdpo.checkpoints.schema import KEY
 from lit_sdpo.checkpoints.signals import Signals
 from lit_sdpo.checkpoints.writing import probe, remove_leftovers, tensor_bytes
 from lit_sdpo.errors import UserError
+from lit_sdpo.folders import run_folder
 from lit_sdpo.ranges import check_integer
 
 

@@ -18,8 +18,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event
 
-from lit_sdpo.callbacks.folder import run_folder, write_atomically
 from lit_sdpo.callbacks.weights.base import folders_above
+from lit_sdpo.files import write_atomically
+from lit_sdpo.folders import run_folder
 from lit_sdpo.report.events import events
 
 #: The rows of a :class:`CSVLogger`, under a name that the next process does not delete.

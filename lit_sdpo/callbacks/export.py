@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from lit_sdpo.callbacks.folder import run_folder
+from lit_sdpo.folders import run_folder
 from lit_sdpo.policies.exporting import whole_folder, whole_state, write_policy
 
 

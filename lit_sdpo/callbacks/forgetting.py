@@ -14,8 +14,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
-from lit_sdpo.callbacks.folder import run_folder, write_atomically
 from lit_sdpo.errors import UserError
+from lit_sdpo.files import write_atomically
+from lit_sdpo.folders import run_folder
 from lit_sdpo.ranges import check_integer
 from lit_sdpo.report.figures import heat_map
 from lit_sdpo.report.items import (

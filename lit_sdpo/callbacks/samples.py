@@ -13,14 +13,12 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
-from lit_sdpo.callbacks.folder import run_folder, set_aside
 from lit_sdpo.callbacks.weights.base import folders_above
+from lit_sdpo.files import set_aside
+from lit_sdpo.folders import run_folder
 from lit_sdpo.ranges import check_integer
 from lit_sdpo.rollouts.types import Rollouts
-from lit_sdpo.text import printable
-
-#: Left as they are in a table cell; every other printable ASCII character could mean something to Markdown or HTML.
-HARMLESS = frozenset(" ,.;?'/%")
+from lit_sdpo.text import escape
 
 
 class SampleLogger(pl.Callback):
@@ -187,31 +185,6 @@ def samples_table(
             f"| {escape(record['task'])} | {escape(record['split'])} | {' | '.join(texts)} | {reward} | {tokens} |"
         )
     return "\n".join(lines)
-
-
-def escape(text: str) -> str:
-    r"""``text`` for one cell of a Markdown table, on one line and without any effect.
-
-    Punctuation becomes HTML entities, so neither Markdown nor HTML sees it; a newline becomes ``⏎``, and characters
-    that are invisible or turn the writing direction become their code.
-
-    Example:
-        >>> escape("a|b <script>\n`x`\u202e")
-        'a&#124;b &#60;script&#62;⏎ &#96;x&#96;[U+202E]'
-        >>> escape("")
-        '(empty)'
-    """
-    return "".join(map(_escape_character, text.replace("\r\n", "\n"))) or "(empty)"
-
-
-def _escape_character(character: str) -> str:
-    if character == "\n":
-        return "⏎ "
-    if character in HARMLESS or character.isalnum():
-        return character
-    if character.isascii() and character.isprintable():
-        return f"&#{ord(character)};"
-    return printable(character)
 
 
 def _shorten(text: str, limit: int) -> str:

@@ -8,11 +8,10 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_sdpo.callbacks.folder import folder_of_logger, runs_root, use_folder, versions
-from lit_sdpo.checkpoints.manifest import in_order
+from lit_sdpo.checkpoints.manifest import FOLDER, in_order
 from lit_sdpo.errors import UserError
+from lit_sdpo.folders import folder_of_logger, runs_root, use_folder, versions
 
-FOLDER = "checkpoints"
 #: What a run writes into its folder before anything else; what is left without it has never begun.
 RECORD = "config.yaml"
 #: Why a run was refused that would have begun in a folder.

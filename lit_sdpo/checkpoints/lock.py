@@ -11,10 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
-
-from lit_sdpo.checkpoints.writing import is_running
 from lit_sdpo.errors import UserError
+from lit_sdpo.processes import is_running, start_ticks
 
 NAME = "run.lock"
 
@@ -56,6 +54,8 @@ class RunLock:
                 break
             os.close(descriptor)  # the owner has just removed it
         if owner:
+            from lightning.pytorch.utilities import rank_zero_info  # who only reads a lock needs no Lightning
+
             rank_zero_info(
                 f"Process {owner.get('pid')} on {owner.get('host')}, which had {self.path.parent} since"
                 f" {owner.get('started')}, is gone; its lock is taken over."
@@ -121,11 +121,3 @@ def _this_process() -> dict[str, Any]:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     pid = os.getpid()
     return {"pid": pid, "host": socket.gethostname(), "started": started, "ticks": start_ticks(pid)}
-
-
-def start_ticks(pid: int) -> int | None:
-    """When a process began, in the system's clock ticks since it started itself; ``None`` where it does not say."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from lit_sdpo.callbacks.folder import write_atomically
+from lit_sdpo.files import write_atomically
 
+#: Where a run keeps its checkpoints.
+FOLDER = "checkpoints"
 SUFFIX = ".ckpt"
 BLOCK = 1 << 22
 

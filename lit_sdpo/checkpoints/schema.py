@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,28 +135,3 @@ def compare(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference
     unknown = [name for name in (BASE_WEIGHTS, TOKENIZER) if name not in saved or name not in now]
     sides = ({name: x for name, x in side.items() if name not in unknown} for side in (saved, now))
     return list(between(*sides))
-
-
-def explain_loading(error: BaseException) -> UserError | None:
-    """What a user can make of an error: the file is no checkpoint, or does not fit the model; ``None`` of others."""
-    text = str(error)
-    if isinstance(error, KeyError) and "pytorch-lightning_version" in text:
-        return UserError(
-            "the file is not the checkpoint of a run", where="ckpt_path", fix="give one that a run has saved"
-        )
-    if isinstance(error, ValueError) and 'ckpt_path="hpc"' in text:
-        return UserError("there is no checkpoint of a preempted job", where="ckpt_path", fix="give a path, or last")
-    if not isinstance(error, RuntimeError) or "Error(s) in loading state_dict" not in text:
-        return None
-    sizes = re.findall(r"size mismatch for (\S+): .*?torch.Size\((\[.*?\])\).*?torch.Size\((\[.*?\])\)", text)
-    found = [f"{name}: checkpoint has {old}, this model has {new}" for name, old, new in sizes]
-    for label, side in (("Missing", "this model alone has"), ("Unexpected", "the checkpoint alone has")):
-        for names in re.findall(rf"{label} key\(s\) in state_dict: (.*?)\. *$", text, re.MULTILINE):
-            found += [f"{side} {name}" for name in re.findall(r'"(.*?)"', names)]
-    shown = "\n".join(f"  {line}" for line in found[:5])
-    more = f"\n  and {len(found) - 5} more" if len(found) > 5 else ""
-    return UserError(
-        f"the checkpoint is of another model; {len(found)} entries differ:\n{shown}{more}",
-        where="ckpt_path",
-        fix="use the model that the run began with",
-    )

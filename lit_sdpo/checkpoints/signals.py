@@ -76,22 +76,3 @@ class Signals:
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         self.notices += 1
-
-
-def interruption(error: BaseException) -> BaseException | None:
-    """The request to leave that an error hides: one that arrived inside a library which then failed in its own way.
-
-    Example:
-        >>> try:
-        ...     try:
-        ...         raise SystemExit(143)
-        ...     finally:
-        ...         raise RuntimeError("unexpected pos")
-        ... except RuntimeError as error:
-        ...     interruption(error)
-        SystemExit(143)
-    """
-    current: BaseException | None = error
-    while current is not None and not isinstance(current, (KeyboardInterrupt, SystemExit)):
-        current = current.__cause__ or current.__context__
-    return current

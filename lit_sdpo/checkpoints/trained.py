@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import yaml
 
-from lit_sdpo.checkpoints.last import FOLDER, latest_version
-from lit_sdpo.checkpoints.manifest import SUFFIX, Contents, Manifest, in_order, is_divided
+from lit_sdpo.checkpoints.last import latest_version
+from lit_sdpo.checkpoints.manifest import FOLDER, SUFFIX, Contents, Manifest, in_order, is_divided
 from lit_sdpo.checkpoints.schema import KEY, check_schema
 from lit_sdpo.configs import expand
 from lit_sdpo.errors import UserError

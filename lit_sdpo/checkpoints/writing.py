@@ -16,11 +16,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_sdpo.checkpoints.manifest import Contents, Manifest, next_number
-from lit_sdpo.checkpoints.signals import interruption
 from lit_sdpo.errors import UserError
+from lit_sdpo.failures import NO_SPACE, interruption
+from lit_sdpo.files import sync
+from lit_sdpo.processes import is_running
 
 TEMPORARY = re.compile(r".+\.tmp-(\d+)")
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -123,11 +124,6 @@ def no_space(path: Path, need: int) -> UserError:
     )
 
 
-def is_full(error: object) -> bool:
-    """Whether a file could not be written because the disk, or the user's share of it, is full."""
-    return isinstance(error, OSError) and error.errno in NO_SPACE
-
-
 def probe(folder: Path, need: int) -> None:
     """Find out before the first step whether a checkpoint could be written.
 
@@ -168,26 +164,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def is_running(pid: int) -> bool:
-    """Whether there is a process of this number on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def free_bytes(folder: Path) -> int:

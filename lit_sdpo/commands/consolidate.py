@@ -6,8 +6,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_sdpo.checkpoints.consolidate import consolidate
-
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``lit-sdpo consolidate FOLDER FILE``.
@@ -28,6 +26,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, help="the checkpoint")
     parser.add_argument("file", type=Path, help="where the whole one goes, such as whole.ckpt")
     options = parser.parse_args(arguments)
+    from lit_sdpo.checkpoints.consolidate import consolidate  # takes seconds to import
+
     consolidate(options.folder, options.file)
     print(f"wrote {options.file}")
     return 0

@@ -11,25 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
-import lit_sdpo
 from lit_sdpo.commands.arguments import positive
-from lit_sdpo.configs import expand
 from lit_sdpo.data.check.checker import Checker, Measure, Part
 from lit_sdpo.data.check.deduplicated import check_target, write
 from lit_sdpo.data.check.overlap import OverlapFinder
 from lit_sdpo.data.check.pairs import PairFinder
-from lit_sdpo.data.datamodule import ContinualDataModule, verifiers_of
-from lit_sdpo.data.jsonl import planned
 from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row
-from lit_sdpo.errors import UserError
 from lit_sdpo.heartbeat import still_at
-from lit_sdpo.messages import explain_parsing
-from lit_sdpo.policies.chat import check_template, rendered
-from lit_sdpo.policies.load import load_tokenizer
-from lit_sdpo.rewards.registry import import_object, register_verifiers
 from lit_sdpo.text import printable_lines
 
 DEFAULT_BUDGET = 2048
@@ -65,7 +55,9 @@ def main(arguments: Sequence[str]) -> int:
     ]
     generated: list[tuple[str, str, Sequence[Row]]] = []
     if configs:
-        found, generated = _of_config(configs)
+        from lit_sdpo.data.check.configured import sources_and_rows  # takes seconds to import, and files need it not
+
+        found, generated = sources_and_rows(_contents(configs))
         parts += found
     target = Path(options.write_deduplicated) if options.write_deduplicated else None
     training = [part.source for part in parts if part.split in ("", "train")]
@@ -183,23 +175,17 @@ def _source(path: str, options: argparse.Namespace) -> Source:
 
 
 def _token_counter(model: str, options: Mapping[str, Any] | None) -> Measure:
-    try:
-        tokenizer = load_tokenizer(model)
-    except UserError as error:
-        fix = f"{error.fix}; or name another one with --model" if error.fix else "name another one with --model"
-        raise UserError(error.what, where=error.where, fix=fix) from error
-    tokenizer.model_max_length = sys.maxsize  # else it warns of what is counted here
-    check_template(tokenizer, options)
+    from lit_sdpo.data.check.tokens import token_counter  # Transformers takes seconds to import
 
-    def measure(rows: Sequence[Row]) -> tuple[list[int], dict[int, str]]:
-        written, refused = rendered(tokenizer, [row.messages for row in rows], options)
-        return [len(ids) for ids in written], refused
-
-    return measure
+    return token_counter(model, options)
 
 
 def _contents(configs: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The files that make up the configuration, in order."""
+    if not configs:
+        return
+    from lit_sdpo.configs import expand  # files of rows need no parser of configurations
+
     texts = expand([word for config in configs for word in ("--config", config)])
     yield from (yaml.safe_load(text) for text in texts if text != "--config")
 
@@ -214,36 +200,3 @@ def _settings(configs: Sequence[str]) -> dict[str, Any]:
                 given = {**given, **(given.get("init_args") or {})}
                 found |= {key: given[key] for key in keys if given.get(key) is not None}
     return found
-
-
-def _of_config(configs: Sequence[str]) -> tuple[list[Part], list[tuple[str, str, Sequence[Row]]]]:
-    """The sources of a configuration's tasks, and the rows of those tasks that read none."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_subclass_arguments(ContinualDataModule, "data", required=True)
-    words: list[str] = []
-    for content in _contents(configs):
-        if "data" in content:
-            words += ["--config", yaml.safe_dump({"data": content["data"]})]
-    try:
-        parsed = parser.parse_args(words)
-    except ArgumentError as error:
-        raise explain_parsing(str(error), namespaces=(lit_sdpo,)) from error
-    register_verifiers(verifiers_of(parsed.data))
-    arguments = parsed.data.init_args
-    specs = [stage["task"] for stage in arguments.get("stages") or []] + list(arguments.get("probes") or [])
-    if not specs or not all(hasattr(import_object(spec["class_path"]), "plan") for spec in specs):
-        data = parser.instantiate(parsed).data
-        return [], [
-            (task.name, split, task.rows(split))
-            for task in {task.name: task for task in (*data.tasks, *data.probes)}.values()
-            for split in ("train", "validation", "test")
-            if len(task.rows(split))
-        ]
-    parts: dict[Part | str, Part] = {}
-    for spec in specs:
-        plan = planned(spec)
-        for split, sources in plan.sources.items():
-            for source in sources:
-                parts.setdefault(f"{plan.name}/{split}/{source}", Part(source, plan.name, split))
-    return list(parts.values()), []

@@ -33,16 +33,20 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = _parser().parse_args(arguments)
     sweep = read_sweep(Path(options.sweep)).only(options.only)
-    jobs = make_jobs(sweep, read_seeds(options.seeds), Path(options.out) if options.out else sweep.output)
+    output = Path(options.out) if options.out else sweep.output
+    jobs = make_jobs(sweep, read_seeds(options.seeds), output, check=not options.print_commands)
     found = [look(job) for job in jobs]
     if options.dry_run:
         print(printable_lines(_plan(jobs, found)))
         return 0
     _mend_changed(jobs, found, redo=options.redo)
     if options.print_commands:
-        for job in jobs:
-            if look(job).state not in ("finished", "running"):
+        states = [look(job).state for job in jobs]
+        for job, state in zip(jobs, states, strict=True):
+            if state not in ("finished", "running"):
                 print(shell_line(job))
+        if "new" in states:
+            print("note: configurations of new runs are not checked here; --dry-run does", file=sys.stderr)
         return 0
     execution = Execution(jobs, options.jobs)
     outcomes = execution.run()
@@ -57,18 +61,22 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if all(outcome.state == "finished" for outcome in outcomes) else 1
 
 
-def make_jobs(sweep: Sweep, seeds: Sequence[int], output: Path) -> list[Job]:
+def make_jobs(sweep: Sweep, seeds: Sequence[int], output: Path, *, check: bool = True) -> list[Job]:
     """Every run with every seed; all runs of the first seed come first, so that a half-done sweep compares them.
 
     Args:
         sweep: The sweep.
         seeds: Its seeds.
         output: Folder of the whole sweep.
+        check: Read every configuration now; without, those that something is compared with.
 
     Raises:
         UserError: A configuration has a mistake.
     """
     configs = resolve(sweep.runs, output)
+    if check:
+        for config in configs.values():
+            config.read()
     program = (sys.executable, "-m", "lit_sdpo", "fit")
     return [
         Job(

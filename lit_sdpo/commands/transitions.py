@@ -8,11 +8,12 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lit_sdpo.harnesses.lm_eval import other_prompts, read_samples, transitions_between
-from lit_sdpo.report.items import Record, records_csv
 from lit_sdpo.text import printable, printable_lines
+
+if TYPE_CHECKING:
+    from lit_sdpo.report.items import Record
 
 HEADER = (
     "task",
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str]) -> int:
         UserError: A mistake in the arguments, or evaluations that cannot be compared.
     """
     options = _parser().parse_args(arguments)
+    from lit_sdpo.harnesses.lm_eval import other_prompts, read_samples, transitions_between  # torch takes a second
+    from lit_sdpo.report.items import records_csv
+
     wanted = {"metric": options.metric, "filter": options.filter, "choices": options.choices}
     before, after = (read_samples(Path(place), **wanted) for place in (options.before, options.after))
     records = transitions_between(before, after)

@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from lit_sdpo.callbacks.rollout.callback import RolloutCallback
 from lit_sdpo.cli import run
@@ -21,9 +22,9 @@ from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.task import Row
 from lit_sdpo.diagnosis.devices import speeds
 from lit_sdpo.diagnosis.findings import Check, Finding
+from lit_sdpo.dry_run import BuildOnly
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules.base import OnPolicyModule
-from lit_sdpo.planning.dry_run import BuildOnly
 from lit_sdpo.policies.exporting import stored_generation_config
 from lit_sdpo.policies.load import WHERE, Lora, check_files, load_policy, resolve
 
@@ -112,6 +113,8 @@ def checks_of(settings: Sequence[str]) -> list[tuple[str, Check]]:
         settings: Arguments of ``fit``.
     """
     from lit_sdpo.diagnosis import costs, prompts, scoring
+
+    disable_progress_bar()  # of loading weights
 
     built: list[Run] = []
 

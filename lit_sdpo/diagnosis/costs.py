@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lit_sdpo.callbacks.checkpoint import StageCheckpoint
-from lit_sdpo.callbacks.folder import folder_of_logger, runs_root
 from lit_sdpo.callbacks.memory import MemoryBudget, estimate, shards_of
 from lit_sdpo.diagnosis.findings import Finding
 from lit_sdpo.diagnosis.machine import free_memory
+from lit_sdpo.folders import folder_of_logger, runs_root
 from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.planning.stream import evaluation_of
 from lit_sdpo.policies.memory import UNCOUNTABLE, nbytes, optimizer_bytes, step_memory

@@ -10,9 +10,9 @@ import jsonargparse
 from jsonargparse import Namespace
 
 from lit_sdpo.cli import run
+from lit_sdpo.dry_run import ParseOnly
 from lit_sdpo.errors import UserError
 from lit_sdpo.messages import explain_building
-from lit_sdpo.planning.dry_run import ParseOnly
 
 ONE_DEVICE = ("auto", "single_device")
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.files import sync
 from lit_sdpo.policies.load import end_token_ids, resolve
+from lit_sdpo.processes import is_running
 
 #: One of these is in every folder that holds a model.
 MARKS = ("config.json", "adapter_config.json")
@@ -240,8 +242,6 @@ def reload(folder: Path, base: str | None = None) -> tuple[Any, PreTrainedTokeni
 
 def _finish(path: Path, mode: int | None = 0o666) -> None:
     """Bring a file or folder to the disk, readable for whom new files are: safetensors' are for the user alone."""
-    from lit_sdpo.checkpoints.writing import sync
-
     if mode is not None:
         mask = os.umask(0)
         os.umask(mask)
@@ -251,8 +251,6 @@ def _finish(path: Path, mode: int | None = 0o666) -> None:
 
 def _remove_leftovers(target: Path) -> None:
     """Of processes that are gone; a model that had been moved aside and not yet replaced moves back."""
-    from lit_sdpo.checkpoints.writing import is_running
-
     for path in [p for kind in ("old", "tmp") for p in target.parent.glob(f".{target.name}.{kind}-*")]:
         pid = path.name.rpartition("-")[2]
         if not pid.isdecimal() or is_running(int(pid)):

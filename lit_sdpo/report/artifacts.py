@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lit_sdpo.callbacks.samples import escape
+from lit_sdpo.text import escape
 
 
 @dataclass(frozen=True)

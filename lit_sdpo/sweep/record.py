@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import lit_sdpo
-from lit_sdpo.callbacks.folder import write_atomically
 from lit_sdpo.credentials import arguments_without_secrets
+from lit_sdpo.files import write_atomically
 from lit_sdpo.sweep.resolved import fingerprint
 from lit_sdpo.sweep.state import RECORD, Job
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lit_sdpo.cli import CALLBACKS, LitSDPOCLI, run
+from lit_sdpo.dry_run import ParseOnly
 from lit_sdpo.errors import UserError
-from lit_sdpo.planning.dry_run import ParseOnly
 from lit_sdpo.sweep.plan import Run
+
+if TYPE_CHECKING:
+    from lit_sdpo.cli import LitSDPOCLI
 
 #: What the sweep itself gives to each process, and what only the terminal shows: neither makes a run another one.
 _APART = (
@@ -38,28 +41,76 @@ def folder_arguments(output: Path, name: str, seed: int) -> list[str]:
     ]
 
 
-def resolve(runs: Sequence[Run], output: Path) -> dict[str, dict[str, Any]]:
-    """The whole configuration of each run, by its name.
+class Resolved(Mapping[str, Any]):
+    """The whole configuration of a run, worked out when something of it is first asked for.
 
-    Raises:
-        UserError: A configuration has a mistake, or a logger whose folder the sweep does not know.
+    What works it out takes seconds to import, and the commands of runs that have not begun can be told without.
+
+    Args:
+        run: The run.
+        output: Folder of the whole sweep.
+        parser: Reads the configurations of all runs.
     """
-    found = {}
-    reader: LitSDPOCLI | None = None
-    for each in runs:
-        arguments = ["fit", *each.arguments(), *folder_arguments(output, each.name, 0)]
+
+    def __init__(self, run: Run, output: Path, parser: Parser) -> None:
+        self.run, self._parser = run, parser
+        self._arguments = ["fit", *run.arguments(), *folder_arguments(output, run.name, 0)]
+
+    def read(self) -> None:
+        """Work it out now.
+
+        Raises:
+            UserError: It has a mistake, or a logger whose folder the sweep does not know.
+        """
+        len(self._content)
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
         try:
-            if reader is None:
-                reader = run(arguments, ParseOnly)
-            else:
-                reader.parse_arguments(reader.parser, arguments)
+            found = self._parser.parse(self._arguments)
         except UserError as error:
-            where = f"run {each.name}: {error.where}" if error.where else f"run {each.name}"
+            where = f"run {self.run.name}: {error.where}" if error.where else f"run {self.run.name}"
             raise UserError(error.what, where=where, fix=error.fix) from error
-        text = reader._parser("fit").dump(reader.config["fit"], skip_unset=False)
-        found[each.name] = yaml.safe_load(text)
-        _check_logger(found[each.name], each.name)
-    return found
+        _check_logger(found, self.run.name)
+        return found
+
+    def __getitem__(self, key: str) -> Any:
+        return self._content[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+
+class Parser:
+    """The parser of ``fit``, made once for all runs."""
+
+    def __init__(self) -> None:
+        self._made: LitSDPOCLI | None = None
+
+    def parse(self, arguments: list[str]) -> dict[str, Any]:
+        """What a command line comes to with every default.
+
+        Raises:
+            UserError: It has a mistake.
+        """
+        from lit_sdpo.cli import run  # takes seconds to import
+
+        if self._made is None:
+            self._made = run(arguments, ParseOnly)
+        else:
+            self._made.parse_arguments(self._made.parser, arguments)
+        text = self._made._parser("fit").dump(self._made.config["fit"], skip_unset=False)
+        content: dict[str, Any] = yaml.safe_load(text)
+        return content
+
+
+def resolve(runs: Sequence[Run], output: Path) -> dict[str, Resolved]:
+    """The whole configuration of each run, by its name; :meth:`Resolved.read` checks it."""
+    parser = Parser()
+    return {run.name: Resolved(run, output, parser) for run in runs}
 
 
 def _check_logger(config: Mapping[str, Any], name: str) -> None:
@@ -115,6 +166,8 @@ _ABSENT = "nothing"
 
 def _later_option(key: tuple[str, ...], known: set[tuple[str, ...]]) -> bool:
     """Whether a key lies below an option that no recorded configuration could have had."""
+    from lit_sdpo.cli import CALLBACKS  # what has resolved one of the two has imported it
+
     groups = {("trainer",), *((name,) for name in CALLBACKS)}
     for length in range(1, len(key)):
         owner = key[:length]

@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 import yaml
 
-from lit_sdpo.checkpoints.last import FOLDER
 from lit_sdpo.checkpoints.lock import NAME as LOCK
-from lit_sdpo.checkpoints.lock import start_ticks
-from lit_sdpo.checkpoints.manifest import Manifest, in_order
+from lit_sdpo.checkpoints.manifest import FOLDER, Manifest, in_order
+from lit_sdpo.processes import start_ticks
 from lit_sdpo.sweep.resolved import differences, fingerprint
 
 RECORD = "sweep.json"

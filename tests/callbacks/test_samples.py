@@ -12,12 +12,13 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_sdpo.callbacks.samples import SampleLogger, escape, samples_table
+from lit_sdpo.callbacks.samples import SampleLogger, samples_table
 from lit_sdpo.data.task import Row
 from lit_sdpo.modules import SRPO
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.types import Completions, Rollouts
+from lit_sdpo.text import escape
 from tests.loggers import InFolder
 from tests.training import Toy, fit, method, rollout_callback, sgd, toy_data
 

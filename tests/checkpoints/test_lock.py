@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from lit_sdpo.checkpoints.lock import RunLock, start_ticks
+from lit_sdpo.checkpoints.lock import RunLock
 from lit_sdpo.errors import UserError
+from lit_sdpo.processes import start_ticks
 
 HOLD = """
 import sys, time

@@ -20,7 +20,7 @@ from lit_sdpo.callbacks import ExportPolicy, ForgettingMatrix, InitialEvaluation
 from lit_sdpo.checkpoints import SafeCheckpointIO
 from lit_sdpo.checkpoints.manifest import Contents
 from lit_sdpo.cli import main
-from lit_sdpo.commands import export as command
+from lit_sdpo.commands import exported
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies import exporting
 from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
@@ -216,7 +216,7 @@ def test_other_weights_than_the_checkpoints_are_not_left(runs, tmp_path, capsys,
         model.get_input_embeddings().weight.data[:, 0] += 0.1
         return model, tokenizer
 
-    monkeypatch.setattr(command, "reload", wrong)
+    monkeypatch.setattr(exported, "reload", wrong)
     assert main(["export", str(runs["tied"][0]), str(tmp_path / "out")]) == 2
     assert "not the checkpoint's" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lit_sdpo.callbacks import StageCheckpoint
-from lit_sdpo.checkpoints.schema import compare, explain_loading, fingerprint
+from lit_sdpo.checkpoints.schema import compare, fingerprint
 from lit_sdpo.errors import UserError
+from lit_sdpo.failures import explain_loading
 from tests.faults.runs import model, stream, train
 from tests.training import Toy
 

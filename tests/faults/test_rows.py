@@ -16,7 +16,7 @@ from lit_sdpo.checkpoints.manifest import in_order
 from lit_sdpo.data.jsonl import JsonlTask
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
-from lit_sdpo.messages import explain_failure
+from lit_sdpo.failures import explain_failure
 from lit_sdpo.modules import GRPO
 from lit_sdpo.policies.load import load_policy
 from lit_sdpo.rewards.base import Verdict

@@ -6,7 +6,8 @@ import socket
 
 import pytest
 
-from lit_sdpo.checkpoints.lock import RunLock, start_ticks
+from lit_sdpo.checkpoints.lock import RunLock
+from lit_sdpo.processes import start_ticks
 from lit_sdpo.sweep.record import write_record
 from lit_sdpo.sweep.state import look, set_aside
 from tests.sweep.stub import CONFIG, begun, checkpoint, job

@@ -18,7 +18,7 @@ import torch
 from torch.utils.tensorboard._utils import figure_to_image
 
 from lit_sdpo.cli import run
-from lit_sdpo.planning.dry_run import BuildOnly
+from lit_sdpo.dry_run import BuildOnly
 from tests.walk.contexts import Context, contexts, parts
 from tests.walk.inputs import Input, inputs, judge, shuffled
 from tests.walk.trial import MARK, Ended, Trial

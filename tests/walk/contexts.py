@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 import lit_sdpo
 import lit_sdpo.optimizers
 from lit_sdpo.cli import CALLBACKS, run
-from lit_sdpo.planning.dry_run import ParseOnly
+from lit_sdpo.dry_run import ParseOnly
 from tests.walk.options import Option, objects, options_of
 
 FILES = Path(__file__).parents[1] / "data" / "files"

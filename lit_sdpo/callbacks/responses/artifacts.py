@@ -16,9 +16,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
-from lit_sdpo.callbacks.folder import run_folder, write_atomically
 from lit_sdpo.callbacks.responses.loop_gain import LoopGain, has_teacher, loop_gain
 from lit_sdpo.errors import UserError
+from lit_sdpo.files import write_atomically
+from lit_sdpo.folders import run_folder
 from lit_sdpo.functional.artifacts import Amplified, BaseTexts, words
 from lit_sdpo.functional.text import distinct_n, ending_loop, repetition_share
 from lit_sdpo.ranges import check_integer

@@ -11,9 +11,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from lit_sdpo.callbacks.folder import run_folder
 from lit_sdpo.checkpoints.position import evaluation_due, inside_stage
 from lit_sdpo.errors import UserError
+from lit_sdpo.folders import run_folder
 from lit_sdpo.policies.teachers import Teacher
 from lit_sdpo.report.health import METRICS, STATES, Health, Watch
 from lit_sdpo.rollouts.types import Completions, Rollouts

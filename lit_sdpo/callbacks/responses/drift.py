@@ -15,12 +15,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from lit_sdpo.callbacks.folder import run_folder, write_atomically
 from lit_sdpo.callbacks.responses.models import Weights, adapted, base_of, policy_of, tokenizer_of
 from lit_sdpo.callbacks.responses.prompts import GivenPrompts, Prompts, evaluated_prompts, given_prompts
 from lit_sdpo.callbacks.responses.scoring import Responses, prompt_features, respond, response_numbers
 from lit_sdpo.callbacks.weights.base import BaseWeights, folders_above
 from lit_sdpo.errors import UserError
+from lit_sdpo.files import write_atomically
+from lit_sdpo.folders import run_folder
 from lit_sdpo.functional.intervals import mean_interval, ratio_interval, sum_of_intervals
 from lit_sdpo.functional.response_drift import mmd_matrix
 from lit_sdpo.policies.scoring import eval_mode

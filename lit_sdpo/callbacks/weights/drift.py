@@ -16,9 +16,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from lit_sdpo.callbacks.folder import run_folder, write_atomically
 from lit_sdpo.callbacks.weights.base import BaseWeights, folders_above
 from lit_sdpo.callbacks.weights.trained import TrainedWeight, check_whole, trained_parameters, trained_weights
+from lit_sdpo.files import write_atomically
+from lit_sdpo.folders import run_folder
 from lit_sdpo.functional import MatrixDrift, WeightChange, matrix_drift, merge_changes, weight_change
 from lit_sdpo.ranges import check_integer, check_number
 from lit_sdpo.report.drift import DriftRow, by_kind, drift_csv, drift_markdown

@@ -1,14 +1,14 @@
-"""Where a run's files go, and how they are written without ever being half there."""
+"""Where a run's files go."""
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import lightning.pytorch as pl
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
 
 #: Between a logger's own folder and the runs in it, where it has no name; Lightning's loggers do the same.
 UNNAMED = "lightning_logs"
@@ -73,34 +73,3 @@ def _take_next(root: Path) -> Path:
             number += 1
         else:
             return root / f"version_{number}"
-
-
-def set_aside(path: Path) -> None:
-    """Give a file the first number that is free, ``config.yaml`` to ``config_1.yaml``; its name is free then."""
-    number = 1
-    while (kept := path.with_stem(f"{path.stem}_{number}")).exists():
-        number += 1
-    path.rename(kept)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one move; a reader sees the old file or the new one, never a part.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> write_atomically(folder / "runs" / "note.txt", "done")
-        >>> (folder / "runs" / "note.txt").read_text()
-        'done'
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")  # who finds it can tell whether we still live
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

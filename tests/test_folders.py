@@ -6,8 +6,9 @@ import lightning.pytorch as pl
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from lit_sdpo.callbacks.folder import run_folder, set_aside, write_atomically
 from lit_sdpo.checkpoints.last import last_checkpoint
+from lit_sdpo.files import set_aside, write_atomically
+from lit_sdpo.folders import run_folder
 from tests.loggers import Online
 
 
@@ -47,7 +48,7 @@ def test_the_first_logger_decides(tmp_path):
 
 
 def test_a_run_that_is_faster_keeps_its_number(tmp_path, monkeypatch):
-    monkeypatch.setattr("lit_sdpo.callbacks.folder.versions", lambda root: {})  # what both saw before either began
+    monkeypatch.setattr("lit_sdpo.folders.versions", lambda root: {})  # what both saw before either began
     assert [run_folder(trainer(tmp_path, logger=False)).name for _ in range(2)] == ["version_0", "version_1"]
 
 

@@ -1,0 +1,61 @@
+"""What the tasks of a run's configuration read, found by the parser of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+import lit_sdpo
+from lit_sdpo.data.check.checker import Part
+from lit_sdpo.data.datamodule import ContinualDataModule, verifiers_of
+from lit_sdpo.data.jsonl import planned
+from lit_sdpo.data.task import Row
+from lit_sdpo.messages import explain_parsing
+from lit_sdpo.overrides import import_named_classes
+from lit_sdpo.rewards.registry import import_object, register_verifiers
+
+
+def sources_and_rows(
+    contents: Iterable[Mapping[str, Any]],
+) -> tuple[list[Part], list[tuple[str, str, Sequence[Row]]]]:
+    """The sources of a configuration's tasks, and the rows of those tasks that read none.
+
+    Args:
+        contents: The files that make up the configuration, in order.
+
+    Raises:
+        UserError: A mistake in the configuration.
+    """
+    import_named_classes()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(ContinualDataModule, "data", required=True)
+    words: list[str] = []
+    for content in contents:
+        if "data" in content:
+            words += ["--config", yaml.safe_dump({"data": content["data"]})]
+    try:
+        parsed = parser.parse_args(words)
+    except ArgumentError as error:
+        raise explain_parsing(str(error), namespaces=(lit_sdpo,)) from error
+    register_verifiers(verifiers_of(parsed.data))
+    arguments = parsed.data.init_args
+    specs = [stage["task"] for stage in arguments.get("stages") or []] + list(arguments.get("probes") or [])
+    if not specs or not all(hasattr(import_object(spec["class_path"]), "plan") for spec in specs):
+        data = parser.instantiate(parsed).data
+        return [], [
+            (task.name, split, task.rows(split))
+            for task in {task.name: task for task in (*data.tasks, *data.probes)}.values()
+            for split in ("train", "validation", "test")
+            if len(task.rows(split))
+        ]
+    parts: dict[Part | str, Part] = {}
+    for spec in specs:
+        plan = planned(spec)
+        for split, sources in plan.sources.items():
+            for source in sources:
+                parts.setdefault(f"{plan.name}/{split}/{source}", Part(source, plan.name, split))
+    return list(parts.values()), []
