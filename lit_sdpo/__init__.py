@@ -25,7 +25,20 @@ from lit_sdpo.data.named import NamedTask
 from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row, Stage, Task
 from lit_sdpo.errors import UserError
-from lit_sdpo.modules import GRPO, SCSDPO, SDPG, SDPO, SFT, SRPO, DemoPSD, GeoSD, OnPolicyModule, WeightAnchor
+from lit_sdpo.modules import (
+    CISPO,
+    GRPO,
+    GSPO,
+    SCSDPO,
+    SDPG,
+    SDPO,
+    SFT,
+    SRPO,
+    DemoPSD,
+    GeoSD,
+    OnPolicyModule,
+    WeightAnchor,
+)
 from lit_sdpo.optimizers import MuonAdamW, WarmupConstant, WarmupLinearDecay
 from lit_sdpo.policies.teachers import (
     EMATeacher,
@@ -45,7 +58,9 @@ from lit_sdpo.rollouts.types import Rollouts
 __version__ = "0.1.0"
 
 __all__ = [
+    "CISPO",
     "GRPO",
+    "GSPO",
     "SCSDPO",
     "SDPG",
     "SDPO",

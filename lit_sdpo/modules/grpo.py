@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lit_sdpo.functional import group_advantages, kl_penalty, ppo_loss, token_logprobs_from_logits
+from lit_sdpo.functional import (
+    PolicyLoss,
+    group_advantages,
+    kl_penalty,
+    ppo_loss,
+    token_logprobs_from_logits,
+)
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.objective import Term, Tokens, rewarded
 from lit_sdpo.policies.copies import base_of
@@ -18,7 +25,51 @@ Advantage = Literal["none", "std", "loo", "batch_std"]
 KLEstimator = Literal["k1", "k2", "k3"]
 
 
-class PolicyGradient(Term):
+class Reinforcement(Term):
+    """Reinforce what scored above its group's mean; how far a ratio may carry that is for :meth:`surrogate`.
+
+    Args:
+        advantage: How the advantage A is normalised; see :class:`GRPO`.
+        drop_flat_groups: Groups whose rewards are all equal leave the denominator too.
+        coefficient: Factor in the loss.
+    """
+
+    name = "policy_gradient"
+
+    def __init__(self, advantage: Advantage = "none", drop_flat_groups: bool = False, coefficient: float = 1.0) -> None:
+        super().__init__(coefficient)
+        self.advantage = advantage
+        self.drop_flat_groups = drop_flat_groups
+
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
+        """Advantages within each prompt's group; a completion without a reward carries no loss."""
+        counts = rewarded(rollouts)
+        rewards = rollouts.rewards.masked_fill(~counts, torch.nan)
+        advantages = group_advantages(rewards, rollouts.groups, self.advantage)
+        if self.drop_flat_groups:
+            counts = counts & ~rollouts.flat.repeat_interleave(rollouts.num_generations)
+        return Part(
+            active=batch.completion_mask & counts[:, None],
+            contributes=counts & (advantages != 0),
+            values={"advantages": advantages},
+        )
+
+    @abstractmethod
+    def surrogate(self, tokens: Tokens, advantages: Tensor) -> PolicyLoss:
+        """The loss of each token, [m], from its advantage [m]."""
+
+    def weights(self, tokens: Tokens) -> Tensor:
+        """Weight of each token for the difference between engine and policy, [m]."""
+        return tokens.engine_weights
+
+    def losses(self, tokens: Tokens, part: Part) -> Tensor:
+        """The surrogate, weighted for the engine."""
+        loss = self.surrogate(tokens, tokens.of(part.values["advantages"]))
+        tokens.slice.module.tally_mean("train/clip_fraction", loss.clipped_low | loss.clipped_high, tokens, part)
+        return loss.per_token * self.weights(tokens)
+
+
+class PolicyGradient(Reinforcement):
     r"""Reinforce what scored above its group's mean, within a clipped ratio.
 
     .. math::
@@ -35,8 +86,6 @@ class PolicyGradient(Term):
         coefficient: Factor in the loss.
     """
 
-    name = "policy_gradient"
-
     def __init__(
         self,
         advantage: Advantage = "none",
@@ -45,33 +94,17 @@ class PolicyGradient(Term):
         drop_flat_groups: bool = False,
         coefficient: float = 1.0,
     ) -> None:
-        super().__init__(coefficient)
-        self.advantage = advantage
+        super().__init__(advantage, drop_flat_groups, coefficient)
         self.clip_eps_low = check_number("clip_eps_low", clip_eps_low, above=0, at_most=1)
         self.clip_eps_high = check_number("clip_eps_high", clip_eps_high, above=0)
-        self.drop_flat_groups = drop_flat_groups
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> Part:
-        """Advantages within each prompt's group; a completion without a reward carries no loss."""
-        counts = rewarded(rollouts)
-        rewards = rollouts.rewards.masked_fill(~counts, torch.nan)
-        advantages = group_advantages(rewards, rollouts.groups, self.advantage)
-        if self.drop_flat_groups:
-            counts = counts & ~rollouts.flat.repeat_interleave(rollouts.num_generations)
-        return Part(
-            active=batch.completion_mask & counts[:, None],
-            contributes=counts & (advantages != 0),
-            values={"advantages": advantages},
-        )
+    def surrogate(self, tokens: Tokens, advantages: Tensor) -> PolicyLoss:
+        """PPO's, with each token's own ratio."""
+        return self.clipped(tokens, tokens.old_logprobs, advantages)
 
-    def losses(self, tokens: Tokens, part: Part) -> Tensor:
-        """The clipped surrogate."""
-        advantages = tokens.of(part.values["advantages"])
-        loss = ppo_loss(
-            tokens.logprobs, tokens.old_logprobs, advantages, low=self.clip_eps_low, high=self.clip_eps_high
-        )
-        tokens.slice.module.tally_mean("train/clip_fraction", loss.clipped_low | loss.clipped_high, tokens, part)
-        return loss.per_token * tokens.engine_weights
+    def clipped(self, tokens: Tokens, old_logprobs: Tensor, advantages: Tensor) -> PolicyLoss:
+        """PPO's surrogate within this term's range."""
+        return ppo_loss(tokens.logprobs, old_logprobs, advantages, low=self.clip_eps_low, high=self.clip_eps_high)
 
 
 class BaseKL(Term):
@@ -126,6 +159,9 @@ class GRPO(OnPolicyModule):
         **kwargs: Of :class:`OnPolicyModule`. The paper's learning rate for GRPO is 1e-6.
     """
 
+    #: The term that learns from rewards.
+    policy_gradient: type[PolicyGradient] = PolicyGradient
+
     def __init__(
         self,
         model_name: str,
@@ -139,6 +175,6 @@ class GRPO(OnPolicyModule):
     ) -> None:
         check_number("kl_beta", kl_beta, at_least=0)
         super().__init__(model_name, **kwargs)
-        self.add_term(PolicyGradient(advantage, clip_eps_low, clip_eps_high, drop_flat_groups))
+        self.add_term(self.policy_gradient(advantage, clip_eps_low, clip_eps_high, drop_flat_groups))
         if kl_beta:
             self.add_term(BaseKL(kl_beta, kl_estimator))

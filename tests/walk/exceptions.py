@@ -40,4 +40,5 @@ MEANS_THE_SAME = {
     ("Trainer.plugins", "[]"),
     ("Trainer.model_registry", "''"),
     ("ExportPolicy.dtype", "'float32'"),
+    ("CISPO.ratio_min", "1e-45"),
 }
