@@ -35,7 +35,20 @@ if TYPE_CHECKING:
     from lit_sdpo.data.source import Source
     from lit_sdpo.data.task import Row, Stage, Task
     from lit_sdpo.errors import UserError
-    from lit_sdpo.modules import GRPO, SCSDPO, SDPG, SDPO, SFT, SRPO, DemoPSD, GeoSD, OnPolicyModule, WeightAnchor
+    from lit_sdpo.modules import (
+        CISPO,
+        GRPO,
+        GSPO,
+        SCSDPO,
+        SDPG,
+        SDPO,
+        SFT,
+        SRPO,
+        DemoPSD,
+        GeoSD,
+        OnPolicyModule,
+        WeightAnchor,
+    )
     from lit_sdpo.optimizers import MuonAdamW, WarmupConstant, WarmupLinearDecay
     from lit_sdpo.policies.teachers import (
         EMATeacher,
@@ -56,7 +69,9 @@ __version__ = "0.1.0"
 
 
 __all__ = [
+    "CISPO",
     "GRPO",
+    "GSPO",
     "SCSDPO",
     "SDPG",
     "SDPO",
@@ -128,7 +143,7 @@ _MODULES = {
     "lit_sdpo.data.source": "Source",
     "lit_sdpo.data.task": "Row Stage Task",
     "lit_sdpo.errors": "UserError",
-    "lit_sdpo.modules": "DemoPSD GRPO GeoSD OnPolicyModule SCSDPO SDPG SDPO SFT SRPO WeightAnchor",
+    "lit_sdpo.modules": "CISPO DemoPSD GRPO GSPO GeoSD OnPolicyModule SCSDPO SDPG SDPO SFT SRPO WeightAnchor",
     "lit_sdpo.optimizers": "MuonAdamW WarmupConstant WarmupLinearDecay",
     "lit_sdpo.policies.teachers": "EMATeacher FrozenTeacher GatedTeacher RestartTeacher Teacher TrustRegionTeacher",
     "lit_sdpo.rewards.base": "Reward Verdict",

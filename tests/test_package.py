@@ -20,6 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # A name that is added or removed here is a change that users see.
 PUBLIC = [
     "ArtifactMonitor",
+    "CISPO",
     "CollapseMonitor",
     "Completions",
     "ContinualDataModule",
@@ -29,6 +30,7 @@ PUBLIC = [
     "ForgettingMatrix",
     "FrozenTeacher",
     "GRPO",
+    "GSPO",
     "GatedTeacher",
     "GeoSD",
     "InitialEvaluation",

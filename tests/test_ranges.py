@@ -160,6 +160,8 @@ def test_rates_and_coefficients_may_be_zero(kind, name):
         (lit_sdpo.GRPO, {"clip_eps_low": 0.0}),
         (lit_sdpo.GRPO, {"clip_eps_low": 1.5}),
         (lit_sdpo.GRPO, {"clip_eps_high": 0.0}),
+        (lit_sdpo.CISPO, {"ratio_min": 1.5}),
+        (lit_sdpo.CISPO, {"ratio_max": 0.5}),
         (lit_sdpo.SDPO, {"importance_clip": 0.0}),
         (lit_sdpo.SDPO, {"token_mask": 1.0}),
         (lit_sdpo.SDPO, {"alpha": 1.01}),

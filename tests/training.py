@@ -10,7 +10,7 @@ import torch
 from lit_sdpo.callbacks import RolloutCallback
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.task import Row, Stage, Task
-from lit_sdpo.modules import GRPO, SDPO, SFT
+from lit_sdpo.modules import CISPO, GRPO, GSPO, SDPO, SFT
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rollouts.reprompt import Reprompt
@@ -77,7 +77,7 @@ def method(kind, model, **options):
     options = {"optimizer": sgd, "scheduler": None} | options
     if kind == "sdpo":
         options = {"reprompt": Reprompt(allow_truncated=True)} | options
-    return {"grpo": GRPO, "sdpo": SDPO, "sft": SFT}[kind](model, **options)
+    return {"cispo": CISPO, "grpo": GRPO, "gspo": GSPO, "sdpo": SDPO, "sft": SFT}[kind](model, **options)
 
 
 def rollout_callback(**options):

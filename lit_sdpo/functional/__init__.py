@@ -1,6 +1,7 @@
 """Pure tensor functions: losses, advantages, metrics. Tensors in, tensors out."""
 
-from lit_sdpo.functional.advantages import group_advantages
+from lit_sdpo.functional.advantages import distillation_advantages, group_advantages
+from lit_sdpo.functional.bema import bema_update_
 from lit_sdpo.functional.continual import (
     all_average_by_stage,
     anytime_accuracy,
@@ -20,6 +21,16 @@ from lit_sdpo.functional.continual import (
     transitions,
     unchanged_transitions,
 )
+from lit_sdpo.functional.continual_curves import (
+    average_min_accuracy,
+    learning_curve_area,
+    min_accuracy,
+    stability_gap,
+    windowed_forgetting,
+    windowed_plasticity,
+    worst_case_accuracy,
+    worst_case_accuracy_by_stage,
+)
 from lit_sdpo.functional.distillation import sdpo_loss, token_logprobs_from_logits
 from lit_sdpo.functional.divergence import (
     divergence,
@@ -31,6 +42,7 @@ from lit_sdpo.functional.divergence import (
     squared_hellinger,
 )
 from lit_sdpo.functional.ema import ema_update_
+from lit_sdpo.functional.ewc import decayed_fisher, ewc_penalty, fisher_diagonal
 from lit_sdpo.functional.excess_kl import (
     ExcessBounds,
     binary_kl,
@@ -46,6 +58,7 @@ from lit_sdpo.functional.excess_kl import (
     token_kernels,
 )
 from lit_sdpo.functional.filters import FilteredLogprobs, filtered_logprobs, lowest_kept, nucleus
+from lit_sdpo.functional.gradients import GradientCosine, gradient_cosine
 from lit_sdpo.functional.importance import importance_clip, mismatch_weights
 from lit_sdpo.functional.intervals import (
     Interval,
@@ -67,7 +80,15 @@ from lit_sdpo.functional.logprobs import (
     top_k_logprobs,
 )
 from lit_sdpo.functional.matrix_drift import MatrixDrift, matrix_drift
-from lit_sdpo.functional.policy_loss import PolicyLoss, cispo_loss, gspo_loss, kl_penalty, ppo_loss
+from lit_sdpo.functional.merging import lines_strengths, merge_weights
+from lit_sdpo.functional.policy_loss import (
+    PolicyLoss,
+    cispo_loss,
+    gspo_loss,
+    kl_penalty,
+    ppo_loss,
+    sequence_ratios,
+)
 from lit_sdpo.functional.precision import at_least_float32, fill_masked
 from lit_sdpo.functional.reduce import Aggregation, Totals, aggregate, count, token_weights
 from lit_sdpo.functional.sample_distances import kl_estimates, median_distance, squared_mmd, total_variation
@@ -102,6 +123,7 @@ from lit_sdpo.functional.text import (
     ngrams,
     repetition_share,
 )
+from lit_sdpo.functional.tilting import largest_tilt, tilted_logprobs
 from lit_sdpo.functional.top_k import log_tail_mass, on_support, top_k_with_tail
 from lit_sdpo.functional.weight_change import WeightChange, merge_changes, weight_change
 
@@ -109,6 +131,7 @@ __all__ = [
     "Aggregation",
     "ExcessBounds",
     "FilteredLogprobs",
+    "GradientCosine",
     "Interval",
     "LeadingDirections",
     "MatrixDrift",
@@ -122,8 +145,10 @@ __all__ = [
     "anytime_accuracy",
     "at_least_float32",
     "average_accuracy",
+    "average_min_accuracy",
     "backward_transfer",
     "base_average",
+    "bema_update_",
     "binary_kl",
     "bootstrap_means",
     "chunked_loss",
@@ -131,22 +156,27 @@ __all__ = [
     "compare_directions",
     "compression_ratio",
     "count",
+    "decayed_fisher",
     "default_chunk_size",
     "difference_interval",
+    "distillation_advantages",
     "distinct_n",
     "divergence",
     "ema_update_",
     "entropy",
+    "ewc_penalty",
     "excess_forward_kl",
     "excess_kl_bounds",
     "excess_kl_estimate",
     "excess_reverse_kl",
     "fill_masked",
     "filtered_logprobs",
+    "fisher_diagonal",
     "forgetting",
     "forgetting_by_stage",
     "forward_transfer",
     "gain_and_loss",
+    "gradient_cosine",
     "group_advantages",
     "gspo_loss",
     "importance_clip",
@@ -155,9 +185,12 @@ __all__ = [
     "kl",
     "kl_estimates",
     "kl_penalty",
+    "largest_tilt",
     "leading_directions",
     "leading_mask",
     "learning_accuracy",
+    "learning_curve_area",
+    "lines_strengths",
     "log_odds",
     "log_softmax",
     "log_tail_mass",
@@ -170,6 +203,8 @@ __all__ = [
     "mean_with_interval",
     "median_distance",
     "merge_changes",
+    "merge_weights",
+    "min_accuracy",
     "mismatch_weights",
     "mix_logits",
     "ngram_counts",
@@ -194,16 +229,19 @@ __all__ = [
     "sampled_divergence",
     "sdpo_loss",
     "seen_average_by_stage",
+    "sequence_ratios",
     "smallest_detectable_change",
     "squared_fisher_rao",
     "squared_hellinger",
     "squared_mmd",
+    "stability_gap",
     "stable_rank",
     "stratified_interval",
     "student_t_quantile",
     "subspace_change",
     "success_weights",
     "sum_of_intervals",
+    "tilted_logprobs",
     "token_kernels",
     "token_logprobs",
     "token_logprobs_from_logits",
@@ -216,4 +254,8 @@ __all__ = [
     "unchanged_transitions",
     "weight_change",
     "wilson_interval",
+    "windowed_forgetting",
+    "windowed_plasticity",
+    "worst_case_accuracy",
+    "worst_case_accuracy_by_stage",
 ]

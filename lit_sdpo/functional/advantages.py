@@ -1,4 +1,4 @@
-"""How much better a completion was than the others of its group."""
+"""What a policy gradient reinforces: a completion against its group, or a token by a teacher's opinion of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_sdpo.functional.precision import at_least_float32
+from lit_sdpo.functional.precision import at_least_float32, fill_masked
 
 Normalisation = Literal["std", "none", "loo", "batch_std"]
 
@@ -93,3 +93,39 @@ def std_of_sums(sums: Tensor) -> Tensor:
     count, total, squares = sums.unbind()
     centred = (squares - total.square() / count.clamp(min=1)).clamp(min=0)
     return (centred / (count - 1).clamp(min=1)).sqrt()
+
+
+def distillation_advantages(
+    logprobs: Tensor,
+    teacher_logprobs: Tensor,
+    mask: Tensor | None = None,
+    coefficient: float = 1.0,
+    clip: float | None = None,
+) -> Tensor:
+    """On-policy distillation as advantages: ``coefficient * clamp(log pi_T(y) - log pi(y), -clip, clip)``.
+
+    In expectation over tokens drawn from the policy, the policy gradient with these is that of ``-coefficient
+    KL(pi‖pi_T)`` per token (K. Lu, "On-Policy Distillation", Thinking Machines, 2025).
+
+    Args:
+        logprobs: Of the sampled tokens under the policy that drew them, [...].
+        teacher_logprobs: Of the same tokens under the teacher, [...].
+        mask: True at active tokens, [...]; elsewhere the result is 0.
+        coefficient: Factor of the result.
+        clip: Largest absolute log-ratio; ``None`` leaves it unbounded.
+
+    Returns:
+        [...], in float32 or better, without gradient.
+
+    Raises:
+        ValueError: ``clip`` is not above 0.
+
+    Example:
+        >>> distillation_advantages(torch.tensor([-1.0, -2.0]), torch.tensor([-4.0, -1.5]), clip=1.0)
+        tensor([-1.0000,  0.5000])
+    """
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip must be above 0, got {clip}")
+    log_ratio = fill_masked(at_least_float32(teacher_logprobs.detach()), mask)
+    log_ratio = log_ratio - fill_masked(at_least_float32(logprobs.detach()), mask)
+    return coefficient * (log_ratio if clip is None else log_ratio.clamp(-clip, clip))

@@ -3,20 +3,40 @@
 ``R[i][j]`` is the score on task j after stage i. Row 0 is the base model, rows and columns 1..N are the stages and
 their tasks (a task trained twice has two columns): R is [N + 1, N], and column j - 1 holds task j. A nan cell was not
 measured; a metric that needs it is nan. So is a metric that one task alone cannot have.
+
+Where less is better (losses, perplexities), ``mode="min"`` gives a metric of changes of ``-R``: forgetting is positive
+where the score rose, transfer where it fell. Averages keep their own sign.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lit_sdpo.functional.precision import at_least_float32
 
+Mode = Literal["max", "min"]
+"""Whether more of a score is better or less."""
 
-def _checked(R: Tensor) -> tuple[Tensor, int]:
+
+def signed(scores: Tensor, mode: Mode) -> Tensor:
+    """Scores of which more is better, in float32 or better: those of ``min`` with the other sign.
+
+    Raises:
+        ValueError: Unknown mode.
+    """
+    if mode not in ("max", "min"):
+        raise ValueError(f"unknown mode {mode!r}: max or min")
+    scores = at_least_float32(scores)
+    return scores if mode == "max" else -scores
+
+
+def _checked(R: Tensor, mode: Mode = "max") -> tuple[Tensor, int]:
     if R.dim() != 2 or R.shape[0] != R.shape[1] + 1:
         raise ValueError(f"R must be [N + 1, N] with the base model in row 0, got {list(R.shape)}")
-    return at_least_float32(R), R.shape[1]
+    return signed(R, mode), R.shape[1]
 
 
 def average_accuracy(R: Tensor) -> Tensor:
@@ -53,24 +73,24 @@ def all_average_by_stage(R: Tensor) -> Tensor:
     return _checked(R)[0].mean(1)
 
 
-def backward_transfer(R: Tensor) -> Tensor:
+def backward_transfer(R: Tensor, mode: Mode = "max") -> Tensor:
     """What later stages did to earlier tasks: ``mean_{j<N} (R[N][j] - R[j][j])`` (arXiv 1706.08840).
 
     Example:
         >>> backward_transfer(torch.tensor([[0.0, 0.0], [0.5, 0.1], [0.6, 0.7]]))
         tensor(0.1000)
     """
-    R, n = _checked(R)
+    R, n = _checked(R, mode)
     return (R[-1] - R[1:].diagonal())[: n - 1].mean()
 
 
-def forward_transfer(R: Tensor) -> Tensor:
+def forward_transfer(R: Tensor, mode: Mode = "max") -> Tensor:
     """What earlier stages did to a task before its own: ``mean_{j>1} (R[j-1][j] - R[0][j])`` (arXiv 1706.08840)."""
-    R, _ = _checked(R)
+    R, _ = _checked(R, mode)
     return (R[:-1].diagonal() - R[0])[1:].mean()
 
 
-def forgetting(R: Tensor, *, with_base: bool = False, from_own_stage: bool = False) -> Tensor:
+def forgetting(R: Tensor, *, with_base: bool = False, from_own_stage: bool = False, mode: Mode = "max") -> Tensor:
     """Best score once had minus the last: ``mean_{j<N} (max_{1<=i<N} R[i][j] - R[N][j])`` (arXiv 1801.10112).
 
     Negative where every earlier task ends above its earlier best.
@@ -79,34 +99,36 @@ def forgetting(R: Tensor, *, with_base: bool = False, from_own_stage: bool = Fal
         R: [N + 1, N].
         with_base: The maximum may also be the base model's score (i from 0).
         from_own_stage: The maximum starts at the task's own stage (i from j).
+        mode: Whether more is better or less; then ``mean_{j<N} (R[N][j] - min_{1<=i<N} R[i][j])``.
 
     Raises:
         ValueError: Both options are set.
     """
     if with_base and from_own_stage:
         raise ValueError("with_base and from_own_stage exclude each other")
-    R, n = _checked(R)
+    R, n = _checked(R, mode)
     if n == 1:
         return R.new_tensor(torch.nan)
     best = [R[j if from_own_stage else 1 - with_base : n, j - 1].max() for j in range(1, n)]
     return (torch.stack(best) - R[-1, : n - 1]).mean()
 
 
-def forgetting_by_stage(R: Tensor) -> Tensor:
+def forgetting_by_stage(R: Tensor, mode: Mode = "max") -> Tensor:
     """:func:`forgetting` of the first k stages and tasks, for k = 2..N, [N - 1]."""
-    R, n = _checked(R)
+    R, n = _checked(R, mode)
     return torch.stack([forgetting(R[: k + 1, :k]) for k in range(2, n + 1)]) if n > 1 else R.new_zeros(0)
 
 
-def intransigence(R: Tensor, joint: Tensor) -> Tensor:
+def intransigence(R: Tensor, joint: Tensor, mode: Mode = "max") -> Tensor:
     """What learning in a stream costs against learning together: ``mean_j (joint_j - R[j][j])`` (arXiv 1801.10112).
 
     Args:
         R: [N + 1, N].
         joint: Scores of a reference trained on all tasks together, [N].
+        mode: Whether more is better or less.
     """
-    R, _ = _checked(R)
-    return (joint.to(R) - R[1:].diagonal()).mean()
+    R, _ = _checked(R, mode)
+    return (signed(joint, mode).to(R) - R[1:].diagonal()).mean()
 
 
 def transitions(before: Tensor, after: Tensor, choices: int | None = None) -> dict[str, Tensor]:

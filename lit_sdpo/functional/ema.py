@@ -8,6 +8,17 @@ import torch
 from torch import Tensor
 
 
+def check_average(average: Iterable[Tensor]) -> None:
+    """Refuse averages whose dtype loses small steps.
+
+    Raises:
+        ValueError: One is in less than float32.
+    """
+    for slow in average:
+        if slow.is_floating_point() and slow.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"an average in {slow.dtype} loses small steps: keep it in float32")
+
+
 @torch.no_grad()
 def ema_update_(average: Iterable[Tensor], current: Iterable[Tensor], rate: float) -> None:
     """Move each average towards its current tensor, in place: ``average = (1 - rate) average + rate current``.
@@ -32,8 +43,7 @@ def ema_update_(average: Iterable[Tensor], current: Iterable[Tensor], rate: floa
     if not 0 <= rate <= 1:
         raise ValueError(f"rate must be in [0, 1], got {rate}")
     for slow, fast in zip(average, current, strict=True):
-        if slow.is_floating_point() and slow.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"an average in {slow.dtype} loses small steps: keep it in float32")
+        check_average([slow])
         if rate == 1:
             slow.copy_(fast)
         elif rate > 0:

@@ -87,6 +87,34 @@ def ppo_loss(
     return _clipped_loss(ratio, _per_token(advantages, logprobs), low, high, dual, mask)
 
 
+def _mean_log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over each row's active tokens, [N, 1]; 0 for a row without any."""
+    log_ratio = _log_ratio(logprobs, old_logprobs, mask)
+    length = torch.full_like(log_ratio[..., :1], log_ratio.shape[-1]) if mask is None else mask.sum(-1, keepdim=True)
+    return log_ratio.sum(-1, keepdim=True) / length.clamp(min=1)
+
+
+def sequence_ratios(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Length-normalised ratio of whole rows: ``exp(mean over the active tokens of (logprobs - old_logprobs))``.
+
+    GSPO's (arXiv 2507.18071); differentiable in ``logprobs``.
+
+    Args:
+        logprobs: Of the sampled tokens under the policy, [N, T].
+        old_logprobs: The same under the policy that made the rollouts; no gradient.
+        mask: True at active tokens, [N, T].
+
+    Returns:
+        [N], 1 for a row without an active token.
+
+    Example:
+        >>> mask = torch.tensor([[True, True], [False, False]])
+        >>> sequence_ratios(torch.tensor([[0.0, -1.0], [5.0, 5.0]]), torch.zeros(2, 2), mask)
+        tensor([0.6065, 1.0000])
+    """
+    return _mean_log_ratio(logprobs, old_logprobs, mask).squeeze(-1).exp()
+
+
 def gspo_loss(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -98,8 +126,8 @@ def gspo_loss(
 ) -> PolicyLoss:
     """PPO's surrogate with one ratio per sequence (arXiv 2507.18071).
 
-    ``s = exp(mean over the row's active tokens of (logprobs - old_logprobs))`` stands for r at each of them; the
-    gradient goes through s. Meant for ``seq_mean_token_mean``.
+    ``s`` of :func:`sequence_ratios` stands for r at each token of its row; the gradient goes through s. Meant for
+    ``seq_mean_token_mean``. Mean log-ratios beyond ±20 count as ±20.
 
     Args:
         logprobs: [N, T].
@@ -109,10 +137,8 @@ def gspo_loss(
         high: Width of the range above 1.
         mask: True at active tokens, [N, T].
     """
-    log_ratio = _log_ratio(logprobs, old_logprobs, mask)
-    length = torch.full_like(log_ratio[..., :1], log_ratio.shape[-1]) if mask is None else mask.sum(-1, keepdim=True)
-    mean = log_ratio.sum(-1, keepdim=True) / length.clamp(min=1)
-    ratio = mean.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp().expand_as(log_ratio)
+    mean = _mean_log_ratio(logprobs, old_logprobs, mask)
+    ratio = mean.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp().expand_as(logprobs)
     return _clipped_loss(ratio, _per_token(advantages, logprobs), low, high, None, mask)
 
 

@@ -251,8 +251,7 @@ class OnPolicyModule(pl.LightningModule):
 
         def token_losses(logits: Tensor, span: slice) -> Tensor:
             tokens = Tokens(slice_, span, logits)
-            if rows.fresh:
-                tokens.meet_first()
+            tokens.meet_first()
             total = torch.zeros(len(tokens.ids), device=logits.device)
             for name, term in self.terms.items():
                 weight = weights[name][span]
@@ -263,6 +262,8 @@ class OnPolicyModule(pl.LightningModule):
 
         release(self.policy)  # the penalty is about the parameters that the optimizer has
         penalty = self.penalty() if batch.slot == 0 else None
+        if any(term.whole_rows for term in self.terms.values()):
+            slice_.read_rows()
         loss = weighted_loss(self.policy, slice_.hidden, token_losses)
         for part in self._copies():
             part.release()

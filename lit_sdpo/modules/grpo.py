@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lit_sdpo.functional import group_advantages, kl_penalty, ppo_loss, token_logprobs_from_logits
+from lit_sdpo.functional import (
+    PolicyLoss,
+    group_advantages,
+    kl_penalty,
+    ppo_loss,
+    token_logprobs_from_logits,
+)
 from lit_sdpo.functional.advantages import std_of_sums, sums_of
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.objective import Term, Tokens, rewarded_rows
@@ -19,37 +26,20 @@ Advantage = Literal["none", "std", "loo", "batch_std"]
 KLEstimator = Literal["k1", "k2", "k3"]
 
 
-class PolicyGradient(Term):
-    r"""Reinforce what scored above its group's mean, within a clipped ratio.
-
-    .. math::
-        \ell = -w \min(r A,\; \mathrm{clip}(r, 1 - \epsilon_\text{low}, 1 + \epsilon_\text{high}) A),
-        \qquad r = \exp(\log \pi - \log \pi_\text{old})
-
-    with :math:`w` the token's weight for the difference between engine and policy, 1 where the policy itself sampled.
+class Reinforcement(Term):
+    """Reinforce what scored above its group's mean; how far a ratio may carry that is for :meth:`surrogate`.
 
     Args:
         advantage: How the advantage A is normalised; see :class:`GRPO`.
-        clip_eps_low: Width of the ratio's range below 1.
-        clip_eps_high: Width above 1.
         drop_flat_groups: Groups whose rewards are all equal leave the denominator too.
         coefficient: Factor in the loss.
     """
 
     name = "policy_gradient"
 
-    def __init__(
-        self,
-        advantage: Advantage = "none",
-        clip_eps_low: float = 0.2,
-        clip_eps_high: float = 0.28,
-        drop_flat_groups: bool = False,
-        coefficient: float = 1.0,
-    ) -> None:
+    def __init__(self, advantage: Advantage = "none", drop_flat_groups: bool = False, coefficient: float = 1.0) -> None:
         super().__init__(coefficient)
         self.advantage = advantage
-        self.clip_eps_low = check_number("clip_eps_low", clip_eps_low, above=0, at_most=1)
-        self.clip_eps_high = check_number("clip_eps_high", clip_eps_high, above=0)
         self.drop_flat_groups = drop_flat_groups
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
@@ -68,14 +58,57 @@ class PolicyGradient(Term):
             values={"advantages": advantages},
         )
 
+    @abstractmethod
+    def surrogate(self, tokens: Tokens, advantages: Tensor) -> PolicyLoss:
+        """The loss of each token, [m], from its advantage [m]."""
+
+    def weights(self, tokens: Tokens) -> Tensor:
+        """Weight of each token for the difference between engine and policy, [m]."""
+        return tokens.engine_weights
+
     def losses(self, tokens: Tokens, part: TermTokens) -> Tensor:
-        """The clipped surrogate."""
-        advantages = tokens.of(part.values["advantages"])
-        loss = ppo_loss(
-            tokens.logprobs, tokens.old_logprobs, advantages, low=self.clip_eps_low, high=self.clip_eps_high
-        )
+        """The surrogate, weighted for the engine."""
+        loss = self.surrogate(tokens, tokens.of(part.values["advantages"]))
         tokens.slice.module.tally_mean("train/clip_fraction", loss.clipped_low | loss.clipped_high, tokens, part)
-        return loss.per_token * tokens.engine_weights
+        return loss.per_token * self.weights(tokens)
+
+
+class PolicyGradient(Reinforcement):
+    r"""Reinforce what scored above its group's mean, within a clipped ratio.
+
+    .. math::
+        \ell = -w \min(r A,\; \mathrm{clip}(r, 1 - \epsilon_\text{low}, 1 + \epsilon_\text{high}) A),
+        \qquad r = \exp(\log \pi - \log \pi_\text{old})
+
+    with :math:`w` the token's weight for the difference between engine and policy, 1 where the policy itself sampled.
+
+    Args:
+        advantage: How the advantage A is normalised; see :class:`GRPO`.
+        clip_eps_low: Width of the ratio's range below 1.
+        clip_eps_high: Width above 1.
+        drop_flat_groups: Groups whose rewards are all equal leave the denominator too.
+        coefficient: Factor in the loss.
+    """
+
+    def __init__(
+        self,
+        advantage: Advantage = "none",
+        clip_eps_low: float = 0.2,
+        clip_eps_high: float = 0.28,
+        drop_flat_groups: bool = False,
+        coefficient: float = 1.0,
+    ) -> None:
+        super().__init__(advantage, drop_flat_groups, coefficient)
+        self.clip_eps_low = check_number("clip_eps_low", clip_eps_low, above=0, at_most=1)
+        self.clip_eps_high = check_number("clip_eps_high", clip_eps_high, above=0)
+
+    def surrogate(self, tokens: Tokens, advantages: Tensor) -> PolicyLoss:
+        """PPO's, with each token's own ratio."""
+        return self.clipped(tokens, tokens.old_logprobs, advantages)
+
+    def clipped(self, tokens: Tokens, old_logprobs: Tensor, advantages: Tensor) -> PolicyLoss:
+        """PPO's surrogate within this term's range."""
+        return ppo_loss(tokens.logprobs, old_logprobs, advantages, low=self.clip_eps_low, high=self.clip_eps_high)
 
 
 class BaseKL(Term):
@@ -130,6 +163,9 @@ class GRPO(OnPolicyModule):
         **kwargs: Of :class:`OnPolicyModule`. The paper's learning rate for GRPO is 1e-6.
     """
 
+    #: The term that learns from rewards.
+    policy_gradient: type[PolicyGradient] = PolicyGradient
+
     def __init__(
         self,
         model_name: str,
@@ -143,6 +179,6 @@ class GRPO(OnPolicyModule):
     ) -> None:
         check_number("kl_beta", kl_beta, at_least=0)
         super().__init__(model_name, **kwargs)
-        self.add_term(PolicyGradient(advantage, clip_eps_low, clip_eps_high, drop_flat_groups))
+        self.add_term(self.policy_gradient(advantage, clip_eps_low, clip_eps_high, drop_flat_groups))
         if kl_beta:
             self.add_term(BaseKL(kl_beta, kl_estimator))

@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,23 @@ from torch import Tensor, nn
 from lit_sdpo.functional import importance_clip, token_logprobs_from_logits
 from lit_sdpo.functional.precision import tempered
 from lit_sdpo.policies.copies import FixedWeights
-from lit_sdpo.policies.scoring import Scorer, completion_hidden
+from lit_sdpo.policies.scoring import Scorer, completion_hidden, read_logits
 from lit_sdpo.policies.sharding import is_sharded
 from lit_sdpo.ranges import check_number
 from lit_sdpo.rollouts.mismatch import CAP
 from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
+
+
+class RowRatios(NamedTuple):
+    """What a loss with one ratio for each row needs to know of it, float32 [N] each, without gradient.
+
+    Attributes:
+        log_ratios: Mean over the row's tokens of ``log π - log π_old``.
+        engine_weights: Mean of the tokens' weights for the difference between engine and policy.
+    """
+
+    log_ratios: Tensor
+    engine_weights: Tensor
 
 
 class Slice:
@@ -34,6 +46,7 @@ class Slice:
         ids: The completion tokens, int64 [M], in row-major order of the mask.
         rows: The row of each, int64 [M].
         columns: Its place in the row, int64 [M].
+        row_ratios: What :meth:`read_rows` has found; ``None`` where no term asks for it.
     """
 
     def __init__(self, module: Any, batch: LossBatch) -> None:
@@ -42,6 +55,29 @@ class Slice:
         self.ids = batch.completion_ids[self.mask]
         self.rows, self.columns = self.mask.nonzero(as_tuple=True)
         self._scorers: dict[int, Scorer] = {}
+        self.row_ratios: RowRatios | None = None
+
+    def read_rows(self) -> None:
+        """Know each row's ratio before the loss is built: a loss sees chunks of tokens, and rows cross their borders.
+
+        It takes one more product with the head, but none in the first update of what the policy itself sampled, where
+        all ratios are 1.
+        """
+        log_ratios = torch.zeros(len(self.ids), device=self.ids.device)
+        weights = torch.ones_like(log_ratios)
+
+        def read(logits: Tensor, span: slice) -> None:
+            tokens = Tokens(self, span, logits)
+            tokens.meet_first()
+            log_ratios[span], weights[span] = tokens.logprobs - tokens.old_logprobs, tokens.engine_weights
+
+        if not self.batch.fresh or self.batch.mismatch is not None:
+            read_logits(self.module.policy, self.hidden, read)
+        self.row_ratios = RowRatios(self._row_means(log_ratios), self._row_means(weights))
+
+    def _row_means(self, values: Tensor) -> Tensor:
+        sums = values.new_zeros(len(self.batch)).index_add_(0, self.rows, values)
+        return sums / self.mask.sum(1).clamp(min=1)
 
     @cached_property
     def hidden(self) -> Tensor:
@@ -137,13 +173,17 @@ class Tokens:
         return importance_clip(self.logprobs, self._old, clip) * self.engine_weights
 
     def meet_first(self) -> None:
-        """In a window's first update: compare the policy with the engine, and keep for later what ratios are against.
+        """In a window's first update, once: compare the policy with the engine, and keep what ratios are against.
 
         The sampler's own log-probabilities would not do: it rounds in other places than an update (in bfloat16 they
         differ by about 1e-2), and a ratio is to be 1 until the policy has changed.
         """
         batch, place = self.slice.batch, (self.rows, self.columns)
+        if not batch.fresh:
+            return
         if batch.mismatch is not None:
+            if self.slice.row_ratios is not None:  # compared, and counted, when the rows were read
+                return
             found = batch.mismatch.compare(self.logits, self.ids, self.logprobs, self.of(batch.sampled_logprobs))
             batch.old_logprobs[place], batch.engine_weights[place] = found
         elif batch.reused:
@@ -184,6 +224,9 @@ class Term(nn.Module):
 
     #: Name of its part of the batch.
     name = "term"
+
+    #: Whether its losses need :attr:`Slice.row_ratios`: a ratio of whole rows.
+    whole_rows = False
 
     def __init__(self, coefficient: float = 1.0) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lit_sdpo.functional import chunked_loss
+from lit_sdpo.functional import chunked_loss, default_chunk_size
 from lit_sdpo.policies.attention import UnsupportedModelError, attending, obstacle, say_once
 from lit_sdpo.policies.packing import Packing, Sequences
 from lit_sdpo.policies.sharding import as_forward
@@ -100,6 +100,21 @@ def finish(model: PreTrainedModel, products: Tensor) -> Tensor:
 def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Logits in float32, [M, V]."""
     return finish(model, head(model)(hidden))
+
+
+@torch.no_grad()
+def read_logits(model: PreTrainedModel, hidden: Tensor, read: Callable[[Tensor, slice], None]) -> None:
+    """Show the logits of M tokens without gradient, a chunk at a time.
+
+    Args:
+        model: Gives the head.
+        hidden: [M, D].
+        read: Takes a chunk's float32 logits [m, V] and its place among the M tokens.
+    """
+    size = default_chunk_size(model.config.get_text_config().vocab_size, hidden.device)
+    for start in range(0, len(hidden), size):
+        span = slice(start, min(start + size, len(hidden)))
+        read(logits(model, hidden[span]), span)
 
 
 #: Logits of some of the M completion tokens: from their place to [m, V].

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_sdpo.functional import group_advantages
+from lit_sdpo.functional import distillation_advantages, group_advantages
 
 KINDS = ["std", "none", "loo", "batch_std"]
 rows = st.lists(
@@ -66,3 +66,34 @@ def test_nothing_at_all(kind):
 def test_unknown_normalisation():
     with pytest.raises(ValueError, match="unknown"):
         group_advantages(torch.zeros(1), torch.zeros(1, dtype=torch.long), "mean")
+
+
+def test_a_teachers_opinion_by_hand():
+    logprobs, teacher = torch.tensor([[-1.0, -3.0, -2.0, 7.0]]), torch.tensor([[-0.5, -9.0, -2.0, math.nan]])
+    mask = torch.tensor([[True, True, True, False]])
+    assert distillation_advantages(logprobs, teacher, mask, 2.0).tolist() == [[1.0, -12.0, 0.0, 0.0]]
+    assert distillation_advantages(logprobs, teacher, mask, 2.0, clip=0.25).tolist() == [[0.5, -0.5, 0.0, 0.0]]
+
+
+def test_a_token_that_the_teacher_forbids_is_bounded_by_the_clip_alone():
+    logprobs, teacher = torch.tensor([-1.0]), torch.tensor([-torch.inf])
+    assert distillation_advantages(logprobs, teacher).item() == -math.inf
+    assert distillation_advantages(logprobs, teacher, clip=5.0).item() == -5
+
+
+def test_the_policy_gradient_with_a_teachers_opinion_is_that_of_the_kl():
+    logits, teacher = torch.randn(2, 6, dtype=torch.float64)
+    logits.requires_grad_()
+    student, teacher = logits.log_softmax(-1), teacher.log_softmax(-1)
+    advantages = distillation_advantages(student, teacher, coefficient=0.7)
+    assert not advantages.requires_grad
+    surrogate = -(student.detach().exp() * advantages * student).sum()
+    (found,) = torch.autograd.grad(surrogate, logits, retain_graph=True)
+    (expected,) = torch.autograd.grad(0.7 * (student.exp() * (student - teacher)).sum(), logits)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, math.nan])
+def test_a_clip_that_leaves_nothing(clip):
+    with pytest.raises(ValueError, match="clip"):
+        distillation_advantages(torch.zeros(1), torch.zeros(1), clip=clip)

@@ -132,6 +132,29 @@ def test_a_cell_that_was_not_measured_matters_only_where_it_is_needed(metric, ce
     assert after.isnan() if cell in METRICS[metric] else after == before
 
 
+CHANGES = [backward_transfer, forward_transfer, forgetting, forgetting_by_stage]
+
+
+@pytest.mark.parametrize("metric", CHANGES, ids=lambda metric: metric.__name__)
+def test_losses_are_scores_with_the_other_sign(metric):
+    R = torch.rand(4, 3, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(metric(R, mode="min"), metric(-R))
+    assert not torch.equal(metric(R, mode="min"), metric(R))
+    R[2, 0] = math.nan
+    torch.testing.assert_close(metric(R, mode="min"), metric(-R), equal_nan=True)
+
+
+def test_a_loss_by_hand():
+    R = torch.tensor([[3.0, 2.5], [1.0, 2.4], [1.6, 0.9]])
+    assert forgetting(R, mode="min").item() == pytest.approx(0.6)
+    assert forgetting(R, with_base=True, mode="min").item() == pytest.approx(0.6)
+    assert backward_transfer(R, mode="min").item() == pytest.approx(-0.6)
+    assert forward_transfer(R, mode="min").item() == pytest.approx(0.1)
+    assert intransigence(R, torch.tensor([0.9, 0.8]), mode="min").item() == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="unknown mode"):
+        forgetting(R, mode="less")
+
+
 def test_c01_one_task_has_averages_only():
     R = torch.tensor([[0.2], [0.7]])
     assert average_accuracy(R) == learning_accuracy(R) == R[1, 0]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lit_sdpo.functional import aggregate, cispo_loss, gspo_loss, kl_penalty, ppo_loss
+from lit_sdpo.functional import aggregate, cispo_loss, gspo_loss, kl_penalty, ppo_loss, sequence_ratios
 
 LOSSES = {
     "ppo": ppo_loss,
@@ -87,6 +87,19 @@ def test_a_huge_ratio_does_not_overflow():
         loss = ppo_loss(logp, torch.zeros(1), torch.tensor([advantage])).per_token
         assert loss.isfinite().all()
         assert torch.autograd.grad(loss.sum(), logp)[0].isfinite().all()
+
+
+def test_ratios_of_rows_are_geometric_means_of_those_of_tokens():
+    logp, old, advantages, mask = case()
+    ratios = sequence_ratios(logp, old.masked_fill(~mask, math.nan), mask)
+    for row, ratio in zip(range(3), ratios.tolist(), strict=True):
+        tokens = [math.exp((logp[row, t] - old[row, t]).item()) for t in range(4) if mask[row, t]]
+        assert ratio == pytest.approx(math.prod(tokens) ** (1 / max(len(tokens), 1)), rel=1e-12)
+    # Inside the range GSPO's loss is -s A at each token.
+    wide = gspo_loss(logp, old, advantages, low=0.9, high=9.0, mask=mask).per_token
+    torch.testing.assert_close(wide[mask], (-ratios * advantages)[:, None].expand_as(mask)[mask])
+    (gradient,) = torch.autograd.grad(ratios.sum(), logp)
+    torch.testing.assert_close(gradient, (ratios / mask.sum(1).clamp(min=1))[:, None] * mask)
 
 
 def test_cispo_keeps_the_gradient_where_it_bounds_the_weight():

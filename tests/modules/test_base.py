@@ -166,9 +166,13 @@ def test_a_stage_begins_with_a_new_optimizer_on_request(tmp_path, tiny, reset, s
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-@pytest.mark.parametrize("kind", ["grpo", "sdpo"])
-@pytest.mark.parametrize("step", [1, 2, 3])
-@pytest.mark.parametrize("reset", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "step", "reset"),
+    [
+        *((kind, step, reset) for kind in ("grpo", "sdpo") for step in (1, 2, 3) for reset in (True, False)),
+        *((kind, 2, True) for kind in ("gspo", "cispo")),
+    ],
+)
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path, tiny, kind, step, reset):
     """Step 2 is the end of the first stage, 1 and 3 are in the middle of one."""
     end = step == 2

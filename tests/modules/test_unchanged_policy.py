@@ -108,12 +108,17 @@ def engine_of(server):
     return VLLMEngine(server.url, timeout=20.0, patience=0.3)
 
 
-@pytest.mark.parametrize("filters", FILTERS, ids=str)
-@pytest.mark.parametrize("kind", ["grpo", "sdpo", "srpo"])
+NATIVE = [
+    *((kind, filters) for kind in ("grpo", "sdpo", "srpo") for filters in FILTERS),
+    *((kind, MIXED) for kind in ("gspo", "cispo")),
+]
+
+
+@pytest.mark.parametrize(("kind", "filters"), NATIVE, ids=str)
 def test_with_the_native_engine(tiny, tmp_path, kind, filters):
     gradients = updates(tmp_path, kind, tiny, filters)
     assert assert_still(gradients) > 0.01
-    if kind == "grpo":
+    if kind in ("grpo", "gspo", "cispo"):
         assert gradients.logged[1]["train/clip_fraction"] == 0
 
 
@@ -156,7 +161,7 @@ def test_what_the_first_update_has_found_is_logged_in_any(server, tiny, tmp_path
 
 
 @pytest.mark.parametrize("correction", ["weight", "ratio"])
-@pytest.mark.parametrize("kind", ["grpo", "sdpo"])
+@pytest.mark.parametrize("kind", ["grpo", "sdpo", "gspo", "cispo"])
 def test_three_updates_in_slices(server, tiny, tmp_path, kind, correction):
     options = {"count": 3, "slots": 2, "correction": correction}
     assert assert_still(updates(tmp_path, kind, tiny, MIXED, engine=engine_of(server), **options), 3) > 0.01

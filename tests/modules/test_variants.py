@@ -9,7 +9,19 @@ import pytest
 import torch
 
 from lit_sdpo.errors import UserError
-from lit_sdpo.modules import GRPO, SCSDPO, SDPG, SDPO, SFT, SRPO, DemoPSD, GeoSD, WeightAnchor
+from lit_sdpo.modules import (
+    CISPO,
+    GRPO,
+    GSPO,
+    SCSDPO,
+    SDPG,
+    SDPO,
+    SFT,
+    SRPO,
+    DemoPSD,
+    GeoSD,
+    WeightAnchor,
+)
 from lit_sdpo.policies.load import load_policy
 from lit_sdpo.policies.teachers import EMATeacher, GatedTeacher
 from lit_sdpo.rewards.base import Verdict
@@ -551,6 +563,13 @@ OPTIONS = {
     "advantage": (GRPO, {}, {"advantage": "loo"}),
     "clip_eps_low": (GRPO, {}, {"clip_eps_low": 0.99}),
     "clip_eps_high": (GRPO, {}, {"clip_eps_high": 1e-3}),
+    "gspo_clip_eps_low": (GSPO, {}, {"clip_eps_low": 0.99}),
+    "gspo_clip_eps_high": (GSPO, {}, {"clip_eps_high": 9.0}),
+    "gspo_aggregation": (GSPO, {}, {"aggregation": "token_mean"}),
+    "ratio_min": (CISPO, {}, {"ratio_min": 0.99}),
+    "ratio_max": (CISPO, {}, {"ratio_max": 1.01}),
+    "cispo_advantage": (CISPO, {}, {"advantage": "std"}),
+    "cispo_kl_beta": (CISPO, {}, {"kl_beta": 0.5}),
     "kl_beta": (GRPO, {"kl_beta": 0.5}, {"kl_beta": 1.0}),
     "kl_estimator": (GRPO, {"kl_beta": 1.0}, {"kl_beta": 1.0, "kl_estimator": "k2"}),
     "anchor_strength": (GRPO, {"weight_anchor": WeightAnchor()}, {"weight_anchor": WeightAnchor(strength=50.0)}),

@@ -62,6 +62,8 @@ ALIVE: dict[str, dict[str, Any]] = {
     "RestartTeacher": {"every": 1, "mix": 0.5},
     "GatedTeacher": {"check_every": 1, "min_age": 0, "reward_gain": 0.0, "window": 1},
     "WarmupLinearDecay": {"total_steps": 4, "warmup_steps": 2},
+    "GSPO": {"kl_beta": 0.1},
+    "CISPO": {"kl_beta": 0.1},
     "SDPG": {"warmup_steps": 3, "decay_steps": 4},
     "GeoSD": {"anchor_every": 1},
     "ParameterDrift": {"every_n_steps": 1, "full_up_to": 0},

@@ -54,4 +54,5 @@ MEANS_THE_SAME = {
     ("Reprompt.max_context_tokens", "None"),  # contexts are below
     ("Reprompt.thinking", "'keep'"),  # nobody thinks
     ("MicroWorld.strict", "True"),  # no answer that it would judge otherwise
+    ("CISPO.ratio_min", "1e-45"),
 }

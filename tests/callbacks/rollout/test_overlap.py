@@ -269,8 +269,7 @@ def test_weights_of_single_tokens_are_bounded():
             batch.fresh = update == 0
             tokens = Tokens(Slice(None, batch), slice(0, 3), torch.zeros(3, 4))
             tokens.logprobs = logprobs
-            if batch.fresh:
-                tokens.meet_first()
+            tokens.meet_first()
             ratio = (logprobs - tokens.old_logprobs).exp()
             torch.testing.assert_close(ratio, ones if correction == "weight" else bounded)
             torch.testing.assert_close(tokens.engine_weights, bounded if correction == "weight" else ones)
