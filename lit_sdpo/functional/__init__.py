@@ -2,6 +2,7 @@
 
 from lit_sdpo.functional.advantages import group_advantages
 from lit_sdpo.functional.continual import (
+    Mode,
     all_average_by_stage,
     anytime_accuracy,
     average_accuracy,
@@ -44,6 +45,7 @@ from lit_sdpo.functional.intervals import (
     sum_of_intervals,
     wilson_interval,
 )
+from lit_sdpo.functional.likelihood import multiple_choice_scores, text_likelihood
 from lit_sdpo.functional.logprobs import (
     TopK,
     chunked_loss,
@@ -112,6 +114,7 @@ __all__ = [
     "Interval",
     "LeadingDirections",
     "MatrixDrift",
+    "Mode",
     "PolicyLoss",
     "SubspaceChange",
     "TopK",
@@ -172,6 +175,7 @@ __all__ = [
     "merge_changes",
     "mismatch_weights",
     "mix_logits",
+    "multiple_choice_scores",
     "ngram_counts",
     "ngram_ratio",
     "ngrams",
@@ -204,6 +208,7 @@ __all__ = [
     "subspace_change",
     "success_weights",
     "sum_of_intervals",
+    "text_likelihood",
     "token_kernels",
     "token_logprobs",
     "token_logprobs_from_logits",

@@ -3,14 +3,29 @@
 ``R[i][j]`` is the score on task j after stage i. Row 0 is the base model, rows and columns 1..N are the stages and
 their tasks (a task trained twice has two columns): R is [N + 1, N], and column j - 1 holds task j. A nan cell was not
 measured; a metric that needs it is nan. So is a metric that one task alone cannot have.
+
+With ``mode="min"`` scores are losses, of which less is better: forgetting is positive where a loss rose, transfer where
+it fell. The averages have no mode: they keep the sign of the scores.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lit_sdpo.functional.precision import at_least_float32
+
+#: Whether more or less of a score is better.
+Mode = Literal["max", "min"]
+
+
+def _gain(scores: Tensor, mode: Mode) -> Tensor:
+    """Scores of which more is better."""
+    if mode not in ("max", "min"):
+        raise ValueError(f"mode is max or min, got {mode!r}")
+    return scores if mode == "max" else -scores
 
 
 def _checked(R: Tensor) -> tuple[Tensor, int]:
@@ -53,24 +68,24 @@ def all_average_by_stage(R: Tensor) -> Tensor:
     return _checked(R)[0].mean(1)
 
 
-def backward_transfer(R: Tensor) -> Tensor:
+def backward_transfer(R: Tensor, *, mode: Mode = "max") -> Tensor:
     """What later stages did to earlier tasks: ``mean_{j<N} (R[N][j] - R[j][j])`` (arXiv 1706.08840).
 
     Example:
         >>> backward_transfer(torch.tensor([[0.0, 0.0], [0.5, 0.1], [0.6, 0.7]]))
         tensor(0.1000)
     """
-    R, n = _checked(R)
+    R, n = _checked(_gain(R, mode))
     return (R[-1] - R[1:].diagonal())[: n - 1].mean()
 
 
-def forward_transfer(R: Tensor) -> Tensor:
+def forward_transfer(R: Tensor, *, mode: Mode = "max") -> Tensor:
     """What earlier stages did to a task before its own: ``mean_{j>1} (R[j-1][j] - R[0][j])`` (arXiv 1706.08840)."""
-    R, _ = _checked(R)
+    R, _ = _checked(_gain(R, mode))
     return (R[:-1].diagonal() - R[0])[1:].mean()
 
 
-def forgetting(R: Tensor, *, with_base: bool = False, from_own_stage: bool = False) -> Tensor:
+def forgetting(R: Tensor, *, with_base: bool = False, from_own_stage: bool = False, mode: Mode = "max") -> Tensor:
     """Best score once had minus the last: ``mean_{j<N} (max_{1<=i<N} R[i][j] - R[N][j])`` (arXiv 1801.10112).
 
     Negative where every earlier task ends above its earlier best.
@@ -79,34 +94,40 @@ def forgetting(R: Tensor, *, with_base: bool = False, from_own_stage: bool = Fal
         R: [N + 1, N].
         with_base: The maximum may also be the base model's score (i from 0).
         from_own_stage: The maximum starts at the task's own stage (i from j).
+        mode: ``"min"`` for losses: the last score minus the least once had.
 
     Raises:
         ValueError: Both options are set.
+
+    Example:
+        >>> forgetting(torch.tensor([[3.0, 2.5], [1.0, 2.4], [1.6, 0.9]]), mode="min")
+        tensor(0.6000)
     """
     if with_base and from_own_stage:
         raise ValueError("with_base and from_own_stage exclude each other")
-    R, n = _checked(R)
+    R, n = _checked(_gain(R, mode))
     if n == 1:
         return R.new_tensor(torch.nan)
     best = [R[j if from_own_stage else 1 - with_base : n, j - 1].max() for j in range(1, n)]
     return (torch.stack(best) - R[-1, : n - 1]).mean()
 
 
-def forgetting_by_stage(R: Tensor) -> Tensor:
+def forgetting_by_stage(R: Tensor, *, mode: Mode = "max") -> Tensor:
     """:func:`forgetting` of the first k stages and tasks, for k = 2..N, [N - 1]."""
     R, n = _checked(R)
-    return torch.stack([forgetting(R[: k + 1, :k]) for k in range(2, n + 1)]) if n > 1 else R.new_zeros(0)
+    return torch.stack([forgetting(R[: k + 1, :k], mode=mode) for k in range(2, n + 1)]) if n > 1 else R.new_zeros(0)
 
 
-def intransigence(R: Tensor, joint: Tensor) -> Tensor:
+def intransigence(R: Tensor, joint: Tensor, *, mode: Mode = "max") -> Tensor:
     """What learning in a stream costs against learning together: ``mean_j (joint_j - R[j][j])`` (arXiv 1801.10112).
 
     Args:
         R: [N + 1, N].
         joint: Scores of a reference trained on all tasks together, [N].
+        mode: ``"min"`` for losses: ``mean_j (R[j][j] - joint_j)``.
     """
     R, _ = _checked(R)
-    return (joint.to(R) - R[1:].diagonal()).mean()
+    return _gain(joint.to(R) - R[1:].diagonal(), mode).mean()
 
 
 def transitions(before: Tensor, after: Tensor, choices: int | None = None) -> dict[str, Tensor]:
@@ -223,14 +244,15 @@ def relative_change(base: Tensor, score: Tensor) -> Tensor:
     return torch.where(base == 0, torch.nan, 100 * (score - base) / base)
 
 
-def gain_and_loss(base: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+def gain_and_loss(base: Tensor, score: Tensor, *, mode: Mode = "max") -> tuple[Tensor, Tensor]:
     """The paper's gain ``max(0, change)`` and forgetting ``max(0, -change)``, in percent of the base score.
 
     Args:
         base: [...].
         score: [...].
+        mode: ``"min"`` for losses, whose rise is forgetting.
     """
-    change = relative_change(base, score)
+    change = _gain(relative_change(base, score), mode)
     return change.clamp(min=0), (-change).clamp(min=0)
 
 

@@ -20,16 +20,13 @@ GROUPS: dict[str, Callable[[Case, torch.dtype], Result]] = {}
 #: Groups of the file format that the package has no function for.
 NOT_COVERED = {
     *("merge", "bema", "online_ewc", "prompt_anchor", "tilted_target", "tilt_budget", "distillation_advantage"),
-    *("sequence_ratio", "multiple_choice", "perplexity", "continual_curves", "gradient_cosine"),
+    *("sequence_ratio", "continual_curves", "gradient_cosine"),
 }
 
 
 def not_covered(case: Case) -> str | None:
     """What a case is about, if the package has no function for it."""
-    if case["group"] in NOT_COVERED:
-        return str(case["group"])
-    minimised = case["group"] == "continual" and case.get("params", {}).get("mode") == "min"
-    return "continual, mode min" if minimised else None
+    return str(case["group"]) if case["group"] in NOT_COVERED else None
 
 
 def group(function: Callable[[Case, torch.dtype], Result]) -> Callable[[Case, torch.dtype], Result]:
@@ -150,22 +147,37 @@ def advantage(case: Case, dtype: torch.dtype) -> Result:
 @group
 def continual(case: Case, dtype: torch.dtype) -> Result:
     R = torch.tensor([[math.nan if x is None else x for x in row] for row in case["inputs"]["R"]], dtype=dtype)
+    mode = case.get("params", {}).get("mode", "max")
     result: Result = {
         "average_accuracy": F.average_accuracy(R),
         "learning_accuracy": F.learning_accuracy(R),
         "base_average": F.base_average(R),
         "seen_average_by_stage": F.seen_average_by_stage(R),
         "all_average_by_stage": F.all_average_by_stage(R),
-        "bwt": F.backward_transfer(R),
-        "fwt": F.forward_transfer(R),
-        "forgetting": F.forgetting(R),
-        "forgetting_with_base": F.forgetting(R, with_base=True),
-        "forgetting_from_own_stage": F.forgetting(R, from_own_stage=True),
-        "forgetting_by_stage": F.forgetting_by_stage(R),
+        "bwt": F.backward_transfer(R, mode=mode),
+        "fwt": F.forward_transfer(R, mode=mode),
+        "forgetting": F.forgetting(R, mode=mode),
+        "forgetting_with_base": F.forgetting(R, with_base=True, mode=mode),
+        "forgetting_from_own_stage": F.forgetting(R, from_own_stage=True, mode=mode),
+        "forgetting_by_stage": F.forgetting_by_stage(R, mode=mode),
     }
     if case["inputs"].get("joint") is not None:
-        result["intransigence"] = F.intransigence(R, torch.tensor(case["inputs"]["joint"], dtype=dtype))
+        result["intransigence"] = F.intransigence(R, torch.tensor(case["inputs"]["joint"], dtype=dtype), mode=mode)
     return result
+
+
+@group
+def multiple_choice(case: Case, dtype: torch.dtype) -> Result:
+    i = case["inputs"]
+    rows = [torch.tensor(row, dtype=dtype) for row in i["loglikelihoods"]]
+    return F.multiple_choice_scores(rows, i["choices"], i["gold"])
+
+
+@group
+def perplexity(case: Case, dtype: torch.dtype) -> Result:
+    i = case["inputs"]
+    logprobs = [torch.tensor(row, dtype=dtype) for row in i["token_logprobs"]]
+    return F.text_likelihood(logprobs, [len(text.encode()) for text in i["texts"]])
 
 
 @group
