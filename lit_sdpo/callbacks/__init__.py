@@ -6,6 +6,7 @@ from lit_sdpo.callbacks.collapse import CollapseMonitor
 from lit_sdpo.callbacks.evaluation import InitialEvaluation
 from lit_sdpo.callbacks.export import ExportPolicy
 from lit_sdpo.callbacks.forgetting import ForgettingMatrix
+from lit_sdpo.callbacks.likelihood import LikelihoodEvaluation
 from lit_sdpo.callbacks.memory import MemoryBudget
 from lit_sdpo.callbacks.parameter_drift import ParameterDrift
 from lit_sdpo.callbacks.progress import StreamProgressBar
@@ -20,6 +21,7 @@ __all__ = [
     "ExportPolicy",
     "ForgettingMatrix",
     "InitialEvaluation",
+    "LikelihoodEvaluation",
     "MemoryBudget",
     "ParameterDrift",
     "ResponseDrift",

@@ -45,7 +45,7 @@ from lit_sdpo.functional.intervals import (
     sum_of_intervals,
     wilson_interval,
 )
-from lit_sdpo.functional.likelihood import multiple_choice_scores, text_likelihood
+from lit_sdpo.functional.likelihood import multiple_choice_scores, text_likelihood, text_likelihood_from_sums
 from lit_sdpo.functional.logprobs import (
     TopK,
     chunked_loss,
@@ -209,6 +209,7 @@ __all__ = [
     "success_weights",
     "sum_of_intervals",
     "text_likelihood",
+    "text_likelihood_from_sums",
     "token_kernels",
     "token_logprobs",
     "token_logprobs_from_logits",

@@ -90,14 +90,24 @@ def text_likelihood(
     """
     if len(token_logprobs) != len(byte_counts):
         raise ValueError(f"a number of bytes is needed for each text, got {len(byte_counts)} of {len(token_logprobs)}")
-    sums = torch.tensor(
-        [float(torch.as_tensor(text, dtype=torch.float64).sum()) for text in token_logprobs], dtype=torch.float64
-    )
-    counts = torch.tensor(byte_counts, dtype=torch.float64)
-    tokens, total, size = torch.tensor(sum(map(len, token_logprobs))), sums.sum(), counts.sum()
-    per_token, per_byte = -total / tokens, -total / size
+    sums = [float(torch.as_tensor(text, dtype=torch.float64).sum()) for text in token_logprobs]
+    parts = (sums, [len(text) for text in token_logprobs], byte_counts)
+    return text_likelihood_from_sums(*(torch.tensor(part, dtype=torch.float64) for part in parts))
+
+
+def text_likelihood_from_sums(loglikelihoods: Tensor, tokens: Tensor, byte_counts: Tensor) -> dict[str, Tensor]:
+    """:func:`text_likelihood` where the sums of each text are known already.
+
+    Args:
+        loglikelihoods: Sum of the log-probabilities of each text's tokens, [N].
+        tokens: Tokens of each text, [N].
+        byte_counts: Bytes of each text in UTF-8, [N].
+    """
+    sums, counts = at_least_float32(loglikelihoods), at_least_float32(byte_counts)
+    total, size = sums.sum(), counts.sum()
+    per_token, per_byte = -total / tokens.sum(), -total / size
     return {
-        "tokens": tokens,
+        "tokens": tokens.sum().long(),
         "bytes": size.long(),
         "loglikelihood": total,
         "loss_per_token": per_token,
