@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from lit_sdpo.data.check.deduplicated import check_target, write
 from lit_sdpo.data.check.overlap import OverlapFinder
 from lit_sdpo.data.check.pairs import PairFinder
 from lit_sdpo.data.datamodule import ContinualDataModule, verifiers_of
-from lit_sdpo.data.jsonl import planned
+from lit_sdpo.data.jsonl import plain_arguments, planned
 from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
 from lit_sdpo.heartbeat import still_at
+from lit_sdpo.likelihood.rows import Parse, scored_row
+from lit_sdpo.likelihood.tasks import LikelihoodTask
 from lit_sdpo.messages import explain_parsing
 from lit_sdpo.policies.chat import check_template, rendered
 from lit_sdpo.policies.load import load_tokenizer
@@ -53,20 +55,25 @@ def main(arguments: Sequence[str]) -> int:
     settings = _settings(configs)
     model = options.model or settings.get("model_name")
     budget = options.max_prompt_tokens or settings.get("max_prompt_tokens") or DEFAULT_BUDGET
+    measure, length = _token_counters(model, settings.get("chat_template_options")) if model else (None, len)
     checker = Checker(
-        measure=_token_counter(model, settings.get("chat_template_options")) if model else None,
+        measure=measure,
+        size=length,
         max_prompt_tokens=budget,
         answers=not options.skip_answers,
         overlap=OverlapFinder(options.ngram, options.share or None),
         pairs=PairFinder(options.pairs, _Progress()) if options.pairs else None,
     )
-    parts = [Part(_source(file, options)) for file in files] + [
-        Part(_source(file, options), split="test") for file in options.test
+    scored: list[tuple[Part, Parse]] = [
+        (Part(Source(path=file, columns=options.columns)), scored_row) for file in files if options.likelihood
     ]
+    parts = [Part(_source(file, options)) for file in files if not options.likelihood]
+    parts += [Part(_source(file, options), split="test") for file in options.test]
     generated: list[tuple[str, str, Sequence[Row]]] = []
     if configs:
         found, generated = _of_config(configs)
         parts += found
+        scored += _likelihood_of(configs)
     target = Path(options.write_deduplicated) if options.write_deduplicated else None
     training = [part.source for part in parts if part.split in ("", "train")]
     rewritten = check_target(training, target) if target else None
@@ -74,6 +81,9 @@ def main(arguments: Sequence[str]) -> int:
         for part in parts:
             heartbeat.now(f"checking {part.source}")
             checker.read(part)
+        for part, parse in scored:
+            heartbeat.now(f"checking {part.source}")
+            checker.likelihood(part, parse)
         for name, split, rows in generated:
             heartbeat.now(f"checking {name} ({split})")
             checker.rows(name, split, rows)
@@ -100,6 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--test", nargs="+", default=[], metavar="FILE", help="files of evaluated rows to compare with")
     check.add_argument("--layout", help="layout of the files; recognised from the columns unless given")
     check.add_argument("--columns", type=_mapping, metavar="YAML", help="such as '{prompt: question, answer: label}'")
+    check.add_argument(
+        "--likelihood",
+        action="store_true",
+        help="the files hold rows that are scored by likelihood: question or messages, choices and answer; or text",
+    )
     check.add_argument("--prompt", metavar="TEXT", help="how a question is put, with {question} in it")
     check.add_argument("--verifier", metavar="NAME", help="scores all rows of the files")
     check.add_argument(
@@ -182,7 +197,8 @@ def _source(path: str, options: argparse.Namespace) -> Source:
     )
 
 
-def _token_counter(model: str, options: Mapping[str, Any] | None) -> Measure:
+def _token_counters(model: str, options: Mapping[str, Any] | None) -> tuple[Measure, Callable[[str], int]]:
+    """What counts the tokens of chat prompts, and of other texts."""
     try:
         tokenizer = load_tokenizer(model)
     except UserError as error:
@@ -195,7 +211,7 @@ def _token_counter(model: str, options: Mapping[str, Any] | None) -> Measure:
         written, refused = rendered(tokenizer, [row.messages for row in rows], options)
         return [len(ids) for ids in written], refused
 
-    return measure
+    return measure, lambda text: len(tokenizer.encode(text))
 
 
 def _contents(configs: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -216,8 +232,8 @@ def _settings(configs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _of_config(configs: Sequence[str]) -> tuple[list[Part], list[tuple[str, str, Sequence[Row]]]]:
-    """The sources of a configuration's tasks, and the rows of those tasks that read none."""
+def _parsed(configs: Sequence[str]) -> tuple[ArgumentParser, Any]:
+    """The data module of a configuration, not built yet, and what builds it."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_subclass_arguments(ContinualDataModule, "data", required=True)
@@ -230,6 +246,24 @@ def _of_config(configs: Sequence[str]) -> tuple[list[Part], list[tuple[str, str,
     except ArgumentError as error:
         raise explain_parsing(str(error), namespaces=(lit_sdpo,)) from error
     register_verifiers(verifiers_of(parsed.data))
+    return parser, parsed
+
+
+def _likelihood_of(configs: Sequence[str]) -> list[tuple[Part, Parse]]:
+    """The sources of a configuration's tasks of likelihood, and what makes their rows."""
+    _, parsed = _parsed(configs)
+    found: dict[str, tuple[Part, Parse]] = {}
+    for spec in parsed.data.init_args.get("likelihood") or []:
+        task: LikelihoodTask[Any] = import_object(spec["class_path"])(**plain_arguments(spec))
+        for split, sources in task.sources.items():
+            for source in sources:
+                found.setdefault(f"{task.name}/{source}", (Part(source, task.name, split), type(task).parse))
+    return list(found.values())
+
+
+def _of_config(configs: Sequence[str]) -> tuple[list[Part], list[tuple[str, str, Sequence[Row]]]]:
+    """The sources of a configuration's tasks, and the rows of those tasks that read none."""
+    parser, parsed = _parsed(configs)
     arguments = parsed.data.init_args
     specs = [stage["task"] for stage in arguments.get("stages") or []] + list(arguments.get("probes") or [])
     if not specs or not all(hasattr(import_object(spec["class_path"]), "plan") for spec in specs):

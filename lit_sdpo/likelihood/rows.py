@@ -31,6 +31,11 @@ class ChoiceRow:
     choices: Sequence[str]
     gold: Sequence[int]
 
+    @property
+    def said(self) -> str:
+        """The question as text."""
+        return self.asked if isinstance(self.asked, str) else "\n".join(message["content"] for message in self.asked)
+
 
 @dataclass(frozen=True)
 class TextRow:
@@ -44,8 +49,15 @@ class TextRow:
     id: str
     text: str
 
+    @property
+    def said(self) -> str:
+        """The text."""
+        return self.text
 
-Row = TypeVar("Row", ChoiceRow, TextRow)
+
+Row = TypeVar("Row", bound=ChoiceRow | TextRow)
+#: Makes a row from its id and its fields.
+Parse = Callable[[str, Mapping[str, Any]], ChoiceRow | TextRow]
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,15 @@ def _id(fields: Mapping[str, Any], otherwise: str) -> str:
     if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
         raise BadRowError("id", f"text or a whole number is needed, not {kind(value)}", "mend it, or leave ids out")
     return str(value)
+
+
+def scored_row(id: str, fields: Mapping[str, Any]) -> ChoiceRow | TextRow:
+    """A row of either kind; one with ``text`` and no ``choices`` is a text.
+
+    Raises:
+        BadRowError: What does not fit.
+    """
+    return text_row(id, fields) if "text" in fields and "choices" not in fields else choice_row(id, fields)
 
 
 def text_row(id: str, fields: Mapping[str, Any]) -> TextRow:
