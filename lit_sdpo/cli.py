@@ -24,6 +24,7 @@ import lit_sdpo
 from lit_sdpo.callbacks import (
     ForgettingMatrix,
     InitialEvaluation,
+    LikelihoodEvaluation,
     MemoryBudget,
     RolloutCallback,
     SampleLogger,
@@ -321,7 +322,7 @@ def trainer_defaults() -> dict[str, Any]:
         "num_sanity_val_steps": 0,
         "inference_mode": False,
         "log_every_n_steps": 1,
-        "callbacks": [InitialEvaluation(), TensorBoardLayout(), StreamProgressBar()],
+        "callbacks": [InitialEvaluation(), LikelihoodEvaluation(), TensorBoardLayout(), StreamProgressBar()],
         "logger": logger,
     }
 

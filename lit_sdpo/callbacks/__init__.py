@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from lit_sdpo.callbacks.export import ExportPolicy
     from lit_sdpo.callbacks.forgetting import ForgettingMatrix
     from lit_sdpo.callbacks.initial_evaluation import InitialEvaluation
+    from lit_sdpo.callbacks.likelihood import LikelihoodEvaluation
     from lit_sdpo.callbacks.memory import MemoryBudget
     from lit_sdpo.callbacks.progress import StreamProgressBar
     from lit_sdpo.callbacks.responses.artifacts import ArtifactMonitor
@@ -25,6 +26,7 @@ __all__ = [
     "ExportPolicy",
     "ForgettingMatrix",
     "InitialEvaluation",
+    "LikelihoodEvaluation",
     "MemoryBudget",
     "ParameterDrift",
     "ResponseDrift",
@@ -43,11 +45,12 @@ _MODULES = {
     "lit_sdpo.callbacks.initial_evaluation": "InitialEvaluation",
     "lit_sdpo.callbacks.export": "ExportPolicy",
     "lit_sdpo.callbacks.forgetting": "ForgettingMatrix",
+    "lit_sdpo.callbacks.likelihood": "LikelihoodEvaluation",
     "lit_sdpo.callbacks.memory": "MemoryBudget",
     "lit_sdpo.callbacks.weights.drift": "ParameterDrift",
     "lit_sdpo.callbacks.progress": "StreamProgressBar",
     "lit_sdpo.callbacks.responses.drift": "ResponseDrift",
-    "lit_sdpo.callbacks.rollout": "RolloutCallback",
+    "lit_sdpo.callbacks.rollout.callback": "RolloutCallback",
     "lit_sdpo.callbacks.samples": "SampleLogger",
     "lit_sdpo.callbacks.tensorboard": "TensorBoardLayout",
 }

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -17,6 +17,7 @@ from typing_extensions import override
 from lit_sdpo.errors import UserError
 from lit_sdpo.files import write_atomically
 from lit_sdpo.folders import run_folder
+from lit_sdpo.functional import Mode
 from lit_sdpo.ranges import check_integer
 from lit_sdpo.report.figures import heat_map
 from lit_sdpo.report.items import (
@@ -42,8 +43,8 @@ class ForgettingMatrix(pl.Callback):
     :func:`~lit_sdpo.report.summary.summarize` go to every logger, at the optimizer step; undefined ones are left out.
     TensorBoard also gets the matrix as a picture and as text. The end of ``fit`` prints the matrix.
 
-    Scores of single prompts give more: intervals, pass@k, what was lost and won. They come from any other callback with
-    an attribute ``item_scores``: task to prompt's id to its score, or to the list of its samples' scores. Of these
+    Scores of single prompts give more: intervals, pass@k, what was lost and won. They come from all other callbacks
+    with an attribute ``item_scores``: task to prompt's id to its score, or to the list of its samples' scores. Of these
     tasks the loggers also get ``continual/<task>/low``, ``high``, ``pass@<k>``, ``lost`` and ``won``.
 
     Files in the run folder: ``matrix.json`` (matrix, summary with intervals, reasons of what is undefined) and
@@ -64,9 +65,13 @@ class ForgettingMatrix(pl.Callback):
         stages: The task each stage trains on; may repeat. Default: ``stage_names`` of the data module, else ``tasks``
             where there is one epoch per task. BWT, FWT and forgetting are undefined without it.
         choices: Options per question of multiple-choice tasks, by task: corrects what was lost and won for guessing.
+        mode: ``"min"`` where ``metric`` is a loss: less of it is better, and a rise is forgetting.
+        losses: Tasks whose score is a loss that is logged as ``loss_metric``, beside others whose score is ``metric``.
+            Default: ``loss_names`` of the data module, else none.
+        loss_metric: Name of the logged metric of ``losses``, with ``{task}`` where the task's name stands.
 
     Raises:
-        UserError: If ``metric`` has no ``{task}``, or a question fewer than 2 options.
+        UserError: If a metric has no ``{task}``, there is no such mode, or a question has fewer than 2 options.
 
     Example:
         >>> matrix = ForgettingMatrix(metric="accuracy_{task}", tasks=["cats", "dogs"], stages=["cats", "dogs", "cats"])
@@ -81,13 +86,19 @@ class ForgettingMatrix(pl.Callback):
         probes: list[str] | None = None,
         stages: list[str] | None = None,
         choices: dict[str, int] | None = None,
+        mode: Mode = "max",
+        losses: list[str] | None = None,
+        loss_metric: str = "val/{task}/loss",
     ) -> None:
-        if metric.count("{task}") != 1:
-            fix = "name the logged metric with {task} once, such as val/{task}/accuracy"
-            raise UserError(f"no single {{task}} in '{metric}'", where="ForgettingMatrix.metric", fix=fix)
+        for where, name in (("metric", metric), ("loss_metric", loss_metric)):
+            if name.count("{task}") != 1:
+                fix = "name the logged metric with {task} once, such as val/{task}/accuracy"
+                raise UserError(f"no single {{task}} in '{name}'", where=f"ForgettingMatrix.{where}", fix=fix)
+        if mode not in get_args(Mode):
+            raise UserError(f"there is no mode {mode!r}", where="ForgettingMatrix.mode", fix="use max or min")
         for task, number in (choices or {}).items():
             check_integer(f"choices of {task}", number, at_least=2)
-        self.metric = metric
+        self.metric, self.mode, self.losses, self.loss_metric = metric, mode, losses, loss_metric
         self.tasks, self.probes, self.stages = tasks, probes, stages
         self.choices = choices or {}
         self._found: list[str] = []
@@ -104,7 +115,13 @@ class ForgettingMatrix(pl.Callback):
         tasks = self._found if self.tasks is None else self.tasks
         stages = range(max(self._rows) + 1) if self._rows else range(0)
         rows = [self._rows.get(k) or MatrixRow(k, self._label(k), None) for k in stages]
-        return Matrix([t for t in tasks if t not in probes], probes, rows)
+        trained = [t for t in tasks if t not in probes]
+        losses = [*trained, *probes] if self.mode == "min" else [t for t in (*trained, *probes) if t in self._losses]
+        return Matrix(trained, probes, rows, losses)
+
+    @property
+    def _losses(self) -> list[str]:
+        return self.losses or []
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -112,6 +129,7 @@ class ForgettingMatrix(pl.Callback):
         self.tasks = _names(self.tasks, data, "task_names")
         self.probes = _names(self.probes, data, "probe_names")
         self.stages = _names(self.stages, data, "stage_names")
+        self.losses = _names(self.losses, data, "loss_names")
         if self.stages is None and self.tasks is not None and trainer.max_epochs == len(self.tasks):
             self.stages = self.tasks
         self._folder = run_folder(trainer)
@@ -150,7 +168,7 @@ class ForgettingMatrix(pl.Callback):
         self._found += [t for t in scores if t not in self._found]
         self._rows[stage] = MatrixRow(stage, self._label(stage), trainer.global_step, scores)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        items: dict[str, Any] = next((c.item_scores for c in callbacks if hasattr(c, "item_scores")), {})
+        items = {task: found for c in callbacks if hasattr(c, "item_scores") for task, found in c.item_scores.items()}
         self._items[stage] = {t: {str(i): _floats(x) for i, x in items[t].items()} for t in items}
         self._log(trainer)
         self._write(trainer)
@@ -183,9 +201,8 @@ class ForgettingMatrix(pl.Callback):
         return self.stages[stage - 1] if self.stages and stage <= len(self.stages) else "stage"
 
     def _scores(self, logged: dict[str, Any]) -> dict[str, float]:
-        prefix, suffix = self.metric.split("{task}")
-        pattern = re.compile(re.escape(prefix) + "(.+)" + re.escape(suffix))
-        found = {match[1]: float(x) for name, x in logged.items() if (match := pattern.fullmatch(name))}
+        found = {task: x for task, x in _matching(self.metric, logged).items() if task not in self._losses}
+        found |= {task: x for task, x in _matching(self.loss_metric, logged).items() if task in self._losses}
         if self.tasks is None:
             return found
         return {name: found[name] for name in [*self.tasks, *(self.probes or [])] if name in found}
@@ -200,7 +217,8 @@ class ForgettingMatrix(pl.Callback):
         return summary_intervals(self.matrix, items) if any(items.values()) else {}
 
     def _say_detectable(self, trainer: pl.Trainer) -> None:
-        scored = {task: detectable(x) for task, x in self._known_items.get(0, {}).items()}
+        rows, losses = self._known_items.get(0, {}), self.matrix.losses
+        scored = {task: detectable(x) for task, x in rows.items() if task not in losses}
         found = {task: x for task, x in scored.items() if x is not None}
         loaders: Any = trainer.val_dataloaders or []
         if not isinstance(loaders, (list, tuple)):
@@ -244,6 +262,7 @@ class ForgettingMatrix(pl.Callback):
             "metric": self.metric,
             "tasks": matrix.tasks,
             "probes": matrix.probes,
+            **({"losses": list(matrix.losses)} if matrix.losses else {}),
             "rows": [
                 {
                     "stage": row.stage,
@@ -276,6 +295,13 @@ class ForgettingMatrix(pl.Callback):
             files["items.jsonl"] = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         for name, text in files.items():
             write_atomically(self._folder / name, text)
+
+
+def _matching(metric: str, logged: dict[str, Any]) -> dict[str, float]:
+    """Values of a metric by task."""
+    prefix, suffix = metric.split("{task}")
+    pattern = re.compile(re.escape(prefix) + "(.+)" + re.escape(suffix))
+    return {match[1]: float(x) for name, x in logged.items() if (match := pattern.fullmatch(name))}
 
 
 def _names(given: list[str] | None, data: object, attribute: str) -> list[str] | None:

@@ -164,7 +164,8 @@ class StreamProgressBar(TQDMProgressBar):
 
     def _evaluation_text(self, trainer: pl.Trainer, kind: str, batch: int, loader: int) -> str:
         """Which batch of which task is evaluated: ``validation of science  batch 2/8``."""
-        evaluated = getattr(getattr(trainer, "datamodule", None), "evaluated", None) or []
+        data = getattr(trainer, "datamodule", None)
+        evaluated = [task for part in ("evaluated", "likelihood") for task in getattr(data, part, None) or ()]
         task = f" of {evaluated[loader].name}" if loader < len(evaluated) else ""
         counts = trainer.num_test_batches if kind == "test" else trainer.num_val_batches
         return f"{kind}{task}  batch {batch + 1}/{counts[loader] if loader < len(counts) else '?'} goes on"

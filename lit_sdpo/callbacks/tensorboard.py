@@ -38,7 +38,8 @@ class TensorBoardLayout(pl.Callback):
         if not trainer.is_global_zero:
             return
         data = getattr(trainer, "datamodule", None)
-        arranged = layout(getattr(data, "task_names", None), getattr(data, "probe_names", None))
+        names = ("task_names", "probe_names", "loss_names")
+        arranged = layout(*(getattr(data, name, None) for name in names))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_custom_scalars(arranged)
@@ -51,12 +52,13 @@ class TensorBoardLayout(pl.Callback):
                     writer.add_summary(summary)
 
 
-def layout(tasks: list[str] | None = None, probes: list[str] | None = None) -> Layout:
+def layout(tasks: list[str] | None = None, probes: list[str] | None = None, losses: list[str] | None = None) -> Layout:
     """The page: group to chart to tags, where tags are regular expressions.
 
     Args:
         tasks: Names of the trained tasks; ``None`` matches all.
         probes: Names of the probes.
+        losses: Names of those probes whose score is a loss.
 
     Example:
         >>> layout(["math"])["learning"]["accuracy of tasks"]
@@ -73,8 +75,10 @@ def layout(tasks: list[str] | None = None, probes: list[str] | None = None) -> L
         "average accuracy": _lines("continual/average_accuracy"),
         "change of probes (points)": _lines("continual/ood_change"),
     }
-    if probes:
-        forgetting["accuracy of probes"] = _lines(*_of_tasks("accuracy", probes))
+    if scored := [name for name in probes or () if name not in (losses or ())]:
+        forgetting["accuracy of probes"] = _lines(*_of_tasks("accuracy", scored))
+    if losses:
+        forgetting["loss on fixed texts"] = _lines(*_of_tasks("loss", losses))
     drift = {
         "parameters": _lines("drift/parameters/relative_norm"),
         "parameters by type": _lines("drift/parameters/[^/]+/relative_norm"),

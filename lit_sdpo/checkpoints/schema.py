@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 import lit_sdpo
 from lit_sdpo.checkpoints.differences import Difference, between
 from lit_sdpo.errors import UserError
+from lit_sdpo.likelihood.rows import ChoiceRow, TextRow
 
 #: Version of what this package keeps in a checkpoint; a release reads the versions from OLDEST to SCHEMA.
 SCHEMA = 1
@@ -46,6 +48,8 @@ def describe(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
     if hasattr(data, "evaluation_rows"):
         for task in data.evaluated:
             found[f"evaluation of {task.name}"] = f"data {fingerprint(data.evaluation_rows(task))}"
+    for task in getattr(data, "likelihood", ()):
+        found[f"evaluation of {task.name}"] = f"data {fingerprint(task.rows('validation'))}"
     for name in ("seed", "updates_per_rollout", "replay_share", "eval_every", "eval_generations"):
         if hasattr(data, name):
             found[f"data.{name}"] = getattr(data, name)
@@ -58,8 +62,11 @@ def fingerprint(rows: Sequence[Any]) -> str:
     step = max(1, -(-len(rows) // FINGERPRINT_ROWS))
     for index in range(0, len(rows), step):
         row = rows[index]
-        content = [row.id, [dict(m) for m in row.messages], row.ground_truth, row.verifier, row.reference]
-        content += [dict(row.extra)] if row.extra else []  # rewards may look at it
+        if isinstance(row, ChoiceRow | TextRow):
+            content = list(astuple(row))
+        else:
+            content = [row.id, [dict(m) for m in row.messages], row.ground_truth, row.verifier, row.reference]
+            content += [dict(row.extra)] if row.extra else []  # rewards may look at it
         digest.update(json.dumps(content, ensure_ascii=True, default=str).encode() + b"\n")
     return f"{len(rows)} rows {digest.hexdigest()[:12]}"
 

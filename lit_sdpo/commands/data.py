@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lit_sdpo.data.check.pairs import PairFinder
 from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row
 from lit_sdpo.heartbeat import still_at
+from lit_sdpo.likelihood.rows import Parse, scored_row
 from lit_sdpo.text import printable_lines
 
 DEFAULT_BUDGET = 2048
@@ -43,22 +44,27 @@ def main(arguments: Sequence[str]) -> int:
     settings = _settings(configs)
     model = options.model or settings.get("model_name")
     budget = options.max_prompt_tokens or settings.get("max_prompt_tokens") or DEFAULT_BUDGET
+    measure, length = _token_counters(model, settings.get("chat_template_options")) if model else (None, len)
     checker = Checker(
-        measure=_token_counter(model, settings.get("chat_template_options")) if model else None,
+        measure=measure,
+        size=length,
         max_prompt_tokens=budget,
         answers=not options.skip_answers,
         overlap=OverlapFinder(options.ngram, options.share or None),
         pairs=PairFinder(options.pairs, _Progress()) if options.pairs else None,
     )
-    parts = [Part(_source(file, options)) for file in files] + [
-        Part(_source(file, options), split="test") for file in options.test
+    scored: list[tuple[Part, Parse]] = [
+        (Part(Source(path=file, columns=options.columns)), scored_row) for file in files if options.likelihood
     ]
+    parts = [Part(_source(file, options)) for file in files if not options.likelihood]
+    parts += [Part(_source(file, options), split="test") for file in options.test]
     generated: list[tuple[str, str, Sequence[Row]]] = []
     if configs:
         from lit_sdpo.data.check.configured import sources_and_rows  # takes seconds to import, and files need it not
 
-        found, generated = sources_and_rows(_contents(configs))
+        found, generated, likelihood = sources_and_rows(_contents(configs))
         parts += found
+        scored += likelihood
     target = Path(options.write_deduplicated) if options.write_deduplicated else None
     training = [part.source for part in parts if part.split in ("", "train")]
     rewritten = check_target(training, target) if target else None
@@ -66,6 +72,9 @@ def main(arguments: Sequence[str]) -> int:
         for part in parts:
             heartbeat.now(f"checking {part.source}")
             checker.read(part)
+        for part, parse in scored:
+            heartbeat.now(f"checking {part.source}")
+            checker.likelihood(part, parse)
         for name, split, rows in generated:
             heartbeat.now(f"checking {name} ({split})")
             checker.rows(name, split, rows)
@@ -92,6 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--test", nargs="+", default=[], metavar="FILE", help="files of evaluated rows to compare with")
     check.add_argument("--layout", help="layout of the files; recognised from the columns unless given")
     check.add_argument("--columns", type=_mapping, metavar="YAML", help="such as '{prompt: question, answer: label}'")
+    check.add_argument(
+        "--likelihood",
+        action="store_true",
+        help="the files hold rows that are scored by likelihood: question or messages, choices and answer; or text",
+    )
     check.add_argument("--prompt", metavar="TEXT", help="how a question is put, with {question} in it")
     check.add_argument("--verifier", metavar="NAME", help="scores all rows of the files")
     check.add_argument(
@@ -174,10 +188,10 @@ def _source(path: str, options: argparse.Namespace) -> Source:
     )
 
 
-def _token_counter(model: str, options: Mapping[str, Any] | None) -> Measure:
-    from lit_sdpo.data.check.tokens import token_counter  # Transformers takes seconds to import
+def _token_counters(model: str, options: Mapping[str, Any] | None) -> tuple[Measure, Callable[[str], int]]:
+    from lit_sdpo.data.check.tokens import token_counters  # Transformers takes seconds to import
 
-    return token_counter(model, options)
+    return token_counters(model, options)
 
 
 def _contents(configs: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,8 @@ from lit_sdpo.data.flags import check_evaluation, check_training
 from lit_sdpo.data.stream import EvaluationLoader, WindowLoader
 from lit_sdpo.data.task import Row, Split, Stage, Task
 from lit_sdpo.errors import UserError
+from lit_sdpo.likelihood.loader import LikelihoodLoader
+from lit_sdpo.likelihood.tasks import LikelihoodTask
 from lit_sdpo.ranges import check_integer, check_seed, check_share
 from lit_sdpo.rewards.registry import register_verifiers
 from lit_sdpo.seed import run_seed
@@ -42,6 +44,7 @@ class ContinualDataModule(pl.LightningDataModule):
         override_prompts_per_step: Prompts of one step in every stage; ``None`` leaves it to the stages.
         verifiers: Import paths (``package.module.name``) of further verifiers by the name that rows use; rows name no
             code. In Python, :func:`~lit_sdpo.rewards.registry.register_verifiers` comes before the tasks.
+        likelihood: Tasks that are only evaluated, without generating: options and texts whose likelihood is measured.
 
     Raises:
         UserError: A number is out of range, two different tasks share a name, a stage has no training rows, or
@@ -62,6 +65,7 @@ class ContinualDataModule(pl.LightningDataModule):
         seed: int | None = None,
         override_prompts_per_step: int | None = None,
         verifiers: dict[str, str] | None = None,
+        likelihood: list[LikelihoodTask[Any]] | None = None,
     ) -> None:
         super().__init__()
         register_verifiers(verifiers or {})
@@ -81,7 +85,7 @@ class ContinualDataModule(pl.LightningDataModule):
         check_seed("seed", seed, optional=True)
         if override_prompts_per_step is not None:
             stages = [replace(stage, prompts_per_step=override_prompts_per_step) for stage in stages]
-        self.stages, self.probes = stages, probes or []
+        self.stages, self.probes, self.likelihood = stages, probes or [], likelihood or []
         self.eval_prompts, self.eval_generations, self.eval_batch_size = eval_prompts, eval_generations, eval_batch_size
         self.eval_every, self.updates_per_rollout, self.seed = eval_every, updates_per_rollout, run_seed(seed)
         self.evaluate_trained, self.replay_share = evaluate_trained, replay_share
@@ -114,7 +118,8 @@ class ContinualDataModule(pl.LightningDataModule):
                 f"{sorted(clash)} are both trained and probes", where="data.probes", fix="name them differently"
             )
         if len(set(self.probe_names)) < len(self.probe_names):
-            raise UserError("two probes share a name", where="data.probes", fix="give each its own name")
+            what = "two tasks that are only evaluated share a name"
+            raise UserError(what, where="data.probes", fix="give each probe and task of likelihood its own name")
 
     @property
     def tasks(self) -> list[Task]:
@@ -123,7 +128,7 @@ class ContinualDataModule(pl.LightningDataModule):
 
     @property
     def evaluated(self) -> list[Task]:
-        """Everything that is evaluated: trained tasks, then probes."""
+        """Everything that is generated for in an evaluation: trained tasks, then probes."""
         return [*(self.tasks if self.evaluate_trained else []), *self.probes]
 
     @property
@@ -133,8 +138,13 @@ class ContinualDataModule(pl.LightningDataModule):
 
     @property
     def probe_names(self) -> list[str]:
-        """Names of the probes."""
-        return [probe.name for probe in self.probes]
+        """Names of what is only evaluated: the probes, then the tasks of likelihood."""
+        return [*(probe.name for probe in self.probes), *(task.name for task in self.likelihood)]
+
+    @property
+    def loss_names(self) -> list[str]:
+        """Names of those tasks of which less is better."""
+        return [task.name for task in self.likelihood if task.loss]
 
     @property
     def stage_names(self) -> list[str]:
@@ -155,8 +165,12 @@ class ContinualDataModule(pl.LightningDataModule):
             "inference_mode": False,
             "log_every_n_steps": 1,
             # Lightning warns of loops over nothing.
-            **({} if self.evaluated else {"limit_val_batches": 0}),
+            **({} if self._evaluates else {"limit_val_batches": 0}),
         }
+
+    @property
+    def _evaluates(self) -> bool:
+        return bool(self.evaluated or self.likelihood)
 
     def setup(self, stage: str) -> None:
         """Check the tasks' rows and the trainer's flags before the first step."""
@@ -165,13 +179,14 @@ class ContinualDataModule(pl.LightningDataModule):
                 if not len(entry.task.rows("train")):
                     raise UserError(f"task {entry.task.name!r} has no training rows", where=f"data.stages[{i}].task")
             self._check_trainer()
-        elif self.trainer and not self.trainer.fast_dev_run and self.evaluated:  # type: ignore[attr-defined]
+        elif self.trainer and not self.trainer.fast_dev_run and self._evaluates:  # type: ignore[attr-defined]
             check_evaluation(self.trainer, "limit_test_batches" if stage == "test" else "limit_val_batches")
         split: Split = "test" if stage == "test" else "validation"
         for task in self.evaluated:
             if not self.evaluation_rows(task, split):
                 raise UserError(f"task {task.name!r} has no rows to evaluate in the {split} split", where="data")
-        largest = max((len(self.evaluation_rows(task, split)) for task in self.evaluated), default=None)
+        sizes = [len(self.evaluation_rows(task, split)) for task in self.evaluated]
+        largest = max([*sizes, *(len(task.rows(split)) for task in self.likelihood)], default=None)
         if self.trainer and largest is not None and largest < self.trainer.world_size:
             raise UserError(  # Lightning would leave the evaluation out on some devices, and the others would wait
                 f"{largest} prompts to evaluate for {self.trainer.world_size} devices",
@@ -188,7 +203,7 @@ class ContinualDataModule(pl.LightningDataModule):
             stages=len(self.stages),
             steps=self.total_steps,
             eval_every=self.eval_every,
-            evaluates=bool(self.evaluated),
+            evaluates=self._evaluates,
         )
         for i, stage in enumerate(self.stages):
             if stage.prompts_per_step < trainer.world_size:
@@ -217,25 +232,28 @@ class ContinualDataModule(pl.LightningDataModule):
             **self._place(),
         )
 
-    def val_dataloader(self) -> list[EvaluationLoader]:
-        """One loader per task and probe, over the validation split."""
+    def val_dataloader(self) -> list[EvaluationLoader | LikelihoodLoader]:
+        """One loader per task, probe and task of likelihood, over the validation split."""
         return self._evaluation("validation")
 
-    def test_dataloader(self) -> list[EvaluationLoader]:
+    def test_dataloader(self) -> list[EvaluationLoader | LikelihoodLoader]:
         """The same over the final test split, which nothing is tuned on."""
         return self._evaluation("test")
 
-    def _evaluation(self, split: Split) -> list[EvaluationLoader]:
-        return [
+    def _evaluation(self, split: Split) -> list[EvaluationLoader | LikelihoodLoader]:
+        place, size = self._place(), self.eval_batch_size
+        scored = [LikelihoodLoader(task, task.rows(split), batch_size=size, **place) for task in self.likelihood]
+        generated = [
             EvaluationLoader(
                 task,
                 self.evaluation_rows(task, split),
                 num_generations=self.eval_generations,
-                batch_size=self.eval_batch_size,
-                **self._place(),
+                batch_size=size,
+                **place,
             )
             for task in self.evaluated
         ]
+        return [*generated, *scored]
 
     def evaluation_rows(self, task: Task, split: Split = "validation") -> Sequence[Row]:
         """The rows that are evaluated: the first ``eval_prompts`` in an order that depends on their ids alone."""

@@ -51,10 +51,14 @@ def planned(spec: Any) -> Plan:
     Args:
         spec: Its ``class_path`` and parsed ``init_args``; the class has a ``plan`` of the same arguments.
     """
-    # A namespace's own items() would take a nested one apart.
-    options = {key: _plain(value) for key, value in vars(spec.get("init_args") or Namespace()).items()}
-    plan: Plan = import_object(spec["class_path"]).plan(**options)
+    plan: Plan = import_object(spec["class_path"]).plan(**plain_arguments(spec))
     return plan
+
+
+def plain_arguments(spec: Any) -> dict[str, Any]:
+    """The parsed ``init_args`` of an object of a configuration, as plain values."""
+    # A namespace's own items() would take a nested one apart.
+    return {key: _plain(value) for key, value in vars(spec.get("init_args") or Namespace()).items()}
 
 
 def _plain(value: Any) -> Any:

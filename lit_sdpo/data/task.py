@@ -37,6 +37,17 @@ class Row:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+def check_name(name: str) -> None:
+    """Whether a task's name can stand in tags and messages.
+
+    Raises:
+        UserError: It has line breaks or control characters.
+    """
+    if unprintable(name):
+        fix = "give it a name in one line"
+        raise UserError(f"the name {name!r} has line breaks or control characters", where="task", fix=fix)
+
+
 class Task(ABC):
     """Prompts of one kind with their verifier; a file or class per task.
 
@@ -53,9 +64,7 @@ class Task(ABC):
     markers: tuple[str, ...] = ()
 
     def __init__(self, name: str) -> None:
-        if unprintable(name):
-            fix = "give it a name in one line"
-            raise UserError(f"the name {name!r} has line breaks or control characters", where="task", fix=fix)
+        check_name(name)
         self.name = name
 
     @abstractmethod

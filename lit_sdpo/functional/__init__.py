@@ -3,6 +3,7 @@
 from lit_sdpo.functional.advantages import distillation_advantages, group_advantages
 from lit_sdpo.functional.bema import bema_update_
 from lit_sdpo.functional.continual import (
+    Mode,
     all_average_by_stage,
     anytime_accuracy,
     average_accuracy,
@@ -71,6 +72,7 @@ from lit_sdpo.functional.intervals import (
     sum_of_intervals,
     wilson_interval,
 )
+from lit_sdpo.functional.likelihood import multiple_choice_scores, text_likelihood, text_likelihood_from_sums
 from lit_sdpo.functional.logprobs import (
     TopK,
     chunked_loss,
@@ -135,6 +137,7 @@ __all__ = [
     "Interval",
     "LeadingDirections",
     "MatrixDrift",
+    "Mode",
     "PolicyLoss",
     "SubspaceChange",
     "TopK",
@@ -207,6 +210,7 @@ __all__ = [
     "min_accuracy",
     "mismatch_weights",
     "mix_logits",
+    "multiple_choice_scores",
     "ngram_counts",
     "ngram_ratio",
     "ngrams",
@@ -241,6 +245,8 @@ __all__ = [
     "subspace_change",
     "success_weights",
     "sum_of_intervals",
+    "text_likelihood",
+    "text_likelihood_from_sums",
     "tilted_logprobs",
     "token_kernels",
     "token_logprobs",

@@ -103,6 +103,10 @@ def forgetting(R: Tensor, *, with_base: bool = False, from_own_stage: bool = Fal
 
     Raises:
         ValueError: Both options are set.
+
+    Example:
+        >>> forgetting(torch.tensor([[3.0, 2.5], [1.0, 2.4], [1.6, 0.9]]), mode="min")
+        tensor(0.6000)
     """
     if with_base and from_own_stage:
         raise ValueError("with_base and from_own_stage exclude each other")
@@ -245,14 +249,15 @@ def relative_change(base: Tensor, score: Tensor) -> Tensor:
     return torch.where(base == 0, torch.nan, 100 * (score - base) / base)
 
 
-def gain_and_loss(base: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+def gain_and_loss(base: Tensor, score: Tensor, *, mode: Mode = "max") -> tuple[Tensor, Tensor]:
     """The paper's gain ``max(0, change)`` and forgetting ``max(0, -change)``, in percent of the base score.
 
     Args:
         base: [...].
         score: [...].
+        mode: ``"min"`` for losses, whose rise is forgetting.
     """
-    change = relative_change(base, score)
+    change = signed(relative_change(base, score), mode)
     return change.clamp(min=0), (-change).clamp(min=0)
 
 

@@ -102,7 +102,7 @@ def data_of(settings: Settings, known_rows: Mapping[str, int]) -> ContinualDataM
     stages = [
         Stage(task=stand_in(s.task), steps=s.steps, prompts_per_step=s.prompts_per_step) for s in arguments.stages
     ]
-    rest = {key: value for key, value in vars(arguments).items() if key not in ("stages", "probes")}
+    rest = {key: value for key, value in vars(arguments).items() if key not in ("stages", "probes", "likelihood")}
     kind = import_object(settings.config.data.class_path)
     built: ContinualDataModule = kind(stages, [stand_in(spec) for spec in arguments.get("probes") or []], **rest)
     return built

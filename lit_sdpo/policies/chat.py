@@ -63,6 +63,25 @@ def render_all(
     return ids
 
 
+def render_text(tokenizer: PreTrainedTokenizerBase, messages: Chat, options: Mapping[str, Any] | None = None) -> str:
+    """A chat prompt as text, up to where the model's answer begins.
+
+    Args:
+        tokenizer: With a chat template.
+        messages: The chat so far; the last turn is the user's.
+        options: Further arguments of the template.
+
+    Raises:
+        UserError: The template cannot render it.
+    """
+    plain = [dict(message) for message in messages]
+    with explained("the chat template cannot write a prompt", where="model", fix="mend the template, or the messages"):
+        written: Any = tokenizer.apply_chat_template(
+            plain, add_generation_prompt=True, tokenize=False, **(options or {})
+        )
+    return str(written)
+
+
 def check_template(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any] | None = None) -> None:
     """Whether a template reads messages at all, and every option that it is given.
 

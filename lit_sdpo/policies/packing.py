@@ -6,7 +6,7 @@ over blocks of rows of similar lengths, so that padding exists inside attention 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,10 @@ PADDING = 1.25
 
 MASK_ELEMENTS = 2**24
 """Most entries of a block's mask; longer rows stand alone, which needs none."""
+
+
+BATCH_TOKENS, CPU_BATCH_TOKENS = 16_384, 4_096
+"""Most tokens in one forward pass without gradient; on a CPU what a layer makes of them should fit the cache."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,29 @@ class Sequences:
     def longest(self) -> int:
         """Tokens of the longest prompt with its completion."""
         return max(len(p) + n for p, n in zip(self.prompt_ids, self.completion_mask.sum(1).tolist(), strict=True))
+
+
+def batches(sequences: Sequences, tokens: int | None = None) -> Iterator[Sequences]:
+    """Cut into runs of rows of at most so many tokens, a shared prompt counted once; a longer row stands alone."""
+    if tokens is None:
+        tokens = CPU_BATCH_TOKENS if sequences.completion_ids.device.type == "cpu" else BATCH_TOKENS
+    lengths = sequences.completion_mask.sum(1).tolist()
+    start, total, prompts = 0, 0, set[tuple[int, ...]]()
+    for n, (prompt, length) in enumerate(zip(sequences.prompt_ids, lengths, strict=True)):
+        size = length + (0 if tuple(prompt) in prompts else len(prompt))
+        if n > start and total + size > tokens:
+            yield _some(sequences, slice(start, n))
+            start, total, size = n, 0, length + len(prompt)
+            prompts.clear()
+        total += size
+        prompts.add(tuple(prompt))
+    yield _some(sequences, slice(start, len(lengths)))
+
+
+def _some(sequences: Sequences, rows: slice) -> Sequences:
+    mask = sequences.completion_mask[rows]
+    width = int(mask.sum(1).max())
+    return Sequences(sequences.prompt_ids[rows], sequences.completion_ids[rows, :width], mask[:, :width])
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,14 @@ from lit_sdpo.functional import (
     difference_interval,
     mcnemar,
     mean_interval,
+    mean_with_interval,
     pass_at_k,
     smallest_detectable_change,
     transitions,
     unchanged_transitions,
 )
 from lit_sdpo.functional.continual import gain_and_loss, relative_change
+from lit_sdpo.functional.intervals import Interval
 from lit_sdpo.report.tables import Matrix
 
 #: Scores of each sample of each prompt of a task, by the prompt's id.
@@ -61,7 +63,8 @@ def score_records(matrix: Matrix, items: Items) -> list[Record]:
     for i, row in enumerate(matrix.rows):
         for column in matrix.columns:
             score, base = matrix.score(i, column), torch.tensor(matrix.score(0, column))
-            gain, loss = gain_and_loss(base, torch.tensor(score))
+            is_loss = column in matrix.losses
+            gain, loss = gain_and_loss(base, torch.tensor(score), mode="min" if is_loss else "max")
             record: Record = {
                 "stage": row.stage,
                 "step": row.step,
@@ -74,21 +77,29 @@ def score_records(matrix: Matrix, items: Items) -> list[Record]:
                 "forgetting": float(loss),
             }
             if samples := items.get(i, {}).get(column):
-                record |= _item_numbers(samples)
+                record |= _item_numbers(samples, is_loss)
             records.append(record)
     return records
 
 
-def _item_numbers(samples: Samples) -> Record:
+def _item_numbers(samples: Samples, loss: bool) -> Record:
     share, count = _shares(samples, samples)
-    low, high, method = mean_interval(share)
+    low, high, method = _unbounded(share) if loss else mean_interval(share)
     record: Record = {"low": low, "high": high, "interval": method, "items": len(share), "samples": int(count.min())}
+    if loss:
+        return record
     correct = torch.tensor([sum(score >= 1 for score in scores) for scores in samples.values()])
     k = 2
     while k <= count.min():
         record[f"pass@{k}"] = float(pass_at_k(correct, count, k).mean())
         k *= 2
     return record
+
+
+def _unbounded(values: Tensor) -> Interval:
+    """Student's interval of a mean, also where all values happen to lie between 0 and 1."""
+    _, low, high = mean_with_interval(values)
+    return Interval(low, high, "no spread" if math.isnan(low) else "t")
 
 
 def change_records(matrix: Matrix, items: Items, choices: Mapping[str, int]) -> list[Record]:
@@ -112,7 +123,8 @@ def change_records(matrix: Matrix, items: Items, choices: Mapping[str, int]) -> 
                 before, after = items.get(j, {}).get(column), items.get(i, {}).get(column)
                 if before and after and (shared := [item for item in before if item in after]):
                     head = {"stage": row.stage, "step": row.step, "task": column, "since": label, "since_stage": j}
-                    records.append(head | _change(before, after, shared, choices.get(column)))
+                    loss = column in matrix.losses
+                    records.append(head | _change(before, after, shared, choices.get(column), loss))
     return records
 
 
@@ -128,10 +140,10 @@ def _earlier(matrix: Matrix, row: int, column: str) -> dict[str, int]:
     return rows
 
 
-def _change(before: Samples, after: Samples, shared: Sequence[str], choices: int | None) -> Record:
+def _change(before: Samples, after: Samples, shared: Sequence[str], choices: int | None, loss: bool) -> Record:
     p, count = _shares(before, shared)
     q, count_after = _shares(after, shared)
-    low, high, method = difference_interval(p, q)
+    low, high, method = _unbounded(q - p) if loss else difference_interval(p, q)
     record: Record = {
         "items": len(shared),
         "samples": int(min(count.min(), count_after.min())),
@@ -142,7 +154,7 @@ def _change(before: Samples, after: Samples, shared: Sequence[str], choices: int
         "high": high,
         "interval": method,
     }
-    if not all(0 <= x <= 1 for share in (p, q) for x in (share.min(), share.max())):
+    if loss or not all(0 <= x <= 1 for share in (p, q) for x in (share.min(), share.max())):
         return record  # no shares of correct answers
     moved = transitions(p, q, choices)
     record |= {"lost": float(moved["forgetting"]), "won": float(moved["backward_transfer"])}

@@ -233,6 +233,7 @@ _ALL = (
         possible=POSITIVE,
     ),
     Measure("ood_change", "change of the probes", "points", 1, _summary("ood_change"), possible=POINTS),
+    Measure("loss_change", "rise of the loss on fixed texts", "nats", -1, _summary("loss_change")),
     Measure("prior_change", "change of the prior ability", "points", 1, prior_change, possible=POINTS),
     Measure("first_gain", "gain on the first task in its stage", "points", 1, first_gain, possible=POINTS),
     *(

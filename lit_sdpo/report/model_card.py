@@ -95,7 +95,7 @@ def _scores(run: TrainedRun) -> Iterator[str]:
     records = score_records(matrix, items)
     yield "## Scores\n"
     yield "After each stage, on the validation prompts of each task; in brackets the 95 % interval over prompts.\n"
-    yield f"| stage | {' | '.join(map(_plain, matrix.columns))} |"
+    yield f"| stage | {' | '.join(map(_plain, matrix.headings))} |"
     yield f"| --- |{' ---: |' * len(matrix.columns)}"
     for i, row in enumerate(matrix.rows):
         cells = [_cell(r, matrix.trained(i, r["task"])) for r in records if r["stage"] == row.stage]
@@ -121,7 +121,8 @@ def scores_of(run: TrainedRun) -> tuple[Matrix, dict[int, dict[str, dict[str, li
     probes = written.get("probes") or [name for name in found if name not in tasks]
     stages = {row["stage"]: MatrixRow(row["stage"], row["label"], row["step"], dict(row["scores"])) for row in rows}
     last = max(stages, default=-1)
-    matrix = Matrix(tasks, probes, [stages.get(i) or MatrixRow(i, "stage", None) for i in range(last + 1)])
+    made = [stages.get(i) or MatrixRow(i, "stage", None) for i in range(last + 1)]
+    matrix = Matrix(tasks, probes, made, written.get("losses", ()))
     items = {row["stage"]: {task: known(scores) for task, scores in row["items"].items()} for row in rows}
     return matrix, items
 

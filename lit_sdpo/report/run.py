@@ -155,7 +155,7 @@ def read_matrix(path: Path) -> Matrix:
     """The retention matrix of a ``matrix.json``."""
     content = json.loads(path.read_text(encoding="utf-8"))
     rows = [MatrixRow(x["stage"], x["label"], x["step"], _numbers(x["scores"])) for x in content["rows"]]
-    return Matrix(content["tasks"], content["probes"], rows)
+    return Matrix(content["tasks"], content["probes"], rows, content.get("losses", ()))
 
 
 def _measurement(row: Mapping[str, str]) -> tuple[int, int, str, str]:

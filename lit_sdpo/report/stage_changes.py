@@ -21,7 +21,7 @@ def _change(run: Run, scores: Tensor, column: str, after: int, before: int) -> T
     if column not in columns or not 0 <= before < after < scores.shape[1]:
         return scores.new_full((len(scores),), torch.nan)
     k = columns.index(column)
-    return 100 * (scores[:, after, k] - scores[:, before, k])
+    return 100 * run.matrix.sign(column) * (scores[:, after, k] - scores[:, before, k])
 
 
 def prior_change(run: Run, scores: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def interference(outer: Literal["near", "far"]) -> Callable[[Run, Tensor], Tenso
         largest = max((distance for distance, _, _ in pairs), default=0.0)
         for distance, i, k in pairs:
             place = "near" if 3 * distance <= largest else "intermediate" if 3 * distance <= 2 * largest else "far"
-            found[place].append(100 * (scores[:, i - 1, k] - scores[:, i, k]))
+            found[place].append(100 * run.matrix.sign(run.matrix.columns[k]) * (scores[:, i - 1, k] - scores[:, i, k]))
         if not found["intermediate"] or not found[outer]:
             return scores.new_full((len(scores),), torch.nan)
         return torch.stack(found["intermediate"]).mean(0) - torch.stack(found[outer]).mean(0)

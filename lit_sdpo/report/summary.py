@@ -15,6 +15,7 @@ from lit_sdpo.functional import (
     bootstrap_means,
     continual,
     difference_interval,
+    mean_with_interval,
     stratified_interval,
     student_t_quantile,
     sum_of_intervals,
@@ -50,6 +51,11 @@ def summarize(matrix: Matrix) -> dict[str, float]:
       percent of the base score (arXiv 2607.01763).
     - ``ood_change``: ``100 mean(R[N][p] - R[0][p])`` over the probes p, in percentage points of a score in [0, 1].
     - ``ood_relative_change``: mean over the probes of ``change``, in percent (the paper's OOD macro average).
+    - ``loss_change``: mean of ``R[N][p] - R[0][p]`` over the probes p that are losses, which are in neither of the two
+      above; only where there are some. A rise is forgetting.
+
+    Of tasks that are losses less is better: their scores and changes enter transfer, gain and forgetting with the sign
+    reversed (``mode="min"`` of :mod:`lit_sdpo.functional.continual`), the averages as they are.
 
     A task's own stage is its last one: a task that comes back is judged by what it had when it was last trained. Where
     every task has one stage, the numbers are those of :mod:`lit_sdpo.functional.continual`.
@@ -105,7 +111,7 @@ def summary_intervals(
             continue
         slopes = _slopes(matrix, number)
         parts = [
-            _part([items.get(i, {}).get(column, {}) for i in number.rows], slopes[:, k])
+            _part([items.get(i, {}).get(column, {}) for i in number.rows], slopes[:, k], column in matrix.losses)
             for k, column in enumerate(number.columns)
             if slopes[:, k].any()
         ]
@@ -127,19 +133,23 @@ def _slopes(matrix: Matrix, number: _Number) -> Tensor:
 
 
 class _Part(NamedTuple):
-    """What the prompts of a task add to a number, [n] each, and take from it, at most ``scale``; or only add."""
+    """What the prompts of a task add to a number, [n] each, and take from it, at most ``scale``; or only add.
+
+    Losses have no bounds, also where all of them happen to lie between 0 and 1.
+    """
 
     plus: Tensor
     minus: Tensor
     scale: float
     adds: bool
+    loss: bool
 
     @property
     def mean(self) -> float:
         return float((self.plus - self.minus).mean())
 
 
-def _part(rows: Sequence[Mapping[str, float]], slopes: Tensor) -> _Part:
+def _part(rows: Sequence[Mapping[str, float]], slopes: Tensor, loss: bool) -> _Part:
     """From the prompts that all rows have which count; empty where there are none."""
     used = [(row, float(slope)) for row, slope in zip(rows, slopes, strict=True) if slope != 0]
     shared = sorted(set.intersection(*(set(row) for row, _ in used)))
@@ -148,19 +158,26 @@ def _part(rows: Sequence[Mapping[str, float]], slopes: Tensor) -> _Part:
         side = plus if slope > 0 else minus
         side += abs(slope) * torch.tensor([row[item] for item in shared], dtype=torch.float64)
     scale = max(float(slopes.clamp(min=0).sum()), float((-slopes).clamp(min=0).sum()))
-    return _Part(plus, minus, scale, bool((slopes >= 0).all()))
+    return _Part(plus, minus, scale, bool((slopes >= 0).all()), loss)
 
 
 def _ends(parts: Sequence[_Part]) -> tuple[float, float]:
     """Ends of the interval of the sum of the parts."""
     scores = [part.plus / part.scale for part in parts]
-    if all(part.adds for part in parts) and all(map(are_scores, scores)):
+    if all(part.adds and not part.loss for part in parts) and all(map(are_scores, scores)):
         total = math.fsum(part.scale for part in parts)
         low, high, _ = stratified_interval(scores, [part.scale / total for part in parts])
         return total * low, total * high
-    each = [difference_interval(part.minus / part.scale, part.plus / part.scale) for part in parts]
-    scaled = [(part.scale * found.low, part.scale * found.high) for part, found in zip(parts, each, strict=True)]
-    return sum_of_intervals([part.mean for part in parts], scaled)
+    return sum_of_intervals([part.mean for part in parts], [_part_ends(part) for part in parts])
+
+
+def _part_ends(part: _Part) -> tuple[float, float]:
+    """Ends of the interval of a part."""
+    if part.loss:
+        _, low, high = mean_with_interval(part.plus - part.minus)
+        return low, high
+    found = difference_interval(part.minus / part.scale, part.plus / part.scale)
+    return part.scale * found.low, part.scale * found.high
 
 
 def cell_draws(
@@ -189,7 +206,8 @@ def cell_draws(
             scores = torch.tensor(every, dtype=torch.float64)
             means = bootstrap_means(scores, resamples, seed=crc32(column.encode()))
             stretched = scores.mean(0) + few_prompts(len(shared)) * (means - scores.mean(0))
-            drawn[:, rows, k] = stretched.clamp(0, 1) if are_scores(scores) else stretched
+            bounded = column not in matrix.losses and are_scores(scores)
+            drawn[:, rows, k] = stretched.clamp(0, 1) if bounded else stretched
     return drawn
 
 
@@ -207,10 +225,10 @@ def resampled(matrix: Matrix, scores: Tensor, name: str) -> Tensor:
         name: Which number.
 
     Returns:
-        [S]; nan where the number is undefined.
+        [S]; nan where the number is undefined, or the matrix has nothing it is about.
     """
-    number = _numbers(matrix)[name]
-    if number.missing:
+    number = _numbers(matrix).get(name)
+    if number is None or number.missing:
         return scores.new_full((len(scores),), torch.nan)
     columns = [matrix.columns.index(column) for column in number.columns]
     return torch.vmap(number.compute)(scores[:, list(number.rows)][:, :, columns])
@@ -227,32 +245,51 @@ def _numbers(matrix: Matrix) -> dict[str, _Number]:
     seen = torch.tensor([[i >= start for start, _ in first] for i in range(1, end + 1)])
     one = "no stage is known to have trained a task" if not last else ""
     two = one or ("fewer than two tasks were trained" if len(last) < 2 else "")
-    no_probes = "" if probes else "there are no probes"
+    scored, losses = [p for p in probes if p not in matrix.losses], [p for p in probes if p in matrix.losses]
+    no_probes = "" if scored else "there are no probes"
+
+    def change(R: Tensor) -> Tensor:
+        """For the better, in percent of the base's score."""
+        return _signs(tasks, matrix) * continual.relative_change(R[0], R[1])
+
     numbers = {
         "average_accuracy": _Number([end], tasks),
         "learning_accuracy": _Number(*ends, continual.learning_accuracy, one),
         "anytime_accuracy": _Number(range(1, end + 1), [j for _, j in first], lambda R: _seen_mean(R, seen), one),
-        "bwt": _Number(*ends, continual.backward_transfer, two),
-        "fwt": _Number(*starts, continual.forward_transfer, two),
-        "forgetting": _Number(*ends, continual.forgetting, two),
+        "bwt": _Number(*ends, _of_gains(continual.backward_transfer, ends[1], matrix), two),
+        "fwt": _Number(*starts, _of_gains(continual.forward_transfer, starts[1], matrix), two),
+        "forgetting": _Number(*ends, _of_gains(continual.forgetting, ends[1], matrix), two),
         "relative_gain": _Number(
             [0, end],
             tasks,
-            lambda R: continual.gain_and_loss(R[0], R[1])[0].mean(),
-            unbounded=lambda R: continual.relative_change(R[0], R[1]).mean(),
+            lambda R: change(R).clamp(min=0).mean(),
+            unbounded=lambda R: change(R).mean(),
         ),
         "relative_forgetting": _Number(
             [0, end],
             tasks,
-            lambda R: continual.gain_and_loss(R[0], R[1])[1].mean(),
-            unbounded=lambda R: -continual.relative_change(R[0], R[1]).mean(),
+            lambda R: (-change(R)).clamp(min=0).mean(),
+            unbounded=lambda R: -change(R).mean(),
         ),
-        "ood_change": _Number([0, end], probes, lambda R: 100 * (R[1] - R[0]).mean(), no_probes),
-        "ood_relative_change": _Number([0, end], probes, lambda R: continual.ood_change(R[0], R[1]), no_probes),
+        "ood_change": _Number([0, end], scored, lambda R: 100 * (R[1] - R[0]).mean(), no_probes),
+        "ood_relative_change": _Number([0, end], scored, lambda R: continual.ood_change(R[0], R[1]), no_probes),
     }
+    if losses:
+        numbers["loss_change"] = _Number([0, end], losses, lambda R: (R[1] - R[0]).mean())
     if end < 0:
         return {name: _Number(missing="nothing was evaluated") for name in numbers}
     return numbers
+
+
+def _signs(columns: Sequence[str], matrix: Matrix) -> Tensor:
+    return torch.tensor([matrix.sign(column) for column in columns], dtype=torch.float64)
+
+
+def _of_gains(
+    compute: Callable[[Tensor], Tensor], columns: Sequence[str], matrix: Matrix
+) -> Callable[[Tensor], Tensor]:
+    """A number of scores of which more is better, for columns that may be losses."""
+    return lambda R: compute(R * _signs(columns, matrix))
 
 
 def _seen_mean(R: Tensor, seen: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 MISSING = "-"
@@ -41,6 +41,7 @@ class Matrix:
         tasks: Tasks of the stream, in order of first appearance.
         probes: Tasks that are only evaluated.
         rows: One row per stage, numbered without gaps from 0.
+        losses: Those tasks and probes of whose score less is better.
 
     Example:
         >>> rows = [MatrixRow(0, "base", 0, {"math": 0.25, "law": 0.5}), MatrixRow(1, "math", 9, {"math": 0.75})]
@@ -53,11 +54,21 @@ class Matrix:
     tasks: Sequence[str]
     probes: Sequence[str]
     rows: Sequence[MatrixRow]
+    losses: Collection[str] = ()
 
     @property
     def columns(self) -> list[str]:
         """Tasks, then probes."""
         return [*self.tasks, *self.probes]
+
+    @property
+    def headings(self) -> list[str]:
+        """What stands above the columns: their names, and which are losses."""
+        return [f"{column} (loss)" if column in self.losses else column for column in self.columns]
+
+    def sign(self, column: str) -> int:
+        """1 where more of a score is better, -1 for losses."""
+        return -1 if column in self.losses else 1
 
     def score(self, row: int, column: str) -> float:
         """``R[row][column]``, nan where undefined."""
@@ -79,7 +90,7 @@ class Matrix:
     def markdown(self) -> str:
         """A Markdown table; the task a stage trained on is bold."""
         lines = [
-            _markdown_row(["stage", "step", *self.columns]),
+            _markdown_row(["stage", "step", *self.headings]),
             _markdown_row(["---"] + ["---:"] * (len(self.columns) + 1), escape=False),
         ]
         for i, row in enumerate(self.rows):
@@ -90,7 +101,7 @@ class Matrix:
 
     def cells(self) -> list[list[str]]:
         """Header and rows as text; a star marks the task a stage trained on."""
-        table = [["stage", "step", *self.columns]]
+        table = [["stage", "step", *self.headings]]
         for i, row in enumerate(self.rows):
             scores = [("*" if self.trained(i, c) else "") + _cell(self.score(i, c)) for c in self.columns]
             table.append([row.title, _step(row), *scores])

@@ -293,6 +293,33 @@ def test_a_configuration_is_checked_over_all_its_tasks(tmp_path, check):
     assert [f["kind"] for f in check(overlay)[1]["findings"]] == ["row", "duplicate"]
 
 
+def test_rows_that_are_scored_by_likelihood(tmp_path, check):
+    """Each mistake with file, row and field, and training prompts that hold an evaluated text; nothing is verified."""
+    train = write(tmp_path, row(1), row(2, LONG), name="train.jsonl")
+    texts = write(tmp_path, {"text": LONG}, {"text": ""}, name="texts.jsonl")
+    choice = {"question": "Which?", "choices": ["a", "b"]}
+    choices = write(tmp_path, choice | {"answer": 1}, choice | {"answer": 2}, name="choices.jsonl")
+    path = config(tmp_path, task("sums", train=str(train)))
+    content = yaml.safe_load(path.read_text())
+    content["data"]["init_args"]["likelihood"] = [
+        task("texts", "TextLikelihood", validation=str(texts)),
+        task("choices", "MultipleChoiceLikelihood", validation=[{"path": str(choices)}]),
+    ]
+    path.write_text(yaml.safe_dump(content))
+    code, report = check(path)
+    bad = [(f"{texts}, line 2, field 'text'"), f"{choices}, line 2, field 'answer'"]
+    assert code == 2
+    assert [f["where"] for f in report["findings"]] == [*bad, f"{train}, line 2"]
+    assert report["findings"][-1]["kind"] == "duplicate"
+    assert [(g["task"], g["split"], g["rows"]) for g in report["groups"]][1:] == [
+        ("texts", "validation", 1),
+        ("choices", "validation", 1),
+    ]
+    code, report = check("--likelihood", texts, choices, "--model", "micro")
+    assert [f["where"] for f in report["findings"]] == bad
+    assert report["groups"][0]["lengths"]["max"] > 5
+
+
 def test_named_tasks_in_a_configuration(tmp_path, check):
     raw = FILES / "layouts"
     science = {"task": "science", "train": str(raw / "sciknoweval.json"), "validation": [str(raw / "sciknoweval.json")]}

@@ -18,7 +18,7 @@ Result = dict[str, Any]
 GROUPS: dict[str, Callable[[Case, torch.dtype], Result]] = {}
 
 #: Groups of the file format that the package has no function for.
-NOT_COVERED = {"multiple_choice", "perplexity"}
+NOT_COVERED: set[str] = set()
 
 
 def not_covered(case: Case) -> str | None:
@@ -162,6 +162,20 @@ def continual(case: Case, dtype: torch.dtype) -> Result:
         joint = torch.tensor([math.nan if x is None else x for x in case["inputs"]["joint"]], dtype=dtype)
         result["intransigence"] = F.intransigence(R, joint, mode)
     return result
+
+
+@group
+def multiple_choice(case: Case, dtype: torch.dtype) -> Result:
+    i = case["inputs"]
+    rows = [torch.tensor(row, dtype=dtype) for row in i["loglikelihoods"]]
+    return F.multiple_choice_scores(rows, i["choices"], i["gold"])
+
+
+@group
+def perplexity(case: Case, dtype: torch.dtype) -> Result:
+    i = case["inputs"]
+    logprobs = [torch.tensor(row, dtype=dtype) for row in i["token_logprobs"]]
+    return F.text_likelihood(logprobs, [len(text.encode()) for text in i["texts"]])
 
 
 @group

@@ -17,15 +17,13 @@ from lit_sdpo.functional.excess_kl import excess_kl_bounds
 from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.functional.response_drift import pairwise_cosine, sum_by_row, token_drift
 from lit_sdpo.policies.load import end_token_ids
-from lit_sdpo.policies.packing import Sequences
+from lit_sdpo.policies.packing import Sequences, batches
 from lit_sdpo.policies.scoring import completion_hidden, logits
 from lit_sdpo.rollouts.engines.base import Completions, Sampling
 from lit_sdpo.rollouts.engines.native import NativeEngine
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.texts import completion_texts
 
-#: Most tokens of prompts and responses in one forward; on a CPU what a layer makes of them should fit the cache.
-BATCH_TOKENS, CPU_BATCH_TOKENS = 16_384, 4_096
 #: Most tokens that are written at once.
 DRAWN_TOKENS = 32_768
 
@@ -168,29 +166,6 @@ def prompt_features(base: Weights, prompts: Sequence[Sequence[int]]) -> Tensor:
         with base.within():
             features.append(_mean_by_row(completion_hidden(base.model, part), part.completion_mask))
     return torch.cat(features).cpu()
-
-
-def batches(sequences: Sequences, tokens: int | None = None) -> Iterator[Sequences]:
-    """Cut into runs of rows of at most so many tokens, a shared prompt counted once; a longer row stands alone."""
-    if tokens is None:
-        tokens = CPU_BATCH_TOKENS if sequences.completion_ids.device.type == "cpu" else BATCH_TOKENS
-    lengths = sequences.completion_mask.sum(1).tolist()
-    start, total, prompts = 0, 0, set[tuple[int, ...]]()
-    for n, (prompt, length) in enumerate(zip(sequences.prompt_ids, lengths, strict=True)):
-        size = length + (0 if tuple(prompt) in prompts else len(prompt))
-        if n > start and total + size > tokens:
-            yield _some(sequences, slice(start, n))
-            start, total, size = n, 0, length + len(prompt)
-            prompts.clear()
-        total += size
-        prompts.add(tuple(prompt))
-    yield _some(sequences, slice(start, len(lengths)))
-
-
-def _some(sequences: Sequences, rows: slice) -> Sequences:
-    mask = sequences.completion_mask[rows]
-    width = int(mask.sum(1).max())
-    return Sequences(sequences.prompt_ids[rows], sequences.completion_ids[rows, :width], mask[:, :width])
 
 
 def _together(several: Sequence[Sequences]) -> Sequences:

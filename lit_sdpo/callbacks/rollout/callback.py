@@ -14,6 +14,7 @@ from lit_sdpo.callbacks.rollout.checks import (
     check_correction,
     check_cut,
     check_engine,
+    check_likelihood,
     check_module,
     check_overlap,
     check_replay,
@@ -26,6 +27,7 @@ from lit_sdpo.callbacks.rollout.prompt_budget import PromptBudget
 from lit_sdpo.callbacks.rollout.window import WindowRollouts
 from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.data.task import Row
+from lit_sdpo.likelihood.loader import LikelihoodBatch
 from lit_sdpo.ranges import check_integer, check_seed, check_share
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.failures import FailureLimit
@@ -119,6 +121,7 @@ class RolloutCallback(Callback):
         check_module(module)
         check_clipping(trainer)
         check_replay(trainer, module, self.resample_rounds)
+        check_likelihood(trainer)
         if self._overlap is not None:
             check_overlap(self.engine, module, self.resample_rounds)
         elif self.correction == "ratio":
@@ -218,12 +221,13 @@ class RolloutCallback(Callback):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        batch: PromptBatch,
+        batch: PromptBatch | LikelihoodBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Generate for some evaluation prompts and keep their scores; ``test`` uses the final test split."""
-        self._evaluation.add(trainer, pl_module, batch)
+        if isinstance(batch, PromptBatch):
+            self._evaluation.add(trainer, pl_module, batch)
 
     on_test_batch_start = on_validation_batch_start
 

@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from lit_sdpo.callbacks.likelihood import LikelihoodEvaluation
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional.filters import TRANSFORMERS_ORDER
 from lit_sdpo.ranges import OutOfRangeError, check_number
@@ -103,6 +104,19 @@ def check_replay(trainer: pl.Trainer, module: Any, resample_rounds: int) -> None
             where="model.replay_coefficient" if share else "data.replay_share",
             fix="set both above 0, or neither",
         )
+
+
+def check_likelihood(trainer: pl.Trainer) -> None:
+    """Whether something scores the tasks that nothing is generated for.
+
+    Raises:
+        UserError: There are some, and no callback that does.
+    """
+    asked = getattr(getattr(trainer, "datamodule", None), "likelihood", ())
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    if asked and not any(isinstance(callback, LikelihoodEvaluation) for callback in callbacks):
+        fix = "add lit_sdpo.callbacks.LikelihoodEvaluation() to the Trainer's callbacks"
+        raise UserError("nothing scores the tasks of likelihood", where="data.likelihood", fix=fix)
 
 
 def check_overlap(engine: RolloutEngine, module: Any, resample_rounds: int) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
 
 from lit_sdpo.callbacks.rollout.checks import failure_share
-from lit_sdpo.callbacks.rollout.log import call_on_rollouts
+from lit_sdpo.callbacks.rollout.log import call_on_rollouts, log_maximum
 from lit_sdpo.data.batch import PromptBatch
+from lit_sdpo.likelihood.loader import LikelihoodLoader
 from lit_sdpo.metrics.items import ItemAccuracy
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.failures import FailureLimit
@@ -103,14 +103,16 @@ class EvaluationScores:
         """
         scores: dict[str, dict[str, list[float]]] = {}
         for loader in loaders:
+            if isinstance(loader, LikelihoodLoader):
+                continue  # nothing was generated for it
             name = loader.task.name
             for key, metric in self._of(name).items():
-                self._log(module, f"{prefix}/{name}/{key}", metric.compute())
+                log_maximum(module, f"{prefix}/{name}/{key}", metric.compute())
             found = self._of(name)["accuracy"].sample_scores()
             scores[name] = {loader.rows[i].id: score for i, score in found.items()}
-        self._log(module, "time/evaluation", torch.tensor(time.perf_counter() - self._started, device=self.device))
+        log_maximum(module, "time/evaluation", torch.tensor(time.perf_counter() - self._started, device=self.device))
         # Without it Lightning's point stands one step too early.
-        self._log(module, "step", torch.tensor(float(step), device=self.device))
+        log_maximum(module, "step", torch.tensor(float(step), device=self.device))
         return scores
 
     def _of(self, task: str) -> dict[str, ItemAccuracy]:
@@ -121,8 +123,3 @@ class EvaluationScores:
             for metric in self._metrics[task].values():
                 metric.update(nothing, nothing, nothing)  # a rank without prompts computes too
         return self._metrics[task]
-
-    def _log(self, module: pl.LightningModule, name: str, value: Tensor) -> None:
-        # All ranks hold the same value, of which the maximum is exact; of times it is the slowest rank's.
-        distributed = module.trainer.world_size > 1
-        module.log(name, value, sync_dist=distributed, reduce_fx="max", batch_size=1, add_dataloader_idx=False)

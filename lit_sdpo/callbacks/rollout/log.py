@@ -35,6 +35,12 @@ def log_rollouts(trainer: pl.Trainer, module: pl.LightningModule, task: str, gen
         module.log(name, value, on_step=True, on_epoch=False, batch_size=1)
 
 
+def log_maximum(module: pl.LightningModule, name: str, value: Tensor) -> None:
+    """Log a number of an evaluation: where all ranks hold the same, the maximum is exact; a time is the slowest's."""
+    distributed = module.trainer.world_size > 1
+    module.log(name, value, sync_dist=distributed, reduce_fx="max", batch_size=1, add_dataloader_idx=False)
+
+
 def rollout_ratios(generation: Generation, world_size: int = 1) -> dict[str, tuple[Tensor | float, Tensor | float]]:
     """Numerator and denominator of each logged value on this rank; both add up over ranks."""
     rollouts, completions = generation.rollouts, generation.rollouts.completions

@@ -9,9 +9,12 @@ from lit_sdpo.data.check.overlap import OverlapFinder
 from lit_sdpo.data.check.pairs import PairFinder
 from lit_sdpo.data.check.report import Finding, Group, Report
 from lit_sdpo.data.readers import Entry, scan
+from lit_sdpo.data.records import BadRowError
 from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
+from lit_sdpo.likelihood.rows import Parse, scored_row
+from lit_sdpo.likelihood.rows import scan as scan_scored
 from lit_sdpo.rewards.registry import CONTRACTS
 from lit_sdpo.rewards.registry import verifier as find_verifier
 
@@ -45,6 +48,7 @@ class Checker:
     Args:
         measure: Lengths of those prompts that a template can write, in tokens, and what it says of the others, by
             their index; ``None`` counts characters and checks no budget.
+        size: Length of a text that is no chat prompt, in the same unit.
         max_prompt_tokens: The longest prompt that is allowed.
         answers: Put each row's reference to its own verifier.
         overlap: Compares training with evaluated prompts.
@@ -52,6 +56,7 @@ class Checker:
     """
 
     measure: Measure | None = None
+    size: Callable[[str], int] = len
     max_prompt_tokens: int | None = None
     answers: bool = True
     overlap: OverlapFinder = field(default_factory=OverlapFinder)
@@ -85,6 +90,27 @@ class Checker:
             place = f"{task} ({split}), row {row.id!r}"
             self._row(self._group(task, split), row, place, f"{task} ({split})", evaluated=split != "train")
 
+    def likelihood(self, part: Part, parse: Parse = scored_row) -> None:
+        """Check rows that are scored by likelihood: no verifier judges them, and no training prompt may hold them.
+
+        Args:
+            part: Where they come from.
+            parse: Makes a row from its id and fields.
+        """
+        group = self._group(part.task or str(part.source), part.split or "validation")
+        group.layouts[str(part.source)] = "likelihood"
+        try:
+            for entry in scan_scored(part.source, parse):
+                if entry.row is None:
+                    self._problem(entry.place, entry.problem)
+                    continue
+                group.rows += 1
+                self._places[True].append(entry.place)
+                self.overlap.add(entry.row.said, evaluated=True)
+                group.lengths.append(self.size(entry.row.said))
+        except UserError as error:
+            self.report.findings.append(Finding("source", error.where or str(part.source), error.what, error.fix))
+
     def finish(self) -> tuple[Report, set[str]]:
         """The report, and the places of the training rows that are evaluated too."""
         self._measure()
@@ -114,8 +140,7 @@ class Checker:
     def _entry(self, part: Part, entry: Entry) -> None:
         task, split = part.task or entry.task or str(part.source), part.split or entry.split or "train"
         if entry.problem is not None:
-            where = entry.place + (f", field {entry.problem.field!r}" if entry.problem.field else "")
-            self.report.findings.append(Finding("row", where, entry.problem.what, entry.problem.fix))
+            self._problem(entry.place, entry.problem)
             return
         group = self._group(task, split)
         if entry.layout is not None:
@@ -125,6 +150,11 @@ class Checker:
             group.left_out += 1
         else:
             self._row(group, entry.row, entry.place, str(part.source), evaluated=split != "train")
+
+    def _problem(self, place: str, problem: BadRowError | None) -> None:
+        assert problem is not None
+        error = problem.at(place)
+        self.report.findings.append(Finding("row", error.where, error.what, error.fix))
 
     def _group(self, task: str, split: str) -> Group:
         return self._groups.setdefault((task, split), Group(task, split))

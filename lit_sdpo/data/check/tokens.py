@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lit_sdpo.data.check.checker import Measure
@@ -13,8 +13,8 @@ from lit_sdpo.policies.chat import check_template, rendered
 from lit_sdpo.policies.load import load_tokenizer
 
 
-def token_counter(model: str, options: Mapping[str, Any] | None) -> Measure:
-    """What counts the tokens of rows.
+def token_counters(model: str, options: Mapping[str, Any] | None) -> tuple[Measure, Callable[[str], int]]:
+    """What counts the tokens of chat prompts, and of other texts.
 
     Args:
         model: Whose tokenizer it is, a folder or Hub name.
@@ -35,4 +35,4 @@ def token_counter(model: str, options: Mapping[str, Any] | None) -> Measure:
         written, refused = rendered(tokenizer, [row.messages for row in rows], options)
         return [len(ids) for ids in written], refused
 
-    return measure
+    return measure, lambda text: len(tokenizer.encode(text))

@@ -40,6 +40,37 @@ def over_seeds(values: ArrayLike) -> tuple[Array, Array, Array, NDArray[np.int64
     return mean, mean - half, mean + half, count
 
 
+def shades(scores: Array, losses: Sequence[bool], limits: tuple[float, float]) -> Array:
+    """Numbers to colour scores by, from bad to good: scores as they are, losses from the worst of a column to the best.
+
+    Args:
+        scores: [..., rows, columns], nan where there is none.
+        losses: Whether a column is a loss, of which less is better, [columns].
+        limits: Ends of the scale.
+
+    Example:
+        >>> shades(np.array([[0.5, 2.0], [0.7, 4.0]]), [False, True], (0.0, 1.0)).tolist()
+        [[0.5, 1.0], [0.7, 0.0]]
+    """
+    low, high = limits
+    shaded = np.array(scores, dtype=float)
+    for k in np.flatnonzero(losses):
+        column = shaded[..., k]
+        known = column[np.isfinite(column)]
+        width = known.max() - known.min() if known.size else 0.0
+        share = (known.max() - column) / width if width else np.where(np.isfinite(column), 0.5, math.nan)
+        shaded[..., k] = low + (high - low) * share
+    return shaded
+
+
+def score_limits(scores: Array) -> tuple[float, float]:
+    """0 and 1 where all scores lie between them, else their range."""
+    known = scores[np.isfinite(scores)]
+    if not known.size or (known.min() >= 0 and known.max() <= 1):
+        return 0.0, 1.0
+    return float(known.min()), float(max(known.max(), known.min() + 1e-12))
+
+
 def seed_range(values: ArrayLike) -> tuple[Array, Array]:
     """Lowest and highest seed, [n] each; nan where no seed has a value.
 

@@ -10,10 +10,11 @@ from lit_sdpo.report.charts.chart import Chart, Missing, Table
 from lit_sdpo.report.charts.draw.bars import grouped_bars
 from lit_sdpo.report.charts.draw.heat import heat_maps
 from lit_sdpo.report.charts.draw.lines import by_stage
-from lit_sdpo.report.charts.numbers import Array, over_seeds
+from lit_sdpo.report.charts.numbers import Array, over_seeds, score_limits, shades
 from lit_sdpo.report.charts.streams import WITH_INTERVALS, Stream, extremes
 from lit_sdpo.report.charts.style import short
 
+LOSSES = "fixed texts (loss: a rise is forgetting)"
 NO_PROBES = "the runs have no probes: name tasks that are only evaluated under data.init_args.probes"
 TOO_SMALL = " It is in points of the score, because a base score is below .05 and a percentage would explode."
 
@@ -22,7 +23,8 @@ def by_task_learned(stream: Stream) -> Chart:
     """Mean change from the base over the tasks, and over the probes, after each stage (the paper's Figure 1)."""
     panels, rows, ends, plain = {}, [], [], False
     matrix = stream.matrix
-    for title, columns in (("tasks of the stream", matrix.tasks), ("out of domain", matrix.probes)):
+    scored, losses = _probes(stream)
+    for title, columns in (("tasks of the stream", matrix.tasks), ("out of domain", scored), (LOSSES, losses)):
         if not columns:
             continue
         relative, changes = stream.changes(columns)
@@ -47,10 +49,16 @@ def by_task_learned(stream: Stream) -> Chart:
     )
 
 
+def _probes(stream: Stream) -> tuple[list[str], list[str]]:
+    """Probes that are scored, and those that are losses."""
+    probes, losses = stream.matrix.probes, stream.matrix.losses
+    return [p for p in probes if p not in losses], [p for p in probes if p in losses]
+
+
 def out_of_domain(stream: Stream) -> Chart | Missing:
     """Change of every probe at the end of the stream (Figure 6)."""
     title = stream.title("What training did to tasks outside of the stream")
-    probes = stream.matrix.probes
+    probes, _ = _probes(stream)
     if not probes:
         return Missing(stream.name("out-of-domain"), title, NO_PROBES)
     relative, changes = stream.changes(probes)
@@ -84,7 +92,7 @@ def ranks(stream: Stream) -> Chart | Missing:
     every = {method: stream.scores(method) for method in stream.runs}
     base = over_seeds(np.concatenate([scores[:, 0] for scores in every.values()]))[0]
     scores = np.stack([base, *(over_seeds(part[:, -1])[0] for part in every.values())])
-    placed = np.stack([_ranks(scores[:, j]) for j in range(len(columns))], axis=1)
+    placed = np.stack([_ranks(stream.matrix.sign(c) * scores[:, j]) for j, c in enumerate(columns)], axis=1)
     average, *_ = over_seeds(placed.T)
     numbers = np.column_stack([placed, average])
     order = [0, *(1 + np.argsort(average[1:], kind="stable"))]
@@ -105,7 +113,7 @@ def ranks(stream: Stream) -> Chart | Missing:
         heat_maps(
             [("rank at the end, score below", numbers[order], texts)],
             [short(names[i]) for i in order],
-            [*columns, "mean"],
+            [*stream.matrix.headings, "mean"],
             limits=(1, max(2, len(names))),
             reverse=True,
             divide_at=len(columns),
@@ -141,8 +149,11 @@ def matrices(stream: Stream) -> Chart:
         panels.append((short(method), mean, [_cells(part[0], part[1]) for part in parts]))
         for row, part in zip(matrix.rows, parts, strict=True):
             rows += [[method, row.stage, row.label, c, *x] for c, *x in zip(matrix.columns, *part, strict=True)]
-    known = np.concatenate([mean[np.isfinite(mean)] for _, mean, _ in panels])
-    inside = not known.size or (known.min() >= 0 and known.max() <= 1)
+    losses = np.array([c in matrix.losses for c in matrix.columns], dtype=bool)
+    means = np.stack([mean for _, mean, _ in panels])
+    limits = score_limits(means[..., ~losses])
+    coloured = zip(panels, shades(means, list(losses), limits), strict=True)
+    shaded = [(title, cells, texts) for (title, _, texts), cells in coloured]
     framed = [(i, j) for i in range(len(matrix.rows)) for j, c in enumerate(matrix.columns) if matrix.trained(i, c)]
     finals = {m: float(np.nanmean(x[-1, : len(matrix.tasks)])) for m, x, _ in panels if np.isfinite(x[-1]).any()}
     return Chart(
@@ -150,15 +161,16 @@ def matrices(stream: Stream) -> Chart:
         stream.title("Score on every task after every stage"),
         f"Mean score on the stream's tasks at the end: {extremes(finals, '.3f')}.",
         f"Mean over {stream.seeds}, below it half the width of its 95 % t-interval (from three seeds on). A frame "
-        "marks the task that the stage trained; the line parts tasks from probes; bright is high. Corresponds to "
+        "marks the task that the stage trained; the line parts tasks from probes; bright is "
+        f"{'good, of a loss the least of its column' if losses.any() else 'high'}. Corresponds to "
         "Table D.6 of the paper.",
         "A table of scores per method, a row per stage and a column per task.",
         Table(["method", "stage", "label", "task", "mean", "low", "high", "seeds"], rows),
         heat_maps(
-            panels,
+            shaded,
             [row.title for row in matrix.rows],
-            matrix.columns,
-            limits=(0.0, 1.0) if inside else (float(known.min()), float(known.max())),
+            matrix.headings,
+            limits=limits,
             framed=framed,
             divide_at=len(matrix.tasks) if matrix.probes else None,
             ylabel="after stage",

@@ -29,7 +29,7 @@ def against_mmd(stream: Stream) -> Chart | Missing:
                 before, after = means[i - 1, j], means[i, j]
                 small += bool(before < LEAST_BASE)
                 if before >= LEAST_BASE and np.isfinite(after) and np.isfinite(distance):
-                    change = 100 * (after - before) / before
+                    change = stream.matrix.sign(column) * 100 * (after - before) / before
                     found.append((distance, max(0.0, change), max(0.0, -change)))
                     rows.append([method, row.stage, row.label, column, *found[-1]])
         if found:
