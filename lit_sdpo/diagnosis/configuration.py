@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lit_sdpo.callbacks.rollout import RolloutCallback
 from lit_sdpo.cli import run
@@ -25,7 +25,7 @@ from lit_sdpo.dry_run import BuildOnly
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.policies.exporting import stored_generation_config
-from lit_sdpo.policies.load import WHERE, Lora, check_files, load_policy, resolve
+from lit_sdpo.policies.load import WHERE, Lora, architecture_from, check_files, load_policy, resolve
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -81,7 +81,7 @@ class Run:
             self._check_weights(name)
             options |= {"random_weights": True, "config_overrides": None}
         if options.get("dtype") == "auto":
-            stored = AutoConfig.from_pretrained(resolve(name)).dtype
+            stored = architecture_from(resolve(name), {}).dtype
             options["dtype"] = str(stored or torch.float32).removeprefix("torch.")
         teacher: Any = getattr(self.module, "teacher", None)
         if getattr(teacher, "checkpoint", None):  # its weights would be read
@@ -98,9 +98,9 @@ class Run:
 
     def _check_weights(self, name: str, where: str = WHERE) -> None:
         folder = Path(resolve(name, where))
-        if not folder.is_dir():  # whether those of the Hub fit shows when they are loaded
+        if not folder.exists():  # whether those of the Hub fit shows when they are loaded
             return
-        if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+        if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
             raise UserError(f"{name!r} holds no weights", where=where, fix="put model.safetensors beside config.json")
         check_files(name, where)
 
