@@ -21,6 +21,7 @@ from lit_sdpo.data.micro.datamodule import MicroDataModule
 from lit_sdpo.data.micro.tasks import MicroTask
 from lit_sdpo.data.micro.warmstart import WarmStartTask
 from lit_sdpo.data.micro.world import MicroWorld
+from lit_sdpo.data.mixture import Mixture, Share
 from lit_sdpo.data.named import NamedTask
 from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row, Stage, Task
@@ -68,6 +69,7 @@ __all__ = [
     "MicroDataModule",
     "MicroTask",
     "MicroWorld",
+    "Mixture",
     "MuonAdamW",
     "NamedTask",
     "NativeEngine",
@@ -83,6 +85,7 @@ __all__ = [
     "Row",
     "SampleLogger",
     "Sampling",
+    "Share",
     "Source",
     "Stage",
     "StageCheckpoint",

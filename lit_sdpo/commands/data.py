@@ -22,6 +22,7 @@ from lit_sdpo.data.check.overlap import OverlapFinder
 from lit_sdpo.data.check.pairs import PairFinder
 from lit_sdpo.data.datamodule import ContinualDataModule, verifiers_of
 from lit_sdpo.data.jsonl import planned
+from lit_sdpo.data.mixture import parts_of
 from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row
 from lit_sdpo.errors import UserError
@@ -231,7 +232,8 @@ def _of_config(configs: Sequence[str]) -> tuple[list[Part], list[tuple[str, str,
         raise explain_parsing(str(error), namespaces=(lit_sdpo,)) from error
     register_verifiers(verifiers_of(parsed.data))
     arguments = parsed.data.init_args
-    specs = [stage["task"] for stage in arguments.get("stages") or []] + list(arguments.get("probes") or [])
+    trained = [spec for stage in arguments.get("stages") or [] for spec in parts_of(stage["task"])]
+    specs = trained + list(arguments.get("probes") or [])
     if not specs or not all(hasattr(import_object(spec["class_path"]), "plan") for spec in specs):
         data = parser.instantiate(parsed).data
         return [], [

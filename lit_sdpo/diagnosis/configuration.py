@@ -165,7 +165,7 @@ def build(settings: Sequence[str]) -> Run:
 
 
 def _summary(run: Run) -> Finding:
-    stages = [f"{stage.task.name} {stage.steps}x{stage.prompts_per_step}" for stage in run.data.stages]
+    stages = [f"{stage.task} {stage.steps}x{stage.prompts_per_step}" for stage in run.data.stages]
     shown = " > ".join(stages[:8]) + (" > ..." if len(stages) > 8 else "")
     probes = f", probes {', '.join(run.data.probe_names)}" if run.data.probe_names else ""
     device = f"{run.trainer.accelerator.__class__.__name__.removesuffix('Accelerator')} x {run.trainer.world_size}"

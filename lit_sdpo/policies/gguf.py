@@ -112,8 +112,8 @@ def gguf_tokenizer(source: str) -> PreTrainedTokenizerBase:
     Args:
         source: The file.
     """
-    from transformers.integrations.gguf import read_gguf_metadata
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+    from transformers.integrations.gguf.reader import read_gguf_metadata
 
     tokenizer: Any = AutoTokenizer.from_pretrained(**located(source), trust_remote_code=False)
     about, _ = read_gguf_metadata(source)
@@ -137,7 +137,7 @@ def gguf_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 @functools.lru_cache(maxsize=4)
 def _read(source: str, changed: int) -> PreTrainedConfig:  # reading takes seconds
-    from transformers.integrations.gguf import read_gguf_metadata
+    from transformers.integrations.gguf.reader import read_gguf_metadata
 
     with explained("this is no GGUF file that can be read", where=source, fix="give a whole GGUF file of a model"):
         about, names = read_gguf_metadata(source)
