@@ -73,5 +73,5 @@ $(ENVIRONMENT)/.installed: $(SOURCES) | $(ENVIRONMENT)/.made
 	@touch $@
 
 $(ENVIRONMENT)/.installed-development: $(ENVIRONMENT)/.installed
-	@$(PIP) -e '.[dev,notebooks,hub,gym]'
+	@$(PIP) -e '.[dev,notebooks,hub,gym,small]'
 	@touch $@

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lit_sdpo.data.micro.tasks import MicroTask
     from lit_sdpo.data.micro.warmstart import WarmStartTask
     from lit_sdpo.data.micro.world import MicroWorld
+    from lit_sdpo.data.mixture import Mixture, Share
     from lit_sdpo.data.named import NamedTask
     from lit_sdpo.data.source import Source
     from lit_sdpo.data.task import Row, Stage, Task
@@ -94,6 +95,7 @@ __all__ = [
     "MicroDataModule",
     "MicroTask",
     "MicroWorld",
+    "Mixture",
     "MuonAdamW",
     "NamedTask",
     "NativeEngine",
@@ -109,6 +111,7 @@ __all__ = [
     "Row",
     "SampleLogger",
     "Sampling",
+    "Share",
     "Source",
     "Stage",
     "StageCheckpoint",
@@ -139,6 +142,7 @@ _MODULES = {
     "lit_sdpo.data.micro.tasks": "MicroTask",
     "lit_sdpo.data.micro.warmstart": "WarmStartTask",
     "lit_sdpo.data.micro.world": "MicroWorld",
+    "lit_sdpo.data.mixture": "Mixture Share",
     "lit_sdpo.data.named": "NamedTask",
     "lit_sdpo.data.source": "Source",
     "lit_sdpo.data.task": "Row Stage Task",

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Collection
 
 from lit_sdpo.credentials import without_secrets
+
+#: Stands between the names of the tasks that one stage trains on.
+MIXED = " + "
 
 #: Control, format, surrogate, private and unassigned characters, and separators of lines and paragraphs.
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 #: Left as they are in a table cell; every other printable ASCII character could mean something to Markdown or HTML.
 HARMLESS = frozenset(" ,.;?'/%")
+
+
+def tasks_of(label: str, known: Collection[str]) -> list[str]:
+    """The tasks that a stage trains on, by its label: a task's name, or those of a mixture.
+
+    Args:
+        label: Of the stage.
+        known: All tasks.
+
+    Example:
+        >>> tasks_of("math + code", ["math", "code"]), tasks_of("math", ["math", "code"]), tasks_of("base", ["math"])
+        (['math', 'code'], ['math'], [])
+    """
+    names = [label] if label in known else label.split(MIXED)
+    return [name for name in names if name in known]
 
 
 def unprintable(text: str) -> bool:

@@ -40,5 +40,6 @@ class ExportPolicy(Callback):
             policy = copy.deepcopy(policy).to(self.dtype)
         elif state is not None and self.dtype is not None:
             state = {name: tensor.to(self.dtype) for name, tensor in state.items()}
-        with whole_folder(folder / "policy", overwrite=True) as written:
-            write_policy(policy, tokenizer, written, state=state)
+        target = folder / "policy"
+        with whole_folder(target, overwrite=True) as written:
+            write_policy(policy, tokenizer, written, place=target, state=state)

@@ -97,7 +97,7 @@ class SampleLogger(pl.Callback):
             trainer: Gives the optimizer step, which is what the file and TensorBoard count in.
             pl_module: Not used.
             rollouts: The scored completions; replayed ones are left out.
-            task: Name of their task.
+            task: Name of their task, where the rollouts do not name it.
             split: ``train``, ``validation`` or ``test``.
             stage: Index of the stage in the stream.
             step: The sampler's own count; not used.
@@ -108,7 +108,7 @@ class SampleLogger(pl.Callback):
         if rollouts.replayed is not None:  # those belong to earlier tasks
             rollouts = rollouts.take(range(int(rollouts.own.sum()) // rollouts.num_generations))
         records = [
-            {"id": r["id"], "task": task, "stage": stage, "step": at, "split": split, **r}
+            {"id": r["id"], "task": r.get("task", task), "stage": stage, "step": at, "split": split, **r}
             for r in _records(rollouts, token_ids=self.token_ids)
         ]
         if self._path is not None:
@@ -208,6 +208,7 @@ def _records(rollouts: Rollouts, *, token_ids: bool) -> Iterator[dict[str, Any]]
         verdict = rollouts.verdicts[n] if rollouts.verdicts else None
         record = {
             "id": row.id,
+            **({"task": rollouts.tasks[n // g]} if rollouts.tasks else {}),
             "prompt": [dict(message) for message in row.messages],
             "completion": str(text),  # The text alone: a checkpoint keeps some of them.
             "reward": rewards[n] if math.isfinite(rewards[n]) else None,

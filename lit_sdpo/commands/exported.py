@@ -13,6 +13,7 @@ from lit_sdpo.checkpoints.trained import ADAPTER, TrainedRun
 from lit_sdpo.commands.samples import FILE, read
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.exporting import (
+    BASE,
     ROUNDED,
     SAME,
     Comparison,
@@ -64,9 +65,10 @@ def export(
     with whole_folder(target, overwrite=overwrite) as folder:
         before = logits_of(policy, prompts)
         policy = (policy if adapter else merged(policy)).to(kind)
-        write_policy(policy, tokenizer, folder, sampling=run.sampling)
+        write_policy(policy, tokenizer, folder, place=target, sampling=run.sampling)
         del policy
-        model, again = reload(folder, resolve(name) if adapter else None)
+        base = str(folder / BASE) if (folder / BASE).is_dir() else resolve(name)
+        model, again = reload(folder, base if adapter else None)
         found = compare(before, logits_of(model, prompts))
         if _prompts(run, again) != prompts:
             raise UserError("the reloaded tokenizer gives other tokens", where=str(target), fix="report this")

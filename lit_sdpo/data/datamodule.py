@@ -104,13 +104,14 @@ class ContinualDataModule(pl.LightningDataModule):
                     where="data.eval_every",
                     fix="use a divisor of every stage's steps, so that each stage's end is evaluated",
                 )
-            first = next(task for task in self.tasks if task.name == stage.task.name)
-            if not _same(first, stage.task):
-                raise UserError(
-                    f"two different tasks are named {stage.task.name!r}",
-                    where=f"data.stages[{i}].task",
-                    fix="give each its own name",
-                )
+            for part in stage.task.parts:
+                first = next(task for task in self.tasks if task.name == part.name)
+                if not _same(first, part):
+                    raise UserError(
+                        f"two different tasks are named {part.name!r}",
+                        where=f"data.stages[{i}].task",
+                        fix="give each its own name",
+                    )
         if not all(self.task_names) or not all(self.probe_names):
             raise UserError("a task has no name", where="data", fix="give every task and probe a name")
         if clash := set(self.task_names) & set(self.probe_names):
@@ -124,7 +125,8 @@ class ContinualDataModule(pl.LightningDataModule):
     @property
     def tasks(self) -> list[Task]:
         """The trained tasks, in order of first appearance."""
-        return list({stage.task.name: stage.task for stage in reversed(self.stages)}[name] for name in self.task_names)
+        found = {task.name: task for stage in reversed(self.stages) for task in stage.task.parts}
+        return [found[name] for name in self.task_names]
 
     @property
     def evaluated(self) -> list[Task]:
@@ -134,7 +136,7 @@ class ContinualDataModule(pl.LightningDataModule):
     @property
     def task_names(self) -> list[str]:
         """Names of the trained tasks, in order of first appearance."""
-        return list(dict.fromkeys(stage.task.name for stage in self.stages))
+        return list(dict.fromkeys(task.name for stage in self.stages for task in stage.task.parts))
 
     @property
     def probe_names(self) -> list[str]:
@@ -148,7 +150,7 @@ class ContinualDataModule(pl.LightningDataModule):
 
     @property
     def stage_names(self) -> list[str]:
-        """The task of each stage."""
+        """The task of each stage; of a mixture all names in one."""
         return [stage.task.name for stage in self.stages]
 
     @property
@@ -176,8 +178,9 @@ class ContinualDataModule(pl.LightningDataModule):
         """Check the tasks' rows and the trainer's flags before the first step."""
         if stage == "fit":
             for i, entry in enumerate(self.stages):
-                if not len(entry.task.rows("train")):
-                    raise UserError(f"task {entry.task.name!r} has no training rows", where=f"data.stages[{i}].task")
+                for task in entry.task.parts:
+                    if not len(task.rows("train")):
+                        raise UserError(f"task {task.name!r} has no training rows", where=f"data.stages[{i}].task")
             self._check_trainer()
         elif self.trainer and not self.trainer.fast_dev_run and self._evaluates:  # type: ignore[attr-defined]
             check_evaluation(self.trainer, "limit_test_batches" if stage == "test" else "limit_val_batches")
@@ -227,10 +230,16 @@ class ContinualDataModule(pl.LightningDataModule):
             slots=slots,
             updates_per_rollout=self.updates_per_rollout,
             seed=self.seed,
-            earlier=list({s.task.name: s.task for s in self.stages[:index] if s.task.name != stage.task.name}.values()),
+            earlier=self.earlier_tasks(index),
             replay_share=self.replay_share,
             **self._place(),
         )
+
+    def earlier_tasks(self, index: int) -> list[Task]:
+        """The tasks of the stages before one that it does not train on itself."""
+        own = {task.name for task in self.stages[index].task.parts}
+        parts = [task for stage in self.stages[:index] for task in stage.task.parts if task.name not in own]
+        return list({task.name: task for task in parts}.values())
 
     def val_dataloader(self) -> list[EvaluationLoader | LikelihoodLoader]:
         """One loader per task, probe and task of likelihood, over the validation split."""

@@ -6,6 +6,7 @@ loader hands out each window that many times, once per *slot*; the rollout callb
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lit_sdpo.data.batch import PromptBatch
+from lit_sdpo.data.mixture import Mixture, mixed
 from lit_sdpo.data.task import Row, Stage, Task
 
 
@@ -33,12 +35,47 @@ class PromptStream:
         self.rows, self.seed = rows, tuple(seed)
         self._pass, self._order = -1, np.empty(0, dtype=np.int64)
 
+    def again(self, seed: Sequence[int]) -> PromptStream:
+        """The same rows in another order."""
+        return PromptStream(self.rows, seed)
+
     def __getitem__(self, index: int) -> Row:
         """The row at a place of the order; any place, at any time."""
         number, place = divmod(index, len(self.rows))
         if number != self._pass:
             self._pass, self._order = number, np.random.default_rng([*self.seed, number]).permutation(len(self.rows))
         return self.rows[int(self._order[place])]
+
+
+class MixedStream:
+    """The rows of a mixture at its shares, each task's in a seeded order of its own.
+
+    Args:
+        mixture: The tasks.
+        seed: Anything that identifies the order.
+        prompts: Prompts of a window.
+        windows: Windows of the stage.
+    """
+
+    def __init__(self, mixture: Mixture, seed: Sequence[int], prompts: int, windows: int) -> None:
+        rows = [[mixed(row, part) for row in task.rows("train")] for part, task in enumerate(mixture.parts)]
+        self._streams = [PromptStream(some, (*seed, 1, part)) for part, some in enumerate(rows)]
+        counts = [0] * len(rows)
+        self._places: list[tuple[int, int]] = []
+        for part in mixture.places(prompts, windows):
+            self._places.append((part, counts[part]))
+            counts[part] += 1
+
+    def again(self, seed: Sequence[int]) -> MixedStream:
+        """The same rows in other orders, at the same shares."""
+        other = copy.copy(self)
+        other._streams = [stream.again((*seed, 1, part)) for part, stream in enumerate(self._streams)]
+        return other
+
+    def __getitem__(self, index: int) -> Row:
+        """The row of a prompt of the stage."""
+        part, number = self._places[index]
+        return self._streams[part][number]
 
 
 class WindowLoader:
@@ -70,12 +107,17 @@ class WindowLoader:
         replay_share: float = 0.0,
     ) -> None:
         self.stage, self.index, self.slots, self.updates_per_rollout = stage, index, slots, updates_per_rollout
-        self.stream = PromptStream(stage.task.rows("train"), seed=(seed, index))
+        self.stream: PromptStream | MixedStream
+        if isinstance(stage.task, Mixture):
+            windows = -(-stage.steps // updates_per_rollout)
+            self.stream = MixedStream(stage.task, (seed, index), stage.prompts_per_step, windows)
+        else:
+            self.stream = PromptStream(stage.task.rows("train"), seed=(seed, index))
         self.rank, self.world_size, self.seed = rank, world_size, seed
         self._earlier = [PromptStream(task.rows("train"), seed=(seed, index, n)) for n, task in enumerate(earlier)]
         self._earlier_tasks = earlier
         self._replayed = math.ceil(replay_share * stage.prompts_per_step) if earlier else 0
-        self._spare: dict[int, PromptStream] = {}
+        self._spare: dict[int, PromptStream | MixedStream] = {}
         self._start = self._handed_out = 0
 
     def __len__(self) -> int:
@@ -111,7 +153,7 @@ class WindowLoader:
         more = (step + 1) % self.updates_per_rollout == 0 and step + 1 < self.stage.steps
         return self._batch(step + 1, 0) if more else None
 
-    def _draw(self, stream: PromptStream, window: int) -> tuple[list[Row], range]:
+    def _draw(self, stream: PromptStream | MixedStream, window: int) -> tuple[list[Row], range]:
         """This rank's prompts of a window, and their places among those of all ranks."""
         prompts = self.stage.prompts_per_step
         positions = range(prompts)[self._share(prompts)]
@@ -136,7 +178,7 @@ class WindowLoader:
     def _more(self, window: int, step: int, number: int) -> PromptBatch:
         """As many prompts again, from an order of their own for each round."""
         if number not in self._spare:
-            self._spare[number] = PromptStream(self.stream.rows, seed=(self.seed, self.index, 0, number))
+            self._spare[number] = self.stream.again(seed=(self.seed, self.index, 0, number))
         return PromptBatch(self.stage.task, *self._draw(self._spare[number], window), stage=self.index, step=step)
 
     def state_dict(self) -> dict[str, Any]:

@@ -67,6 +67,19 @@ class Task(ABC):
         check_name(name)
         self.name = name
 
+    @property
+    def parts(self) -> list[Task]:
+        """The tasks that are evaluated for it: itself, or those of a mixture."""
+        return [self]
+
+    def part_of(self, row: Row) -> Task:
+        """The task that one of its rows belongs to: itself, or one of a mixture."""
+        return self
+
+    def __str__(self) -> str:
+        """What messages call it."""
+        return self.name
+
     @abstractmethod
     def rows(self, split: Split) -> Sequence[Row]:
         """The rows of one split.
@@ -101,7 +114,7 @@ class Stage:
     """A task and how long it is trained on; one stage is one Lightning epoch.
 
     Attributes:
-        task: The task.
+        task: The task, or a :class:`~lit_sdpo.data.mixture.Mixture` of several.
         steps: Optimizer steps.
         prompts_per_step: Prompts of one step, over all devices (the paper: 32 for SDPO, 8 for GRPO).
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from lit_sdpo.callbacks.rollout.callback import RolloutCallback
@@ -26,7 +26,7 @@ from lit_sdpo.dry_run import BuildOnly
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.policies.exporting import stored_generation_config
-from lit_sdpo.policies.load import WHERE, Lora, check_files, load_policy, resolve
+from lit_sdpo.policies.load import WHERE, Lora, architecture_from, check_files, load_policy, resolve
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -82,7 +82,7 @@ class Run:
             self._check_weights(name)
             options |= {"random_weights": True, "config_overrides": None}
         if options.get("dtype") == "auto":
-            stored = AutoConfig.from_pretrained(resolve(name)).dtype
+            stored = architecture_from(resolve(name), {}).dtype
             options["dtype"] = str(stored or torch.float32).removeprefix("torch.")
         teacher: Any = getattr(self.module, "teacher", None)
         if getattr(teacher, "checkpoint", None):  # its weights would be read
@@ -99,9 +99,9 @@ class Run:
 
     def _check_weights(self, name: str, where: str = WHERE) -> None:
         folder = Path(resolve(name, where))
-        if not folder.is_dir():  # whether those of the Hub fit shows when they are loaded
+        if not folder.exists():  # whether those of the Hub fit shows when they are loaded
             return
-        if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+        if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
             raise UserError(f"{name!r} holds no weights", where=where, fix="put model.safetensors beside config.json")
         check_files(name, where)
 
@@ -168,7 +168,7 @@ def build(settings: Sequence[str]) -> Run:
 
 
 def _summary(run: Run) -> Finding:
-    stages = [f"{stage.task.name} {stage.steps}x{stage.prompts_per_step}" for stage in run.data.stages]
+    stages = [f"{stage.task} {stage.steps}x{stage.prompts_per_step}" for stage in run.data.stages]
     shown = " > ".join(stages[:8]) + (" > ..." if len(stages) > 8 else "")
     probes = f", probes {', '.join(run.data.probe_names)}" if run.data.probe_names else ""
     device = f"{run.trainer.accelerator.__class__.__name__.removesuffix('Accelerator')} x {run.trainer.world_size}"

@@ -11,6 +11,7 @@ from typing import Any
 from lit_sdpo.callbacks.rollout.callback import RolloutCallback
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.jsonl import Plan, SourceTask, planned
+from lit_sdpo.data.mixture import Mixture, Share, parts_of
 from lit_sdpo.data.readers import read_rows
 from lit_sdpo.data.task import Row, Split, Stage, Task
 from lit_sdpo.errors import UserError
@@ -85,7 +86,8 @@ def data_of(settings: Settings, known_rows: Mapping[str, int]) -> ContinualDataM
         UserError: A mistake in the stream, or nobody knows how many prompts a task evaluates.
     """
     arguments = settings.config.data.init_args
-    specs = [stage.task for stage in arguments.get("stages") or []] + list(arguments.get("probes") or [])
+    trained = [spec for stage in arguments.get("stages") or [] for spec in parts_of(stage.task)]
+    specs = trained + list(arguments.get("probes") or [])
     kinds = [import_object(spec.class_path) for spec in specs]
     if not specs or not all(issubclass(kind, SourceTask) and hasattr(kind, "plan") for kind in kinds):
         data: ContinualDataModule = settings.build("data", settings.config.data)
@@ -99,8 +101,15 @@ def data_of(settings: Settings, known_rows: Mapping[str, int]) -> ContinualDataM
             made[identity] = _Numbered(plan.name, *_count(plan, arguments.get("eval_prompts"), known_rows))
         return made[identity]
 
+    def stage_task(spec: Any) -> Task:
+        parts = [stand_in(part) for part in parts_of(spec)]
+        if len(parts) == 1:
+            return parts[0]
+        shares = [share.share for share in spec.init_args.shares]
+        return Mixture([Share(task=task, share=share) for task, share in zip(parts, shares, strict=True)])
+
     stages = [
-        Stage(task=stand_in(s.task), steps=s.steps, prompts_per_step=s.prompts_per_step) for s in arguments.stages
+        Stage(task=stage_task(s.task), steps=s.steps, prompts_per_step=s.prompts_per_step) for s in arguments.stages
     ]
     rest = {key: value for key, value in vars(arguments).items() if key not in ("stages", "probes", "likelihood")}
     kind = import_object(settings.config.data.class_path)
@@ -119,8 +128,7 @@ def stages_of(data: ContinualDataModule, rollout: RolloutCallback, *, samples: b
     plans = []
     for number, stage in enumerate(data.stages):
         windows = -(-stage.steps // data.updates_per_rollout)
-        earlier = {s.task.name for s in data.stages[:number]} - {stage.task.name}
-        replayed = math.ceil(data.replay_share * stage.prompts_per_step) if earlier else 0
+        replayed = math.ceil(data.replay_share * stage.prompts_per_step) if data.earlier_tasks(number) else 0
         prompts = windows * (stage.prompts_per_step + replayed)
         spare = windows * stage.prompts_per_step * rollout.resample_rounds
         sampled = (prompts + spare) * rollout.num_generations if samples else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.files import sync
-from lit_sdpo.policies.load import end_token_ids, resolve
+from lit_sdpo.policies.gguf import is_gguf
+from lit_sdpo.policies.load import end_token_ids, load_policy, resolve
 from lit_sdpo.processes import is_running
 
 #: One of these is in every folder that holds a model.
@@ -27,6 +29,8 @@ MARKS = ("config.json", "adapter_config.json")
 SAME, ROUNDED = 1e-4, {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 #: Tokens of a prompt that are compared.
 LONGEST = 512
+#: Folder beside an adapter that holds its base, where that is in a GGUF file.
+BASE = "base"
 
 
 @contextmanager
@@ -89,15 +93,20 @@ def write_policy(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     *,
+    place: Path | None = None,
     sampling: Mapping[str, Any] | None = None,
     state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write safetensors, tokenizer, chat template and generation configuration; of a LoRA model its adapter.
 
+    An adapter names its base. Where that is in a GGUF file, which PEFT could not load by its name, the base is written
+    too, into the folder ``base`` within.
+
     Args:
         policy: A Transformers model, or PEFT's around one.
         tokenizer: Its tokenizer.
         folder: Where to.
+        place: Where the folder will stand in the end; ``None`` where it is.
         sampling: Fields of the run's ``Sampling``, to be the default of ``generate``; ``None`` keeps the model's own.
         state: Weights to write in the place of the policy's.
 
@@ -120,6 +129,18 @@ def write_policy(
     finally:
         policy.generation_config = own
     tokenizer.save_pretrained(folder)
+    if hasattr(policy, "peft_config"):
+        _write_base(policy.get_base_model(), folder, (place or folder).resolve() / BASE)
+
+
+def _write_base(base: Any, folder: Path, place: Path) -> None:
+    source = base.name_or_path
+    if not is_gguf(source):
+        return
+    load_policy(source, dtype=str(base.dtype).removeprefix("torch.")).save_pretrained(folder / BASE)  # type: ignore[arg-type]
+    file = folder / "adapter_config.json"
+    told = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": str(place)}
+    file.write_text(json.dumps(told, indent=2), encoding="utf-8")
 
 
 def generation_config(
@@ -149,9 +170,10 @@ def generation_config(
 
 
 def stored_generation_config(model_name: str) -> GenerationConfig | None:
-    """That of a model folder or Hub name; ``None`` where there is none."""
+    """That of a model folder or Hub name; ``None`` where there is none, as in a GGUF file."""
+    source = resolve(model_name)
     with contextlib.suppress(OSError):
-        return GenerationConfig.from_pretrained(resolve(model_name))
+        return None if is_gguf(source) else GenerationConfig.from_pretrained(source)
     return None
 
 

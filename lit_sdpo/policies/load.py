@@ -29,6 +29,7 @@ from lit_sdpo.policies.compiling import compile_layers
 from lit_sdpo.policies.dropout import switch_off_dropout
 from lit_sdpo.policies.fitting import check_finite, check_loading, report_kept_back
 from lit_sdpo.policies.fused_layers import fuse
+from lit_sdpo.policies.gguf import gguf_config, gguf_file, gguf_tokenizer, is_gguf, loading_options, located
 from lit_sdpo.ranges import check_integer, check_number
 
 #: ``model_name`` of the small model that ships with the package.
@@ -61,17 +62,19 @@ class Lora:
 
 
 def resolve(model_name: str, where: str = WHERE) -> str:
-    """Folder or Hub name to load from: the shipped model for ``micro``, else the name itself.
+    """Folder, GGUF file or Hub name to load from: the shipped model for ``micro``, else what the name says.
 
     Args:
-        model_name: Folder, Hub name or ``micro``.
+        model_name: Folder, Hub name, GGUF file, ``micro`` or ``smollm2``.
         where: Key or argument that names it, for messages.
 
     Raises:
-        UserError: It is a folder that is missing, or that holds no whole model.
+        UserError: It is a folder that is missing or holds no whole model, or a GGUF file that cannot be read here.
     """
     if model_name == MICRO:
         return str(files("lit_sdpo") / "assets" / "micro")
+    if (file := gguf_file(model_name, where)) is not None:
+        return str(file)
     looks_local = model_name.startswith((".", "/", "~"))
     path = Path(model_name).expanduser()
     if looks_local and not path.is_dir():
@@ -82,7 +85,9 @@ def resolve(model_name: str, where: str = WHERE) -> str:
         )
     if path.is_dir() and not (path / "config.json").is_file():
         raise UserError(
-            f"{model_name!r} has no config.json", where=where, fix="give a folder that holds a Hugging Face model"
+            f"{model_name!r} has no config.json",
+            where=where,
+            fix="give a folder that holds a Hugging Face model or a GGUF file",
         )
     return str(path) if path.is_dir() else model_name
 
@@ -96,7 +101,11 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
     source = resolve(model_name)
     fix = "save the tokenizer beside the model (tokenizer.save_pretrained)"
     with explained(f"{model_name!r} has no tokenizer that can be loaded", where=WHERE, fix=fix):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer: Any = (
+            gguf_tokenizer(source)
+            if is_gguf(source)
+            else AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        )
     if not tokenizer.encode("a", add_special_tokens=False):  # without its files, Transformers makes an empty one
         raise UserError(f"{model_name!r} has no tokenizer with a vocabulary", where=WHERE, fix=fix)
     if tokenizer.eos_token_id is None:
@@ -131,7 +140,7 @@ def load_policy(
     """Load the model in training mode, in which its own dropout is off and only an adapter's acts.
 
     Args:
-        model_name: Folder, Hub name or ``micro``.
+        model_name: Folder, Hub name, GGUF file, ``micro`` or ``smollm2``; the weights of a GGUF file are unpacked.
         dtype: Of the weights; ``auto`` keeps what the files hold.
         attn_implementation: As in Transformers; ``None`` lets it choose.
         gradient_checkpointing: Recompute activations in the backward pass.
@@ -184,7 +193,7 @@ def check_files(model_name: str, where: str = WHERE) -> None:
     No weight is read: the model is built without memory.
 
     Args:
-        model_name: Folder, Hub name or ``micro``.
+        model_name: Folder, Hub name, GGUF file, ``micro`` or ``smollm2``.
         where: Key or argument that names it, for messages.
 
     Raises:
@@ -196,13 +205,18 @@ def check_files(model_name: str, where: str = WHERE) -> None:
 def _loaded(source: str, name: str, where: str, **options: Any) -> Any:
     """A model with its weights, all of which were in its files, had the right shape and are finite."""
     loader: Any = AutoModelForCausalLM
+    options = loading_options(source) | options
     try:
         with (
             explained(f"cannot load {name!r}", where=where, fix="check the name and what is in it"),
             report_kept_back(),
         ):
             policy, info = loader.from_pretrained(
-                source, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True, **options
+                **located(source),
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
             )
     except UserError as error:
         if isinstance(error.__cause__, pickle.UnpicklingError):
@@ -218,6 +232,8 @@ def _loaded(source: str, name: str, where: str, **options: Any) -> Any:
             raise UserError(text, where=place, fix="install it, or choose what is there") from error
         raise UserError(error.what, where=place, fix=error.fix) from error
     check_loading(policy, info, name, where)
+    if is_gguf(source):
+        policy.config.name_or_path = policy.name_or_path = source  # where it can be found again
     asked = getattr(policy.config, "quantization_config", None)
     if asked is not None and not getattr(policy, "is_quantized", False):
         raise UserError(
@@ -281,7 +297,11 @@ def architecture_from(source: str, overrides: Mapping[str, Any]) -> PreTrainedCo
     """
     place = "model.config_overrides" if overrides else WHERE
     with explained("its config.json contradicts itself", where=place, fix="change the other value along with it"):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False, **overrides)
+        if is_gguf(source):
+            config = gguf_config(source)
+            config.update(dict(overrides))
+        else:
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **overrides)
         config.validate()
     return config
 

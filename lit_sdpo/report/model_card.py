@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from lit_sdpo.checkpoints.trained import TrainedRun
-from lit_sdpo.policies.load import MICRO
+from lit_sdpo.policies.load import resolve
 from lit_sdpo.report.items import known, means, score_records
 from lit_sdpo.report.summary import summarize, summary_intervals, undefined
 from lit_sdpo.report.tables import Matrix, MatrixRow, summary_markdown
@@ -38,7 +38,7 @@ def model_card(run: TrainedRun, name: str, *, adapter: bool, dtype: str, check: 
 def _lines(run: TrainedRun, name: str, adapter: bool, dtype: str, check: str) -> Iterator[str]:
     base = str(run.model["model_name"])
     header: dict[str, Any] = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
-    if base != MICRO and not Path(base).expanduser().exists():
+    if not Path(resolve(base)).exists():  # on the Hub
         header["base_model"] = base
     header["tags"] = ["lit-sdpo", run.method.lower(), *(["lora"] if run.model.get("lora") else [])]
     yield f"---\n{yaml.safe_dump(header, sort_keys=False).strip()}\n---\n"

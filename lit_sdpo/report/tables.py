@@ -8,6 +8,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lit_sdpo.text import tasks_of
+
 MISSING = "-"
 
 
@@ -17,7 +19,7 @@ class MatrixRow:
 
     Attributes:
         stage: 0 before training, then 1, 2, ...
-        label: ``"base"`` for row 0, else the name of the task the stage trained on.
+        label: ``"base"`` for row 0, else the name of the task the stage trained on, or those of a mixture.
         step: Optimizer step of the evaluation; ``None`` where the stage was not evaluated.
         scores: Task or probe to score; nan or absent where there was none.
     """
@@ -85,7 +87,7 @@ class Matrix:
 
     def trained(self, row: int, column: str) -> bool:
         """Whether the stage of this row trained on the task of this column."""
-        return row > 0 and column in self.tasks and self.rows[row].label == column
+        return row > 0 and column in tasks_of(self.rows[row].label, self.tasks)
 
     def markdown(self) -> str:
         """A Markdown table; the task a stage trained on is bold."""

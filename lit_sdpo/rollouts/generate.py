@@ -138,6 +138,7 @@ def generate(
     )
     rollouts = Rollouts(
         rows=rows,
+        tasks=[task.part_of(row).name for row in rows],
         prompt_ids=asked["prompts"],
         num_generations=draw.num_generations,
         completions=completions,

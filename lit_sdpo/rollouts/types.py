@@ -41,6 +41,7 @@ class Rollouts:
             without a teacher.
         advantages: What a policy gradient made of the rewards, float32 [N], nan for rows that it leaves to another
             term; ``None`` before that is known and for methods without advantages.
+        tasks: Name of each prompt's task, P of them; in a stage that trains on several they differ.
     """
 
     rows: Sequence[Row]
@@ -55,6 +56,7 @@ class Rollouts:
     replayed: Tensor | None = None
     taught: list[bool] | None = None
     advantages: Tensor | None = None
+    tasks: Sequence[str] = ()
 
     def __len__(self) -> int:
         """Number of completions, N."""
@@ -111,6 +113,7 @@ class Rollouts:
             replayed=None if self.replayed is None else self.replayed[index],
             taught=None if self.taught is None else [self.taught[n] for n in rows],
             advantages=None if self.advantages is None else self.advantages[index],
+            tasks=[self.tasks[p] for p in prompts] if self.tasks else (),
         )
 
     @classmethod
@@ -129,6 +132,7 @@ class Rollouts:
             replayed=torch.cat([n if p.replayed is None else p.replayed for p, n in zip(parts, none, strict=True)]),
             taught=None,
             advantages=None,
+            tasks=[name for part in parts for name in part.tasks],
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from lit_sdpo.callbacks import InitialEvaluation, StageCheckpoint
 from lit_sdpo.checkpoints.manifest import in_order
 from lit_sdpo.checkpoints.schema import KEY
+from lit_sdpo.data.mixture import Mixture, Share
 from lit_sdpo.rewards.base import Verdict
 from tests.faults.runs import assert_same, model, stream, train
 from tests.training import Toy, assert_close_gradients, fit, method, rollout_callback, toy_data, weights
@@ -57,6 +58,19 @@ def test_c11_rewards_of_all_ranks_normalise_advantages(tmp_path, tiny):
     alone, _ = moved(tmp_path, tiny, "grpo", data(), advantage="batch_std")
     shared, _ = moved(tmp_path, tiny, "grpo", data(), advantage="batch_std", strategy="ddp_fork", devices=2)
     assert_close_gradients(shared, alone, rtol=1e-3)
+
+
+def test_two_processes_take_the_steps_of_one_in_a_mixture(tmp_path, tiny):
+    def data():
+        shares = [Share(task=Toy("a"), share=0.6), Share(task=Uneven("b"), share=0.4)]
+        return toy_data([Mixture(shares)], steps=2, eval_prompts=3)
+
+    alone, expected = moved(tmp_path, tiny, "grpo", data())
+    shared, logged = moved(tmp_path, tiny, "grpo", data(), strategy="ddp_fork", devices=2)
+    assert_close_gradients(shared, alone, rtol=1e-3)
+    exact = [name for name in expected if name.startswith(("val/", "rollout/")) and "tokens_per_second" not in name]
+    assert {"rollout/a/reward", "rollout/b/reward"} <= set(exact)
+    assert {n: logged[n] for n in exact} == pytest.approx({n: expected[n] for n in exact}, rel=1e-3, abs=1e-5)
 
 
 def test_c11_an_idle_window_is_idle_on_all_ranks(tmp_path, tiny):

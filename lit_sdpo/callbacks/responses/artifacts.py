@@ -134,25 +134,27 @@ class ArtifactMonitor(pl.Callback):
         else:
             if rollouts.replayed is not None:  # those belong to earlier tasks
                 rollouts = rollouts.take(range(int((~rollouts.replayed).sum()) // rollouts.num_generations))
-            leaked = self._count(task, rollouts.texts)
+            leaked = self._count(rollouts.tasks or [task], rollouts.texts)
             options: dict[str, Any] = {"on_step": True, "on_epoch": False, "batch_size": 1}
             pl_module.log("artifacts/leakage", leaked, sync_dist=trainer.world_size > 1, **options)
             if has_teacher(pl_module):
                 self._last = task, rollouts.take(range(min(GAIN_PROMPTS, len(rollouts.rows))))
         self._seconds += time.perf_counter() - started
 
-    def _count(self, task: str, texts: Sequence[str]) -> float:
-        """Count, and give the share of responses with another task's marker."""
-        sums = self._train.setdefault(task, dict.fromkeys(("responses", "leakage", "boxed", "loops"), 0.0))
-        foreign = self._foreign(task)
-        leaked = 0
-        for text in texts:
-            leaked += any(pattern.search(text) for pattern in foreign)
+    def _count(self, tasks: Sequence[str], texts: Sequence[str]) -> float:
+        """Count, and give the share of responses with another task's marker; each task has equally many in a row."""
+        foreign = {task: self._foreign(task) for task in dict.fromkeys(tasks)}
+        total = 0
+        for n, text in enumerate(texts):
+            task = tasks[n * len(tasks) // len(texts)]
+            sums = self._train.setdefault(task, dict.fromkeys(("responses", "leakage", "boxed", "loops"), 0.0))
+            leaked = any(pattern.search(text) for pattern in foreign[task])
             sums["boxed"] += len(re.findall(BOXED, text))
             sums["loops"] += ending_loop(words(text), LOOP_REPEATS) >= LOOP_WORDS
-        sums["responses"] += len(texts)
-        sums["leakage"] += leaked
-        return leaked / max(len(texts), 1)
+            sums["responses"] += 1
+            sums["leakage"] += leaked
+            total += leaked
+        return total / max(len(texts), 1)
 
     def _foreign(self, task: str) -> list[re.Pattern[str]]:
         own = self._patterns.get(task, [])

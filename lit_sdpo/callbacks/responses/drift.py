@@ -37,6 +37,7 @@ from lit_sdpo.report.responses import (
     responses_scalars,
     similarities_csv,
 )
+from lit_sdpo.text import tasks_of
 
 
 class ResponseDrift(pl.Callback):
@@ -255,9 +256,10 @@ class ResponseDrift(pl.Callback):
     def _role(self, stage: int, task: str) -> str:
         if not self.stages or not 0 < stage <= len(self.stages):
             return "other"
-        if task == self.stages[stage - 1]:
+        trained = [task in tasks_of(label, [task]) for label in self.stages[:stage]]
+        if trained[-1]:
             return "current"
-        return "earlier" if task in self.stages[: stage - 1] else "other"
+        return "earlier" if any(trained) else "other"
 
     def _row(
         self,

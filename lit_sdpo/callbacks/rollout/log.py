@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lit_sdpo.data.task import Task
 from lit_sdpo.rollouts.generate import Generation
 from lit_sdpo.rollouts.types import Rollouts
+
+#: What is logged of each task besides.
+PER_TASK = ("reward", "length", "truncated")
 
 
 def call_on_rollouts(
@@ -21,18 +26,37 @@ def call_on_rollouts(
             look(trainer, module, rollouts, task=task, split=split, stage=stage, step=trainer.global_step)
 
 
-def log_rollouts(trainer: pl.Trainer, module: pl.LightningModule, task: str, generation: Generation) -> None:
-    """Log means over the completions of all ranks; all ranks call it together, and it takes one reduction."""
+def log_rollouts(
+    trainer: pl.Trainer, module: pl.LightningModule, tasks: Sequence[Task], generation: Generation
+) -> None:
+    """Log means over the completions of all ranks, and those of each task; all ranks call it together.
+
+    It takes one reduction.
+
+    Args:
+        trainer: Reduces.
+        module: Logs.
+        tasks: The stage's tasks; of those without a prompt in this window nothing is logged.
+        generation: The completions of this rank.
+    """
     ratios = rollout_ratios(generation, trainer.world_size)
-    ratios |= {f"{task}/{key}": ratios[key] for key in ("reward", "length", "truncated")}
+    rollouts = generation.rollouts
+    for name in [task.name for task in tasks]:
+        own = ratios
+        if len(tasks) > 1:
+            of_task = rollouts.take([prompt for prompt, each in enumerate(rollouts.tasks) if each == name])
+            own = _means(of_task)
+        ratios |= {f"{name}/{key}": own[key] for key in PER_TASK}
     device = module.device
     pairs = [
         torch.stack([torch.as_tensor(x, dtype=torch.float32, device=device) for x in pair]) for pair in ratios.values()
     ]
     sums = trainer.strategy.reduce(torch.stack(pairs), reduce_op="sum")
+    rows = dict(zip(ratios, sums[:, 1].tolist(), strict=True))
     for key, value in zip(ratios, sums[:, 0] / sums[:, 1], strict=True):
-        name = key if key.startswith("time/") else f"rollout/{key}"
-        module.log(name, value, on_step=True, on_epoch=False, batch_size=1)
+        if rows.get(f"{key.rpartition('/')[0]}/truncated", 1):
+            name = key if key.startswith("time/") else f"rollout/{key}"
+            module.log(name, value, on_step=True, on_epoch=False, batch_size=1)
 
 
 def log_maximum(module: pl.LightningModule, name: str, value: Tensor) -> None:
@@ -46,11 +70,9 @@ def rollout_ratios(generation: Generation, world_size: int = 1) -> dict[str, tup
     rollouts, completions = generation.rollouts, generation.rollouts.completions
     tokens, rows = completions.lengths.sum(), len(rollouts)
     ratios: dict[str, tuple[Tensor | float, Tensor | float]] = {
-        "reward": _known(rollouts.rewards),
+        **_means(rollouts),
         "abstained": (rollouts.rewards.isnan().sum(), rows),
         "entropy": (-completions.logprobs[rollouts.completion_mask].sum(), tokens),
-        "length": (tokens, rows),
-        "truncated": ((~completions.finished).sum(), rows),
         "flat_groups": (rollouts.flat.sum(), len(rollouts.rows)),
         "tokens_per_second": (tokens, generation.sampling_seconds / world_size),
         "time/rollout": (generation.sampling_seconds, 1),
@@ -61,6 +83,15 @@ def rollout_ratios(generation: Generation, world_size: int = 1) -> dict[str, tup
         if name != "verifier":
             ratios[f"failures/{name}"] = (generation.scores.failures[name], rows)
     return ratios
+
+
+def _means(rollouts: Rollouts) -> dict[str, tuple[Tensor | float, Tensor | float]]:
+    completions, rows = rollouts.completions, len(rollouts)
+    return {
+        "reward": _known(rollouts.rewards),
+        "length": (completions.lengths.sum(), rows),
+        "truncated": ((~completions.finished).sum(), rows),
+    }
 
 
 def _known(values: Tensor) -> tuple[Tensor, Tensor]:

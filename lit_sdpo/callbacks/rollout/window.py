@@ -105,6 +105,7 @@ class WindowRollouts:
     def _fill(self, trainer: pl.Trainer, module: Any, batch: PromptBatch, collected: Collected | None) -> None:
         if learns_from_references(module):
             rollouts = reference_rollouts(batch.rows, module.tokenizer, module.device, self.draw.template_options)
+            rollouts.tasks = [batch.task.part_of(row).name for row in batch.rows]
         else:
             with self.engine.holding(module.policy) if collected is None else nullcontext():
                 rollouts = self._rollouts(trainer, module, batch, collected)
@@ -128,7 +129,7 @@ class WindowRollouts:
         made = generate(*own)
         if collected is not None:
             made = replace(made, sampling_seconds=collected.seconds)
-        log_rollouts(trainer, module, batch.task.name, made)
+        log_rollouts(trainer, module, batch.task.parts, made)
         if self.overlap is not None:
             self.overlap.log(trainer, module, collected)
         share = failure_share(trainer, module, made.rollouts.verdicts, self.failures)

@@ -12,6 +12,7 @@ import lit_sdpo
 from lit_sdpo.data.check.checker import Part
 from lit_sdpo.data.datamodule import ContinualDataModule, verifiers_of
 from lit_sdpo.data.jsonl import plain_arguments, planned
+from lit_sdpo.data.mixture import parts_of
 from lit_sdpo.data.task import Row
 from lit_sdpo.likelihood.rows import Parse
 from lit_sdpo.likelihood.tasks import LikelihoodTask
@@ -58,7 +59,8 @@ def sources_and_rows(contents: Iterable[Mapping[str, Any]]) -> Configured:
     register_verifiers(verifiers_of(parsed.data))
     scored = _scored_by_likelihood(parsed.data.init_args)
     arguments = parsed.data.init_args
-    specs = [stage["task"] for stage in arguments.get("stages") or []] + list(arguments.get("probes") or [])
+    trained = [spec for stage in arguments.get("stages") or [] for spec in parts_of(stage["task"])]
+    specs = trained + list(arguments.get("probes") or [])
     if not specs or not all(hasattr(import_object(spec["class_path"]), "plan") for spec in specs):
         data = parser.instantiate(parsed).data
         rows = [
