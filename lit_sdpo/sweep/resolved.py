@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lit_sdpo.dry_run import ParseOnly
 from lit_sdpo.errors import UserError
 from lit_sdpo.sweep.plan import Run
 
@@ -97,6 +96,7 @@ class Parser:
             UserError: It has a mistake.
         """
         from lit_sdpo.cli import run  # takes seconds to import
+        from lit_sdpo.dry_run import ParseOnly
 
         if self._made is None:
             self._made = run(arguments, ParseOnly)
