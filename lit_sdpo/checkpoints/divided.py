@@ -13,8 +13,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from lit_sdpo.checkpoints.damaged import DAMAGED, DamagedError, compare, newest_good, warn_not_compared
 from lit_sdpo.checkpoints.identity import check_schema
 from lit_sdpo.checkpoints.manifest import Contents, Manifest, is_divided, next_number
-from lit_sdpo.checkpoints.writing import explained, remove, sync, tensor_bytes
+from lit_sdpo.checkpoints.writing import explained, remove, tensor_bytes
 from lit_sdpo.errors import UserError
+from lit_sdpo.files import sync
 
 
 def guard(strategy: Any) -> None:
