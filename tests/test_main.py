@@ -48,11 +48,11 @@ print(json.dumps(found))
 def broken(tmp_path, monkeypatch):
     """Makes libraries raise when they are imported in processes that are started."""
 
-    def make(*names, error="RuntimeError"):
+    def make(*names):
         for name in names:
             folder = tmp_path / "broken" / name
             folder.mkdir(parents=True)
-            (folder / "__init__.py").write_text(f"raise {error}('{name} is broken')\n")
+            (folder / "__init__.py").write_text(f"raise RuntimeError('{name} is broken')\n")
         monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'broken'}:{ROOT}")
 
     return make
@@ -90,9 +90,8 @@ def test_commands_go_without_the_libraries_that_they_do_not_need(tmp_path, broke
 
 @pytest.mark.slow
 def test_a_run_finds_every_class_by_its_short_name(broken):
-    """In a new process, where nobody has imported them before; optional libraries may be broken."""
+    """In a new process, where nobody has imported them before; nothing asks for adapters."""
     broken("peft")
-    broken("torchvision", error="ImportError")  # Lightning itself looks for it, and takes no other error
     settings = ["--model.teacher=EMATeacher", "--trainer.callbacks+=CollapseMonitor", "--model.optimizer=MuonAdamW"]
     arguments = ["fit", "--config=configs/micro/sdpo.yaml", *settings, "--print_config"]
     shown = started(f"from lit_sdpo.main import main; raise SystemExit(main({arguments}))")

@@ -29,9 +29,11 @@ def check(capsys):
     """Runs the check; gives exit code and report."""
 
     def run(*arguments):
+        capsys.readouterr()  # what made the files may have shown its progress
         code = main(["data", "check", *map(str, arguments), "--json"])
         captured = capsys.readouterr()
-        assert captured.err == ""
+        # On a busy machine a comparison of pairs takes long enough to say how far it is.
+        assert [line for line in captured.err.splitlines() if not line.endswith(" s left")] == []
         return code, json.loads(captured.out)
 
     return run
