@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.load`` trains twenty stages of fifty steps over fifty tasks, with 2,000 evaluation prompts in
 all and 64 completions for each prompt of a step, on the micro world's model, in a process of its own. Its resident
-memory is read every second. The numbers are the memory in the second and in the last quarter of the time, the files
-that the run has left by kind, and the processes that have not ended with it.
+memory is read every second. The numbers are the memory in each tenth of the time, the files that the run has left by
+kind, and the processes that have not ended with it.
 """
 
 from __future__ import annotations
@@ -97,15 +97,14 @@ def run(folder: Path, config: dict[str, Any]) -> dict[str, object]:
             if (size := resident(child.pid)) is not None:
                 memory.append(size)
             time.sleep(1)
-    quarter = max(1, len(memory) // 4)
+    tenths = [memory[len(memory) * n // 10 : len(memory) * (n + 1) // 10] for n in range(10)]
     kept = next((folder / "runs").rglob("version_0"), folder)
     files = Counter(file.suffix or file.name for file in kept.rglob("*") if file.is_file())
     time.sleep(1)
     return {
         "exit code": child.returncode,
         "seconds": time.monotonic() - start,
-        "MiB, second quarter": statistics.median(memory[quarter : 2 * quarter] or memory or [0.0]),
-        "MiB, last quarter": statistics.median(memory[-quarter:] or [0.0]),
+        "MiB by tenths of the time": " ".join(f"{statistics.median(part):.0f}" for part in tenths if part),
         "files": ", ".join(f"{count} {kind}" for kind, count in sorted(files.items())),
         "bytes": sum(file.stat().st_size for file in kept.rglob("*") if file.is_file()),
         "processes left": len(left_over(child.pid)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,6 +25,7 @@ class UserError(Exception):
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
         where = "\\n".join(where.splitlines())  # paths and names may hold line breaks, a place is in one line
+        what = re.sub(r"\r|\n(?!  )", r"\\n", what)  # so may values; a list below a message is set in by two blanks
         text = f"{where}: {what}" if where else what
         if fix:
             text = f"{text.rstrip('.')}. {fix[0].upper()}{fix[1:]}".rstrip(".") + "."

@@ -6,6 +6,7 @@ Nothing heavy is imported here: a command that needs neither torch nor Lightning
 from __future__ import annotations
 
 import errno
+import os
 import re
 import traceback
 
@@ -58,7 +59,8 @@ def explain_running(error: BaseException) -> UserError | None:
     """
     if isinstance(error, OSError) and error.errno in _DISK:
         what, fix = _DISK[error.errno]
-        return UserError(what, where=str(error.filename or "the run's folder"), fix=fix)
+        # TensorBoard's writer names its file in bytes.
+        return UserError(what, where=os.fsdecode(error.filename or "the run's folder"), fix=fix)
     if _MISCONFIGURED in (f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__):
         return UserError(reason(error, most=400), where="trainer")
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]

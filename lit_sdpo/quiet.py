@@ -8,7 +8,6 @@ import threading
 import warnings
 from typing import Any
 
-from lit_sdpo.failures import is_full
 from lit_sdpo.text import said
 
 
@@ -29,8 +28,8 @@ def be_quiet() -> None:
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """TensorBoard writes in a thread of its own: a full disk is said once, by the run that finds its writer dead."""
-    if not is_full(failure.exc_value):
+    """TensorBoard writes in a thread of its own, and the run that finds its writer dead raises what that has met."""
+    if type(failure.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
         threading.__excepthook__(failure)
 
 

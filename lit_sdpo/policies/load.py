@@ -162,6 +162,8 @@ def load_policy(
             "loaded weights fit one architecture", where="model.config_overrides", fix="set random_weights too"
         )
     chosen: Any = dtype if dtype == "auto" else getattr(torch, dtype)
+    if attn_implementation == "":
+        raise UserError("it has no name", where="model.attn_implementation", fix="give one, or leave it out")
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     if random_weights:
         config = architecture_from(source, config_overrides or {})

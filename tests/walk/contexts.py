@@ -72,6 +72,12 @@ ALIVE: dict[str, dict[str, Any]] = {
     "JsonlTask": {"name": "sums", **SPLITS, "limit": 6},
     "NamedTask": {"task": "gsm8k", **SPLITS, "limit": 6},
     "MicroTask": {"domain": "math"},
+    "Mixture": {
+        "shares": [
+            {"task": {"class_path": "MicroTask", "init_args": {"domain": domain}}, "share": 0.5}
+            for domain in ("math", "sci")
+        ]
+    },
     "WarmStartTask": {"size": 64},
     "WeightAnchor": {"strength": 100.0},
 }
@@ -142,7 +148,8 @@ def with_value(config: dict[str, Any], path: tuple[str | int, ...], value: Any) 
 
 
 def _public(base: type, module: Any = lit_sdpo) -> list[type]:
-    found = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, base)]
+    every = [getattr(module, name) for name in dir(module)]  # not vars: names may come when they are asked for
+    found = [each for each in every if isinstance(each, type) and issubclass(each, base)]
     unique = {each.__name__: each for each in found if not inspect.isabstract(each)}
     return [unique[name] for name in sorted(unique)]
 

@@ -12,6 +12,10 @@ NO_EFFECT = {
     "Trainer.benchmark": "cuDNN alone",
     "Trainer.limit_predict_batches": "nothing is predicted in fit",
     "Trainer.limit_test_batches": "nothing is tested in fit",
+    "Trainer.num_sanity_val_steps": "what they find is thrown away",
+    "Trainer.deterministic": "everything here is",
+    "Trainer.default_root_dir": "the logger has a folder",
+    "TensorBoardLogger.default_hp_metric": "no hyperparameters are logged",
     "Trainer.model_registry": "names checkpoints in a registry that no logger here has",
     "Trainer.use_distributed_sampler": "the loaders divide themselves",
     "Trainer.sync_batchnorm": "one process",
@@ -48,11 +52,19 @@ MEANS_THE_SAME = {
     ("ExportPolicy.dtype", "'float32'"),
     ("Trainer.enable_progress_bar", "True"),
     ("Trainer.gradient_clip_val", "1.5"),  # gradients are below
-    ("ContinualDataModule.replay_share", "1e-45"),  # one prompt, as without it
-    ("WarmupLinearDecay.decay_share", "1e-45"),  # no step
-    ("WarmStartTask.prior", "1e-45"),  # no row
+    ("Trainer.gradient_clip_val", "1099511627776"),
+    ("Trainer.log_every_n_steps", "None"),
+    ("Trainer.min_steps", "0"),
+    ("Trainer.fast_dev_run", "0"),
+    ("ContinualDataModule.probes", "[]"),
+    ("MicroDataModule.world", "None"),
+    ("JsonlTask.on_bad_row", "'skip'"),  # no row is bad
+    ("NamedTask.on_bad_row", "'skip'"),
+    ("NamedTask.folder", "''"),  # its files are given
+    ("Reprompt.feedback_only_without_solution", "False"),  # no feedback is shown
+    ("Reprompt.allow_truncated", "True"),  # no success was cut off
+    ("SummaryWriter.comment", "None"),
     ("Reprompt.max_context_tokens", "None"),  # contexts are below
     ("Reprompt.thinking", "'keep'"),  # nobody thinks
     ("MicroWorld.strict", "True"),  # no answer that it would judge otherwise
-    ("CISPO.ratio_min", "1e-45"),
 }

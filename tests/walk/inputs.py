@@ -76,6 +76,8 @@ def judge(tried: Input, ended: Ended, results: dict[str, str]) -> str:
         return "" if ended.refused else f"exit {ended.code}: {ended.message}"
     if tried.wrong:
         return "exit 0, though the type hint has no place for it"
+    if tried.name.endswith("= 1e-45"):  # the smallest number that float32 has: all it must do is no harm
+        return ""
     if all(key in EITHER for key in tried.keys):
         return ""
     both = dict.fromkeys([*results, *ended.results])

@@ -4,11 +4,14 @@ import math
 import os
 import subprocess
 import sys
+from inspect import isabstract
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+import lit_sdpo
+from tests.walk.contexts import contexts
 from tests.walk.options import Option, is_refused, same, values_of
 from tests.walk.pairs import _named_together
 from tests.walk.trial import Ended
@@ -72,6 +75,16 @@ def test_a_refusal_is_one_line(code, errors, refused):
 
 
 @pytest.mark.slow
+def test_every_public_class_that_a_configuration_names_has_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {context.name for context in contexts()} | {"GRPO"}
+    kinds = (lit_sdpo.OnPolicyModule, lit_sdpo.Teacher, lit_sdpo.Task)
+    public = [getattr(lit_sdpo, name) for name in lit_sdpo.__all__]
+    found = [each for each in public if isinstance(each, type) and issubclass(each, kinds) and each not in kinds]
+    assert len(found) > 12
+    assert [each.__name__ for each in found if each.__name__ not in names and not isabstract(each)] == []
+
+
 def test_a_sample_of_the_walk():
     command = [sys.executable, "-m", "tests.walk", "--sample", "20"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
