@@ -3,7 +3,30 @@
 from __future__ import annotations
 
 from lit_sdpo.metrics.continual import RetentionMatrix, TransitionShares
+from lit_sdpo.metrics.curves import (
+    AverageMinAccuracy,
+    LearningCurveArea,
+    MinAccuracy,
+    StabilityGap,
+    WindowedForgetting,
+    WindowedPlasticity,
+    WorstCaseAccuracy,
+)
 from lit_sdpo.metrics.items import ItemAccuracy, PassAtK
 from lit_sdpo.metrics.sequences import RepetitionShare, SequenceKL
 
-__all__ = ["ItemAccuracy", "PassAtK", "RepetitionShare", "RetentionMatrix", "SequenceKL", "TransitionShares"]
+__all__ = [
+    "AverageMinAccuracy",
+    "ItemAccuracy",
+    "LearningCurveArea",
+    "MinAccuracy",
+    "PassAtK",
+    "RepetitionShare",
+    "RetentionMatrix",
+    "SequenceKL",
+    "StabilityGap",
+    "TransitionShares",
+    "WindowedForgetting",
+    "WindowedPlasticity",
+    "WorstCaseAccuracy",
+]

@@ -8,9 +8,24 @@ import warnings
 import pytest
 import torch
 import torch.multiprocessing as mp
+from torchmetrics import MetricCollection
 
 from lit_sdpo import functional as F
-from lit_sdpo.metrics import ItemAccuracy, PassAtK, RepetitionShare, RetentionMatrix, SequenceKL, TransitionShares
+from lit_sdpo.metrics import (
+    AverageMinAccuracy,
+    ItemAccuracy,
+    LearningCurveArea,
+    MinAccuracy,
+    PassAtK,
+    RepetitionShare,
+    RetentionMatrix,
+    SequenceKL,
+    StabilityGap,
+    TransitionShares,
+    WindowedForgetting,
+    WindowedPlasticity,
+    WorstCaseAccuracy,
+)
 
 
 def generator():
@@ -29,6 +44,26 @@ LENGTHS = torch.tensor([9, 0, 1, 5, 9, 3])
 P, Q = log_softmax(6, 9, 5, seed=1), log_softmax(6, 9, 5, seed=2)
 MASK = torch.arange(9) < LENGTHS[:, None]
 CORRECT = SCORES.view(3, 4).sum(1)
+
+STAGES, STEPS = [0, 1, 1, 2, 2, 3], [0, 5, 10, 15, 20, 30]
+#: Four prompts of each of three tasks at six evaluations; their order of arrival is of no matter.
+CURVES = torch.rand(3, 6, 4, generator=generator(), dtype=torch.float64)
+EVALUATED = [
+    (STAGES[e], STEPS[e], task, CURVES[task, e, part])
+    for e in (3, 0, 5, 4, 2, 1)
+    for task in range(3)
+    for part in (slice(0, 1), slice(1, 4))
+]
+MEANS, WHEN = CURVES.mean(-1), (torch.tensor(STAGES), torch.tensor(STEPS))
+OVER_TIME = {
+    "minimum": (lambda: MinAccuracy(3), F.min_accuracy(MEANS, WHEN[0])),
+    "average minimum": (lambda: AverageMinAccuracy(3), F.average_min_accuracy(MEANS, WHEN[0])),
+    "worst case": (lambda: WorstCaseAccuracy(3, "min"), F.worst_case_accuracy(MEANS, WHEN[0], "min")),
+    "gap": (lambda: StabilityGap(3), F.stability_gap(MEANS, WHEN[0])),
+    "area": (lambda: LearningCurveArea(3), F.learning_curve_area(MEANS, *WHEN)),
+    "window's loss": (lambda: WindowedForgetting(3, window=2), F.windowed_forgetting(MEANS, 2)),
+    "window's gain": (lambda: WindowedPlasticity(3, window=3), F.windowed_plasticity(MEANS, 3)),
+}
 
 # A class, what two ranks see of it, and its value over both.
 CASES = {
@@ -122,6 +157,14 @@ def _rank(rank, address):
             for share in shares:
                 alone.update(*share)
         same(alone.compute(), expected)
+    for make, expected in OVER_TIME.values():
+        metric, alone = make(), make()
+        for scores in EVALUATED[rank::2]:
+            metric.update(*scores)
+        torch.testing.assert_close(metric.compute(), expected)
+        for scores in EVALUATED if rank == 1 else ():
+            alone.update(*scores)
+        torch.testing.assert_close(alone.compute(), expected)
     torch.distributed.destroy_process_group()
 
 
@@ -134,6 +177,37 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("name", OVER_TIME)
+def test_measures_of_curves_are_their_functions_through_a_checkpoint_and_half_precision(name):
+    make, expected = OVER_TIME[name]
+    first = torch.nn.ModuleDict({"metric": make()}).half()
+    for scores in EVALUATED[:11]:
+        first["metric"].update(*scores)
+    again = torch.nn.ModuleDict({"metric": make()})
+    again.load_state_dict(first.state_dict())
+    for scores in EVALUATED[11:]:
+        again["metric"].update(*scores)
+    torch.testing.assert_close(again["metric"].compute(), expected, rtol=1e-12, atol=0)
+
+
+def test_measures_of_curves_in_a_collection_and_without_scores():
+    collection = MetricCollection({name: make() for name, (make, _) in OVER_TIME.items() if "worst" not in name})
+    warnings.simplefilter("ignore")  # torchmetrics: computed before it was updated
+    nothing = collection.compute()
+    assert all(value.isnan().all() for name, value in nothing.items() if "window" not in name)
+    for stage, step, task, scores in EVALUATED:
+        collection.update(stage, step, torch.full((len(scores),), task), scores)
+    collection.update(1, 10, 0, torch.tensor([math.nan]))
+    for name, value in collection.compute().items():
+        torch.testing.assert_close(value, OVER_TIME[name][1])
+
+
+@pytest.mark.parametrize("when", [(3, 0, 0), (-1, 0, 0), (0, 0, 2), (0, 0, -1)])
+def test_an_evaluation_of_a_stage_or_task_that_there_is_not(when):
+    with pytest.raises(IndexError, match="among 2"):
+        MinAccuracy(2).update(*when, torch.ones(1))
 
 
 def test_what_stands_at_masked_places_does_not_matter():
@@ -160,6 +234,8 @@ def test_arguments_that_cannot_be():
         (lambda: PassAtK(0), "k has to be"),
         (lambda: TransitionShares(choices=1), "choices"),
         (lambda: RepetitionShare(0), "order"),
+        (lambda: MinAccuracy(0), "tasks"),
+        (lambda: WindowedForgetting(2, 0), "window"),
         (lambda: SequenceKL("k2"), "kind"),
         (lambda: TransitionShares().update(torch.ones(2), torch.ones(3)), "same items"),
     ]:
