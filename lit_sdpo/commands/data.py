@@ -254,7 +254,7 @@ def _likelihood_of(configs: Sequence[str]) -> list[tuple[Part, Parse]]:
     _, parsed = _parsed(configs)
     found: dict[str, tuple[Part, Parse]] = {}
     for spec in parsed.data.init_args.get("likelihood") or []:
-        task: LikelihoodTask[Any] = import_object(spec["class_path"])(**plain_arguments(spec))
+        task: LikelihoodTask = import_object(spec["class_path"])(**plain_arguments(spec))
         for split, sources in task.sources.items():
             for source in sources:
                 found.setdefault(f"{task.name}/{source}", (Part(source, task.name, split), type(task).parse))
