@@ -25,7 +25,11 @@ def name(path):
 
 def arguments(path):
     """``fit`` with this file; an overlay is put behind another one, and an example gets a model in the user's place."""
-    base = ["--config", SDPO] if path.parent.name == "worlds" or path.name in ("measure.yaml", "fsdp.yaml") else []
+    base = (
+        ["--config", SDPO]
+        if path.parent.name in ("worlds", "prior") or path.name in ("measure.yaml", "fsdp.yaml")
+        else []
+    )
     model = ["--model.init_args.model_name", "micro"] if path.parent.name == "examples" else []
     return ["fit", *base, "--config", str(path), *model]
 

@@ -126,5 +126,5 @@ def readable(policy: Any, tokenizer: Any) -> int:
     return length if length < NO_LIMIT else LENGTH
 
 
-def _tasks(trainer: pl.Trainer) -> Sequence[LikelihoodTask[Any]]:
+def _tasks(trainer: pl.Trainer) -> Sequence[LikelihoodTask]:
     return getattr(getattr(trainer, "datamodule", None), "likelihood", ())

@@ -65,7 +65,7 @@ class ContinualDataModule(pl.LightningDataModule):
         seed: int | None = None,
         override_prompts_per_step: int | None = None,
         verifiers: dict[str, str] | None = None,
-        likelihood: list[LikelihoodTask[Any]] | None = None,
+        likelihood: list[LikelihoodTask] | None = None,
     ) -> None:
         super().__init__()
         register_verifiers(verifiers or {})

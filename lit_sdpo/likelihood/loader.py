@@ -19,7 +19,7 @@ class LikelihoodBatch:
         positions: Their places among the rows of all processes.
     """
 
-    task: LikelihoodTask[Any]
+    task: LikelihoodTask
     positions: Sequence[int]
 
     def to(self, *args: Any, **kwargs: Any) -> LikelihoodBatch:
@@ -40,7 +40,7 @@ class LikelihoodLoader:
 
     def __init__(
         self,
-        task: LikelihoodTask[Any],
+        task: LikelihoodTask,
         rows: Sequence[ChoiceRow | TextRow],
         *,
         batch_size: int,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from lit_sdpo.data.layouts.layout import text
 from lit_sdpo.data.layouts.messages import checked
@@ -55,7 +57,7 @@ class TextRow:
         return self.text
 
 
-Row = TypeVar("Row", bound=ChoiceRow | TextRow)
+Row = TypeVar("Row", bound=ChoiceRow | TextRow, default=Any)
 #: Makes a row from its id and its fields.
 Parse = Callable[[str, Mapping[str, Any]], ChoiceRow | TextRow]
 

@@ -82,7 +82,7 @@ def sources_and_rows(contents: Iterable[Mapping[str, Any]]) -> Configured:
 def _scored_by_likelihood(arguments: Any) -> list[tuple[Part, Parse]]:
     found: dict[str, tuple[Part, Parse]] = {}
     for spec in arguments.get("likelihood") or []:
-        task: LikelihoodTask[Any] = import_object(spec["class_path"])(**plain_arguments(spec))
+        task: LikelihoodTask = import_object(spec["class_path"])(**plain_arguments(spec))
         for split, sources in task.sources.items():
             for source in sources:
                 found.setdefault(f"{task.name}/{source}", (Part(source, task.name, split), type(task).parse))
