@@ -37,24 +37,25 @@ class LikelihoodEvaluation(Callback):
     def __init__(self) -> None:
         #: Scores of each row in the last evaluation, by task and row id.
         self.item_scores: dict[str, dict[str, list[float]]] = {}
-        self._requests: dict[str, list[list[Scored]]] = {}
+        #: What is asked about each row, by task; known once the model is.
+        self.requests: dict[str, list[list[Scored]]] = {}
         self._values: dict[str, ItemAccuracy] = {}
         self._held = ExitStack()
         self._seconds = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget what an earlier run of this callback has encoded."""
-        self._requests = {}
+        self.requests = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Cut all rows into tokens, now that the model is known."""
         split: Split = "test" if trainer.testing else "validation"
         module: Any = pl_module
         for task in _tasks(trainer):
-            if task.name not in self._requests:
+            if task.name not in self.requests:
                 encoder = Encoder(module.tokenizer, getattr(module, "chat_template_options", None))
                 length = readable(module.policy, module.tokenizer)
-                self._requests[task.name] = [task.requests(row, encoder, length) for row in task.rows(split)]
+                self.requests[task.name] = [task.requests(row, encoder, length) for row in task.rows(split)]
 
     on_validation_start = on_fit_start
     on_test_start = on_fit_start
@@ -79,7 +80,7 @@ class LikelihoodEvaluation(Callback):
         if not isinstance(batch, LikelihoodBatch):
             return
         started, module, name = time.perf_counter(), pl_module, batch.task.name
-        asked = [self._requests[name][position] for position in batch.positions]
+        asked = [self.requests[name][position] for position in batch.positions]
         with trainer.precision_plugin.forward_context():
             policy: Any = module.policy
             answers = token_logprobs(policy, [request for row in asked for request in row], batch.task.batch_tokens)

@@ -138,6 +138,7 @@ def checks_of(settings: Sequence[str]) -> list[tuple[str, Check]]:
     parts = {
         "model": _model,
         "prompts": prompts.lengths,
+        "likelihood": prompts.likelihood,
         "chat template": prompts.template,
         "rendered": prompts.rendered,
         "rewards": scoring.rewards,

@@ -31,7 +31,7 @@ def evaluation(run: Run) -> Iterator[Finding]:
     sampled = run.module.learns_from == "policy"
     trained = sum(stage.steps * stage.prompts_per_step for stage in data.stages) // data.updates_per_rollout
     trained *= run.rollout.num_generations if sampled else 0
-    share = found.completions / (found.completions + trained)
+    share = found.completions / max(found.completions + trained, 1)
     text = (
         f"{found.count} evaluations of {len(found.prompts)} tasks and probes, {sum(found.prompts.values()):,} prompts x"
         f" {data.eval_generations}, up to {run.rollout.evaluation_sampling.max_new_tokens:,} tokens each:"

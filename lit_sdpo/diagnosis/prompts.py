@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
+from lit_sdpo.callbacks.likelihood import LikelihoodEvaluation
 from lit_sdpo.diagnosis.findings import Finding
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.chat import rendered as rendered_prompts
@@ -51,6 +52,17 @@ def lengths(run: Run) -> Iterator[Finding]:
             raise
     if run.policy is not None:  # now that its limit is known, prompts with completions are compared with it
         run.rollout.on_fit_start(run.trainer, run.module)
+
+
+def likelihood(run: Run) -> Iterator[Finding]:
+    """What an evaluation reads of the tasks that are scored without generating; all their rows are cut into tokens."""
+    if run.data.likelihood and run.policy is not None:
+        scored = LikelihoodEvaluation()
+        scored.on_fit_start(run.trainer, run.module)
+        for task in run.data.likelihood:
+            rows = scored.requests[task.name]
+            tokens = sum(sum(map(len, {r.context for r in row})) + sum(len(r.target) for r in row) for row in rows)
+            yield Finding("likelihood", "ok", f"{task.name}: {len(rows):,} rows, {tokens:,} tokens in each evaluation")
 
 
 def template(run: Run) -> Iterator[Finding]:

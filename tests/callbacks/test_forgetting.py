@@ -44,6 +44,32 @@ def fit(tmp_path, module=None, data=None, ckpt_path=None, extra=(), matrix=None,
     return matrix
 
 
+def test_a_matrix_of_losses(tmp_path):
+    """The same scores as losses: what was lost is won."""
+    matrix = fit(tmp_path, matrix=ForgettingMatrix(mode="min"))
+    assert matrix.matrix.losses == [*TASKS, *PROBES]
+    written = json.loads((tmp_path / "matrix.json").read_text())
+    assert written["losses"] == [*TASKS, *PROBES]
+    expected = {"average_accuracy": 0.5, "bwt": 0.3, "fwt": -0.1, "relative_forgetting": 300.0, "loss_change": -0.06}
+    assert {name: written["summary"][name] for name in expected} == pytest.approx(expected)
+    assert written["summary"]["forgetting"] == pytest.approx(-0.3)  # law had .7 after its own stage, .4 at the end
+
+
+def test_losses_beside_accuracies(tmp_path):
+    matrix = ForgettingMatrix(losses=["poems"], loss_metric="val/{task}/accuracy")
+    assert fit(tmp_path, matrix=matrix).matrix.losses == ["poems"]
+    written = json.loads((tmp_path / "matrix.json").read_text())["summary"]
+    assert written["loss_change"] == pytest.approx(-0.06)
+    assert written["ood_change"] is None
+    assert {name: written[name] for name in ("bwt", "forgetting")} == pytest.approx({"bwt": -0.3, "forgetting": 0.3})
+
+
+@pytest.mark.parametrize("options", [{"mode": "least"}, {"loss_metric": "loss"}])
+def test_what_losses_may_be(options):
+    with pytest.raises(UserError, match=r"no mode 'least'|no single \{task\} in 'loss'"):
+        ForgettingMatrix(**options)
+
+
 def test_the_matrix_of_a_stream(tmp_path):
     matrix = fit(tmp_path)
     assert (matrix.matrix.tasks, matrix.matrix.probes) == (TASKS, PROBES)

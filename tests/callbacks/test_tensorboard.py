@@ -36,6 +36,13 @@ def test_the_page_is_written_once_with_its_groups(tmp_path):
     assert charts["accuracy of probes"] == ["^val/poems/accuracy$"]
 
 
+def test_losses_have_a_chart_of_their_own():
+    charts = {name: tags for name, (_, tags) in layout(["a"], ["p", "x"], ["x"])["forgetting"].items()}
+    assert charts["accuracy of probes"] == ["^val/p/accuracy$"]
+    assert charts["loss on fixed texts"] == ["^val/x/loss$"]
+    assert "accuracy of probes" not in layout(["a"], ["x"], ["x"])["forgetting"]
+
+
 def test_without_a_logger_nothing_happens(tmp_path):
     trainer(tmp_path, TensorBoardLayout()).fit(Scripted(), Stream())
     assert not list(tmp_path.iterdir())

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import lightning.pytorch as pl
 import pytest
 import torch
 
-from lit_sdpo.callbacks import InitialEvaluation, StageCheckpoint
+from lit_sdpo.callbacks import InitialEvaluation, LikelihoodEvaluation, StageCheckpoint
 from lit_sdpo.checkpoints.manifest import in_order
 from lit_sdpo.checkpoints.schema import KEY
 from lit_sdpo.data.mixture import Mixture, Share
+from lit_sdpo.likelihood.tasks import TextLikelihood
 from lit_sdpo.rewards.base import Verdict
 from tests.faults.runs import assert_same, model, stream, train
-from tests.training import Toy, assert_close_gradients, fit, method, rollout_callback, toy_data, weights
+from tests.training import Toy, assert_close_gradients, fit, method, rollout_callback, toy_data, trainer, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -71,6 +74,21 @@ def test_two_processes_take_the_steps_of_one_in_a_mixture(tmp_path, tiny):
     exact = [name for name in expected if name.startswith(("val/", "rollout/")) and "tokens_per_second" not in name]
     assert {"rollout/a/reward", "rollout/b/reward"} <= set(exact)
     assert {n: logged[n] for n in exact} == pytest.approx({n: expected[n] for n in exact}, rel=1e-3, abs=1e-5)
+
+
+def test_two_processes_score_texts_as_one(tmp_path, tiny):
+    """3 texts for two processes; nothing else is evaluated."""
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": "add 1 to " * n}) + "\n" for n in (1, 2, 3)))
+
+    def loss(**options):
+        data = toy_data(likelihood=[TextLikelihood("texts", str(texts))], evaluate_trained=False)
+        callbacks = rollout_callback(), LikelihoodEvaluation()
+        made = trainer(tmp_path, data, *callbacks, limit_val_batches=1.0, **options)
+        made.validate(method("grpo", tiny), data, verbose=False)
+        return float(made.callback_metrics["val/texts/loss"])
+
+    assert loss(strategy="ddp_fork", devices=2) == pytest.approx(loss(), rel=1e-5)
 
 
 def test_c11_an_idle_window_is_idle_on_all_ranks(tmp_path, tiny):

@@ -35,6 +35,15 @@ def test_other_scales_take_the_range_of_the_scores(scores):
     assert high > low
 
 
+def test_the_least_loss_is_the_brightest_of_its_column():
+    rows = [MatrixRow(i, "a" if i else "base", i, {"a": 0.4, "x": x, "y": 7.0}) for i, x in enumerate((2.0, 3.0, 2.5))]
+    axes, texts = drawn(Matrix(["a"], ["x", "y"], rows, ["x", "y"]))
+    assert texts[:3] == ["0.400", "2.000", "7.000"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "x (loss)", "y (loss)"]
+    assert axes.images[0].get_clim() == (0.0, 1.0)
+    assert axes.images[0].get_array().tolist() == [[0.4, 1.0, 0.5], [0.4, 0.0, 0.5], [0.4, 0.5, 0.5]]
+
+
 def test_a_matrix_without_any_score_can_be_drawn():
     _, texts = drawn(Matrix(["a"], [], [MatrixRow(0, "base", 0)]))
     assert texts == ["-"]

@@ -80,6 +80,19 @@ def test_scores_that_are_no_shares_have_no_transitions():
     assert detectable(items[0]["a"]) is None
 
 
+def test_losses_are_no_shares_wherever_they_lie():
+    rows = [MatrixRow(0, "base", 0, {"a": 0.5, "x": 0.4}), MatrixRow(1, "a", 4, {"a": 0.5, "x": 0.5})]
+    matrix = Matrix(["a"], ["x"], rows, ["x"])
+    items = {0: {"x": {"1": [0.3], "2": [0.5]}}, 1: {"x": {"1": [0.5], "2": [0.5]}}}
+    record = score_records(matrix, items)[-1]
+    assert (record["interval"], record["gain"]) == ("no spread", 0)
+    assert record["forgetting"] == pytest.approx(25)
+    (change,) = change_records(matrix, items, {})
+    assert (change["interval"], "lost" in change) == ("t", False)
+    assert change["change"] == pytest.approx(0.1)
+    assert change["high"] == pytest.approx(0.1 + 12.7062 * 0.1, rel=1e-4)
+
+
 def test_what_can_be_detected():
     half = {str(i): [1.0, 0.0] for i in range(100)}
     found = detectable(half)

@@ -12,7 +12,7 @@ from lit_sdpo.report.summary import summarize, summary_intervals, undefined
 from lit_sdpo.report.tables import Matrix, MatrixRow
 
 
-def matrix(stages, scores, tasks=None, probes=()):
+def matrix(stages, scores, tasks=None, probes=(), losses=()):
     tasks = tasks or list(dict.fromkeys(stages))
     columns = [*tasks, *probes]
     return Matrix(
@@ -22,23 +22,26 @@ def matrix(stages, scores, tasks=None, probes=()):
             MatrixRow(i, name, i, dict(zip(columns, row, strict=True)))
             for i, (name, row) in enumerate(zip(["base", *stages], scores, strict=True))
         ],
+        losses,
     )
 
 
 def golden():
-    path = Path(__file__).parents[1] / "golden" / "fixtures.json"
-    return [c for c in json.loads(path.read_text())["cases"] if c["group"] == "continual"]
+    files = [Path(__file__).parents[1] / "golden" / name for name in ("fixtures.json", "turn2.json")]
+    return [c for path in files for c in json.loads(path.read_text())["cases"] if c["group"] == "continual"]
 
 
 @pytest.mark.parametrize("case", golden(), ids=lambda case: case["id"])
 def test_a_stream_without_repetition_gives_the_golden_numbers(case):
     scores = case["inputs"]["R"]
     names = [f"task{j}" for j in range(len(scores[0]))]
-    numbers = summarize(matrix(names, scores))
+    losses = names if case.get("params", {}).get("mode") == "min" else []
+    numbers = summarize(matrix(names, scores, losses=losses))
     for name in ("average_accuracy", "learning_accuracy", "bwt", "fwt", "forgetting"):
         assert numbers[name] == pytest.approx(case["expected"].get(name, math.nan), rel=1e-9, abs=1e-12, nan_ok=True)
     by_stage = case["expected"].get("forgetting_by_stage", [])
-    cut = [summarize(Matrix(names, [], matrix(names, scores).rows[: k + 1])) for k in range(2, len(names) + 1)]
+    rows = matrix(names, scores).rows
+    cut = [summarize(Matrix(names, [], rows[: k + 1], losses)) for k in range(2, len(names) + 1)]
     assert [numbers["forgetting"] for numbers in cut] == pytest.approx(by_stage)
 
 
@@ -65,6 +68,28 @@ def test_probes_change_in_points_and_do_not_count_as_tasks():
     numbers = summarize(matrix(["a"], scores, probes=["p", "q"]))
     assert numbers["ood_change"] == pytest.approx(-3.0)
     assert numbers["average_accuracy"] == pytest.approx(0.5)
+
+
+def test_losses_among_the_probes_have_a_number_of_their_own():
+    scores = [[0.1, 0.8, 2.0, 0.5], [0.5, 0.7, 2.3, 0.4]]
+    found = matrix(["a"], scores, probes=["p", "x", "y"], losses=["x", "y"])
+    numbers = summarize(found)
+    assert numbers["ood_change"] == pytest.approx(-10)
+    assert numbers["loss_change"] == pytest.approx((0.3 - 0.1) / 2)
+    assert "loss_change" not in summarize(matrix(["a"], [row[:2] for row in scores], probes=["p"]))
+    # Losses have no bounds, also between 0 and 1: Student's interval of the paired changes.
+    items = {0: {"y": {"1": 0.4, "2": 0.6, "3": 0.5}}, 1: {"y": {"1": 0.2, "2": 0.6, "3": 0.4}}}
+    alone = matrix(["a"], [[0.1, 0.5], [0.5, 0.4]], probes=["y"], losses=["y"])
+    changes = torch.tensor([-0.2, 0.0, -0.1], dtype=torch.float64)
+    half = 4.302653 * float(changes.std()) / math.sqrt(3)
+    assert summary_intervals(alone, items)["loss_change"] == pytest.approx((-0.1 - half, -0.1 + half), rel=1e-4)
+
+
+def test_gain_and_forgetting_of_losses_have_the_sign_of_what_is_better():
+    numbers = summarize(matrix(["a"], [[2.0, 4.0], [1.0, 5.0]], tasks=["a", "b"], losses=["a", "b"]))
+    assert numbers["relative_gain"] == pytest.approx(25)
+    assert numbers["relative_forgetting"] == pytest.approx(12.5)
+    assert numbers["average_accuracy"] == 3
 
 
 def test_a_missing_cell_makes_exactly_the_numbers_that_need_it_nan():
