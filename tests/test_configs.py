@@ -24,14 +24,16 @@ def name(path):
 
 
 def arguments(path):
-    """``fit`` with this file; an overlay is put behind another one, and an example gets a model in the user's place."""
-    base = (
-        ["--config", SDPO]
-        if path.parent.name in ("worlds", "prior") or path.name in ("measure.yaml", "fsdp.yaml")
-        else []
-    )
-    model = ["--model.init_args.model_name", "micro"] if path.parent.name == "examples" else []
-    return ["fit", *base, "--config", str(path), *model]
+    """``fit`` with this file; an overlay is put behind another one, and who needs a model gets one."""
+    overlay = path.parent.name in ("worlds", "prior") or path.name in ("measure.yaml", "fsdp.yaml")
+    base = ["--config", SDPO] if overlay else []
+    base = ["--config", str(path.with_name("grpo.yaml"))] if path.name == "two_stages.yaml" else base
+    return ["fit", *base, "--config", str(path), *model(path)]
+
+
+def model(path):
+    """A model in the place of the user's, or of one that has to be made first."""
+    return ["--model.init_args.model_name", "micro"] if path.parent.name in ("examples", "small") else []
 
 
 class BuiltInsteadOfFitted(Exception):
@@ -96,7 +98,7 @@ def test_runs_of_a_sweep_parse(path, monkeypatch):
 @pytest.mark.parametrize("path", SWEEPS, ids=name)
 def test_run_of_a_sweep_builds(path, build):
     chosen = read_sweep(path).runs[-1]
-    built = build(["fit", *chosen.arguments(), *folder_arguments(Path("out"), chosen.name, 3)])
+    built = build(["fit", *chosen.arguments(), *folder_arguments(Path("out"), chosen.name, 3), *model(path)])
     assert Path(built.trainer.log_dir) == Path("out", chosen.name, "seed=3")
 
 
