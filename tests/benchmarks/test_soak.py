@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.soak import Moment, differences
+from benchmarks.soak import VARIANTS, Moment, differences
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,3 +38,9 @@ def test_a_late_moment_waits_for_checkpoints():
     early, late = (Moment(Fixed(), 10.0, late=late) for late in (False, True))
     assert [early.has_come(seconds, 0) for seconds in (6.9, 7.0)] == [False, True]
     assert [late.has_come(*at) for at in ((50.0, 1), (60.0, 2), (60.9, 5), (61.0, 5))] == [False, False, False, True]
+
+
+def test_every_variant_is_in_the_table_of_the_page():
+    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    table = page.partition("`--variants all`")[2].partition("\n## ")[0]
+    assert [name for name in VARIANTS if f"| `{name}`" not in table] == []
