@@ -52,6 +52,8 @@ from lit_sdpo.nulls import null_where_a_value_is_needed
 from lit_sdpo.overrides import import_named_classes, own_defaults
 from lit_sdpo.rewards.registry import register_verifiers
 
+import_named_classes()
+
 PACKAGES = ("lit-sdpo", "torch", "lightning", "transformers", "torchmetrics", "peft", "jsonargparse", "tensorboard")
 
 #: The callbacks that every run has, by their key in the configuration.
@@ -337,7 +339,6 @@ def run(args: list[str] | None = None, cli: type[LitSDPOCLI] = LitSDPOCLI) -> Li
     Raises:
         UserError: A mistake in the input.
     """
-    import_named_classes()
     return cli(
         OnPolicyModule,
         ContinualDataModule,
