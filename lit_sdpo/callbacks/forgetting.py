@@ -19,14 +19,17 @@ from lit_sdpo.files import write_atomically
 from lit_sdpo.folders import run_folder
 from lit_sdpo.functional import Mode
 from lit_sdpo.ranges import check_integer
+from lit_sdpo.report.evaluations import FILE, Evaluation, evaluation_lines
 from lit_sdpo.report.figures import heat_map
 from lit_sdpo.report.items import (
     Detectable,
     change_records,
+    compact,
     detectable,
     detectable_at,
     known,
     means,
+    plain,
     records_csv,
     score_records,
 )
@@ -39,7 +42,8 @@ class ForgettingMatrix(pl.Callback):
 
     A stage is one epoch. Row 0 is an evaluation before the first step (see
     :class:`~lit_sdpo.callbacks.initial_evaluation.InitialEvaluation`), row k the last evaluation at the end of stage k.
-    Evaluations inside a stage are not rows. After each row the scalars ``continual/...`` of
+    Evaluations inside a stage are not rows: they go to ``curves.jsonl``, for the measures of
+    :mod:`lit_sdpo.functional.continual_curves`. After each row the scalars ``continual/...`` of
     :func:`~lit_sdpo.report.summary.summarize` go to every logger, at the optimizer step; undefined ones are left out.
     TensorBoard also gets the matrix as a picture and as text. The end of ``fit`` prints the matrix.
 
@@ -104,6 +108,7 @@ class ForgettingMatrix(pl.Callback):
         self._found: list[str] = []
         self._rows: dict[int, MatrixRow] = {}
         self._items: dict[int, dict[str, dict[str, list[float]]]] = {}
+        self._inside: dict[int, Evaluation] = {}
         self._detectable: dict[str, Detectable] = {}
         self._before: dict[str, Any] = {}
         self._folder: Path | None = None
@@ -138,6 +143,7 @@ class ForgettingMatrix(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._rows:  # resumed, perhaps into a new folder
             self._write(trainer)
+            self._write_inside(trainer)
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -153,23 +159,26 @@ class ForgettingMatrix(pl.Callback):
         before, self._before = self._before, {}
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        if trainer.is_last_batch:
-            stage = trainer.current_epoch + 1
-        elif trainer.global_step == 0:
-            stage = 0
-        else:
-            return
+        inside = not trainer.is_last_batch and trainer.global_step > 0
+        stage = trainer.current_epoch + 1 if trainer.is_last_batch or inside else 0
         # Lightning keeps old values in callback_metrics: only an object that is new was logged by this evaluation.
         logged = {name: x for name, x in trainer.callback_metrics.items() if x is not before.get(name)}
         scores = self._scores(logged)
+        if not scores and inside:
+            return
         if not scores:
             rank_zero_warn(f"ForgettingMatrix: no metric '{self.metric}' among the logged ones: {sorted(logged)}.")
             return
         self._found += [t for t in scores if t not in self._found]
-        self._rows[stage] = MatrixRow(stage, self._label(stage), trainer.global_step, scores)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        items = {task: found for c in callbacks if hasattr(c, "item_scores") for task, found in c.item_scores.items()}
-        self._items[stage] = {t: {str(i): _floats(x) for i, x in items[t].items()} for t in items}
+        given = {task: found for c in callbacks if hasattr(c, "item_scores") for task, found in c.item_scores.items()}
+        items = {t: {str(i): _floats(x) for i, x in given[t].items()} for t in given}
+        if inside:
+            self._inside[trainer.global_step] = Evaluation(stage, trainer.global_step, scores, items)
+            self._write_inside(trainer)
+            return
+        self._rows[stage] = MatrixRow(stage, self._label(stage), trainer.global_step, scores)
+        self._items[stage] = items
         self._log(trainer)
         self._write(trainer)
 
@@ -185,7 +194,8 @@ class ForgettingMatrix(pl.Callback):
             for k, r in self._rows.items()
         ]
         detectable = {task: tuple(found) for task, found in self._detectable.items()}
-        return {"found": list(self._found), "rows": rows, "detectable": detectable}
+        inside = [found._asdict() for found in self._inside.values()]
+        return {"found": list(self._found), "rows": rows, "detectable": detectable, "inside": inside}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -193,6 +203,7 @@ class ForgettingMatrix(pl.Callback):
         rows = state_dict["rows"]
         self._rows = {r["stage"]: MatrixRow(r["stage"], r["label"], r["step"], dict(r["scores"])) for r in rows}
         self._items = {r["stage"]: r["items"] for r in rows}
+        self._inside = {x["step"]: Evaluation(**x) for x in state_dict.get("inside", [])}
         self._detectable = {task: Detectable(*values) for task, values in state_dict["detectable"].items()}
 
     def _label(self, stage: int) -> str:
@@ -268,12 +279,12 @@ class ForgettingMatrix(pl.Callback):
                     "stage": row.stage,
                     "label": row.label,
                     "step": row.step,
-                    "scores": {c: _plain(matrix.score(i, c)) for c in matrix.columns},
+                    "scores": {c: plain(matrix.score(i, c)) for c in matrix.columns},
                     "undefined": {c: why for c in matrix.columns if (why := matrix.reason(i, c))},
                 }
                 for i, row in enumerate(matrix.rows)
             ],
-            "summary": {name: _plain(x) for name, x in summary.items()},
+            "summary": {name: plain(x) for name, x in summary.items()},
             "intervals": intervals,
             "undefined": reasons,
             "detectable": {task: found._asdict() for task, found in self._detectable.items()},
@@ -288,13 +299,21 @@ class ForgettingMatrix(pl.Callback):
         if any(self._items.values()):
             files["changes.csv"] = records_csv(change_records(matrix, items, self.choices))
             lines = [
-                {"stage": stage, "task": task, "scores": {i: _compact(x) for i, x in scores.items()}}
+                {"stage": stage, "task": task, "scores": {i: compact(x) for i, x in scores.items()}}
                 for stage, tasks in sorted(self._items.items())
                 for task, scores in tasks.items()
             ]
             files["items.jsonl"] = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         for name, text in files.items():
             write_atomically(self._folder / name, text)
+
+    def _write_inside(self, trainer: pl.Trainer) -> None:
+        if not trainer.is_global_zero or self._folder is None:
+            return
+        if self._inside:
+            write_atomically(self._folder / FILE, evaluation_lines(self._inside.values()))
+        else:  # what was measured after the checkpoint that the run goes on from
+            (self._folder / FILE).unlink(missing_ok=True)
 
 
 def _matching(metric: str, logged: dict[str, Any]) -> dict[str, float]:
@@ -309,16 +328,6 @@ def _names(given: list[str] | None, data: object, attribute: str) -> list[str] |
     return None if names is None else [str(name) for name in names]
 
 
-def _plain(x: float) -> float | None:
-    """JSON has no nan."""
-    return x if math.isfinite(x) else None
-
-
 def _floats(scores: Any) -> list[float]:
     """One score or those of several samples."""
     return [float(x) for x in scores] if isinstance(scores, (list, tuple)) else [float(scores)]
-
-
-def _compact(scores: list[float]) -> float | list[float | None] | None:
-    plain = [_plain(x) for x in scores]
-    return plain[0] if len(plain) == 1 else plain

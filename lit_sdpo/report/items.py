@@ -53,6 +53,17 @@ def known(samples: Samples) -> dict[str, list[float]]:
     return {item: scores for item, scores in scored.items() if scores}
 
 
+def plain(x: float) -> float | None:
+    """JSON has no nan."""
+    return x if math.isfinite(x) else None
+
+
+def compact(scores: Sequence[float]) -> float | list[float | None] | None:
+    """The score of one sample, or the list of several, for JSON."""
+    found = [plain(x) for x in scores]
+    return found[0] if len(found) == 1 else found
+
+
 def score_records(matrix: Matrix, items: Items) -> list[Record]:
     """One record per stage and task: score with its 95 % interval, pass@k, and the change from the base in percent.
 

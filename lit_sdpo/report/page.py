@@ -16,9 +16,17 @@ from lit_sdpo.report.charts.gallery import gallery, matrix_gallery
 from lit_sdpo.report.charts.phases import phases
 from lit_sdpo.report.claims import ClaimResult, PhaseMap, check_claims, phase_map
 from lit_sdpo.report.comparisons import Comparison, Draws, Effect, compare, levels
+from lit_sdpo.report.curve_table import inside_stages
 from lit_sdpo.report.equal_success import EqualSuccess, all_at_equal_success
 from lit_sdpo.report.html import Markup, anchor, element, join, text
-from lit_sdpo.report.sections import claims_table, comparisons, equal_success, figure, left_out, what_was_run
+from lit_sdpo.report.sections import (
+    claims_table,
+    comparisons,
+    equal_success,
+    figure,
+    left_out,
+    what_was_run,
+)
 from lit_sdpo.report.study import Study
 from lit_sdpo.report.table_files import tables
 
@@ -83,11 +91,12 @@ def investigate(study: Study, roles: Mapping[str, str] | None = None) -> Finding
 def page(findings: Findings) -> str:
     """The whole page; the same findings give the same text."""
     study = findings.study
-    order = ("What was run", "Claims", "Comparisons", "Figures", "Matrices", "Left-out runs")
+    order = ("What was run", "Claims", "Comparisons", "Inside stages", "Figures", "Matrices", "Left-out runs")
     bodies = (
         what_was_run(study),
         claims_table(findings.claims),
         _comparisons(findings),
+        inside_stages(study),
         join(map(figure, findings.figures)),
         join(map(figure, findings.matrices)),
         left_out(study),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from lit_sdpo.errors import explained
 from lit_sdpo.functional import MatrixDrift
 from lit_sdpo.report.artifacts import ArtifactRow
 from lit_sdpo.report.drift import DriftRow
+from lit_sdpo.report.evaluations import FILE, Evaluation
 from lit_sdpo.report.events import scalars
 from lit_sdpo.report.items import Items, known
 from lit_sdpo.report.responses import Estimate, ResponseRow
@@ -74,6 +76,30 @@ class Run:
         for line in _json_lines(self.folder / "items.jsonl"):
             scores = {item: _samples(x) for item, x in line["scores"].items()}
             found.setdefault(line["stage"], {})[line["task"]] = known(scores)
+        return found
+
+    @cached_property
+    @_of_file(FILE)
+    def inside(self) -> list[Evaluation]:
+        """Evaluations inside stages; without prompts where only the event files have them."""
+        found: dict[tuple[int, int], tuple[dict[str, float], dict[str, dict[str, list[float]]]]] = {}
+        for line in _json_lines(self.folder / FILE):
+            scores, items = found.setdefault((line["stage"], line["step"]), ({}, {}))
+            scores[line["task"]] = _number(line["score"])
+            items[line["task"]] = {item: _samples(x) for item, x in line["scores"].items()}
+        return [Evaluation(*when, *what) for when, what in found.items()] or self._logged_inside()
+
+    def _logged_inside(self) -> list[Evaluation]:
+        logged = {task: dict(self.tags.get(f"val/{task}/accuracy", ())) for task in self.matrix.columns}
+        found = []
+        for before, row in itertools.pairwise(self.matrix.rows):
+            if before.step is not None and row.step is not None:
+                between = range(before.step + 1, row.step)
+                steps = sorted({step for values in logged.values() for step in values if step in between})
+                found += [
+                    Evaluation(row.stage, step, {task: x[step] for task, x in logged.items() if step in x}, {})
+                    for step in steps
+                ]
         return found
 
     @cached_property

@@ -110,19 +110,38 @@ def summary_intervals(
         if math.isnan(value := _value(matrix, number)):
             continue
         slopes = _slopes(matrix, number)
-        parts = [
-            _part([items.get(i, {}).get(column, {}) for i in number.rows], slopes[:, k], column in matrix.losses)
+        columns = [
+            ([items.get(i, {}).get(column, {}) for i in number.rows], slopes[:, k], column in matrix.losses)
             for k, column in enumerate(number.columns)
-            if slopes[:, k].any()
         ]
-        if not parts or not all(len(part.plus) for part in parts):
-            continue
-        low, high = _ends(parts)
-        centre = math.fsum(part.mean for part in parts)
-        if math.isfinite(low) and math.isfinite(high):
-            least = -math.inf if number.unbounded is None else 0.0
-            intervals[name] = max(least, value + low - centre), max(least, value + high - centre)
+        interval = interval_over_prompts(value, columns, -math.inf if number.unbounded is None else 0.0)
+        if interval is not None:
+            intervals[name] = interval
     return intervals
+
+
+def interval_over_prompts(
+    value: float, columns: Sequence[tuple[Sequence[Mapping[str, float]], Tensor, bool]], least: float = -math.inf
+) -> tuple[float, float] | None:
+    """95 % interval of a number by its derivatives, over the prompts of every task.
+
+    Args:
+        value: The number.
+        columns: Of each task, the mean score of each prompt in its evaluations, the number's derivatives by the task's
+            score in each of them, and whether the scores are losses.
+        least: The smallest value that the number can have.
+
+    Returns:
+        Its ends; ``None`` where a task that counts has no prompt that its evaluations share.
+    """
+    parts = [_part(rows, slopes, loss) for rows, slopes, loss in columns if slopes.any()]
+    if not parts or not all(len(part.plus) for part in parts):
+        return None
+    low, high = _ends(parts)
+    centre = math.fsum(part.mean for part in parts)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return None
+    return max(least, value + low - centre), max(least, value + high - centre)
 
 
 def _slopes(matrix: Matrix, number: _Number) -> Tensor:

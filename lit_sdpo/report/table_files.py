@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from lit_sdpo.report.claims import ClaimResult, PartResult, PhaseMap
 from lit_sdpo.report.comparisons import Comparison, Effect
+from lit_sdpo.report.curves import curve_records
 from lit_sdpo.report.equal_success import EqualSuccess
 from lit_sdpo.report.items import Record, records_csv
 from lit_sdpo.report.measures import MEASURES, Measure
@@ -43,6 +44,9 @@ def tables(
         "equal_success.csv": records_csv(equal_success_records(matched)),
         "phase.csv": records_csv(phase_records(phase)),
         "runs.csv": records_csv(run_records(study)),
+        "curves.csv": records_csv(
+            [{"method": run.method, "seed": run.seed} | each for run in study.all_runs for each in curve_records(run)]
+        ),
     }
 
 

@@ -240,6 +240,25 @@ def test_the_detectable_change_of_loaders_that_know_their_size(tmp_path, capsys)
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_evaluations_inside_stages_are_kept_beside_the_matrix(tmp_path):
+    each_step = {"val_check_interval": 1, "check_val_every_n_epoch": 1}
+    whole = fit(tmp_path / "whole", extra=[Save(tmp_path)], **each_step)
+    plain = fit(tmp_path / "plain")
+    assert rows(whole) == rows(plain)
+    text = (tmp_path / "whole" / "curves.jsonl").read_text()
+    found = [json.loads(line) for line in text.splitlines()]
+    assert {(x["stage"], x["step"]) for x in found} == {(1, 1), (1, 2), (2, 4), (2, 5), (3, 7), (3, 8)}
+    assert {x["task"] for x in found} == {*TASKS, *PROBES}
+    assert not (tmp_path / "plain" / "curves.jsonl").exists()
+    for step in (1, 5, 6):
+        folder = tmp_path / f"from{step}"
+        resumed = fit(folder, ckpt_path=tmp_path / f"{step}.ckpt", **each_step)
+        kept = {line for line in text.splitlines() if json.loads(line)["step"] != step}  # its own comes after the save
+        assert kept <= set((folder / "curves.jsonl").read_text().splitlines())
+        assert rows(resumed) == rows(whole)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 def test_resume_is_exact_from_every_checkpoint(tmp_path):
     whole = fit(tmp_path / "whole", extra=[Save(tmp_path)])
     text = (tmp_path / "whole" / "matrix.json").read_text()

@@ -108,7 +108,7 @@ class Outline(HTMLParser):
 
 def test_the_page_has_its_parts_in_order(text):
     outline = Outline(text)
-    parts = ["What was run", "Claims", "Comparisons", "Figures", "Matrices", "Left-out runs"]
+    parts = ["What was run", "Claims", "Comparisons", "Inside stages", "Figures", "Matrices", "Left-out runs"]
     assert outline.headings == parts
     assert len(outline.ids) == len(set(outline.ids))
     assert {link[1:] for link in outline.links if link.startswith("#") and "-" not in link} <= set(outline.ids)
