@@ -119,9 +119,8 @@ def _interval(curves: Curves, value: float, slopes: Tensor, least: float) -> tup
     columns = []
     for task in dict.fromkeys(curves.tasks):
         own = [j for j, name in enumerate(curves.tasks) if name == task]
-        columns.append(
-            ([items.get(task, {}) for items in curves.items], slopes[own].sum(0), False)
-        )  # what is trained is no loss
+        prompts = [items.get(task, {}) for items in curves.items]
+        columns.append((prompts, slopes[own].sum(0), False))  # what is trained is no loss
     return interval_over_prompts(value, columns, least)
 
 
