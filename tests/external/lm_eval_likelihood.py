@@ -50,7 +50,7 @@ for name, task, chat, length in (("plain", choices, False, None), ("chat", choic
                                  ("texts", texts, False, asked["window"])):
     arguments = {"pretrained": asked["model"], "dtype": "float32"} | ({"max_length": length} if length else {})
     done = simple_evaluate(model="hf", model_args=arguments, tasks=[task], batch_size=8, device="cpu",
-                           apply_chat_template=chat, log_samples=True, bootstrap_iters=0)
+                           apply_chat_template=chat, log_samples=True, bootstrap_iters=0, limit=asked["rows"])
     samples = sorted(done["samples"][task["task"]], key=lambda sample: sample["doc_id"])
     found[name] = {
         "numbers": {key.partition(",")[0]: x for key, x in done["results"][task["task"]].items()
@@ -74,11 +74,18 @@ def install(folder: Path) -> Path:
     return python
 
 
-def harness(python: Path, model: str, choices: Path, texts: list[str]) -> dict:
+def harness(python: Path, model: str, choices: Path, texts: list[str], rows: int | None) -> dict:
     """What lm-evaluation-harness says of all rows."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
-        asked = {"model": model, "choices": str(choices), "texts": texts, "prompt": PROMPT, "window": WINDOW}
+        asked = {
+            "model": model,
+            "choices": str(choices),
+            "texts": texts,
+            "prompt": PROMPT,
+            "window": WINDOW,
+            "rows": rows,
+        }
         environment = {**os.environ, "HF_DATASETS_CACHE": folder, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         done = subprocess.run(
             [python, "-c", HARNESS],
@@ -121,14 +128,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environment", type=Path, required=True, help="folder of the environment, made if missing")
     parser.add_argument("--model", required=True, help="folder of a model")
+    parser.add_argument("--rows", type=int, help="questions and texts that are compared; all unless given")
     options = parser.parse_args()
     texts = [str(PRIOR / f"{name}.jsonl") for name in ("prose", "instructions", "code")]
     choices = PRIOR / "choices.jsonl"
-    found = harness(install(options.environment), options.model, choices, texts)
+    found = harness(install(options.environment), options.model, choices, texts, options.rows)
     for name, chat in (("plain", False), ("chat", True)):
-        task = MultipleChoiceLikelihood(name, str(choices), prompt=PROMPT, chat=chat)
+        task = MultipleChoiceLikelihood(name, str(choices), prompt=PROMPT, chat=chat, limit=options.rows)
         compare(name, task, options.model, found[name])
-    compare("texts", TextLikelihood("texts", list(texts), window=WINDOW), options.model, found["texts"])
+    compare(
+        "texts", TextLikelihood("texts", list(texts), window=WINDOW, limit=options.rows), options.model, found["texts"]
+    )
     return 0
 
 
