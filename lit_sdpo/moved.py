@@ -19,6 +19,7 @@ MOVED = {
     "callbacks.base_weights": "callbacks.weights.base",
     "callbacks.collapse": "callbacks.responses.collapse",
     "callbacks.evaluation": "callbacks.initial_evaluation",
+    "callbacks.folder": "folders",
     "callbacks.loop_gain": "callbacks.responses.loop_gain",
     "callbacks.overlap": "callbacks.rollout.overlap",
     "callbacks.parameter_drift": "callbacks.weights.drift",
