@@ -85,6 +85,7 @@ def muon(parameters):
 #: Method and its options, made anew for each run; options of the trainer.
 CASES = {
     "grpo": ("grpo", lambda: {"kl_beta": 0.1, "weight_anchor": WeightAnchor()}, {"gradient_clip_val": 0.01}),
+    "gspo": ("gspo", lambda: {"clip_eps_low": 0.9, "clip_eps_high": 9.0}, {}),
     "frozen": ("sdpo", lambda: {"gradient_checkpointing": True}, {}),
     "restart": ("sdpo", lambda: {"teacher": RestartTeacher(every=2, mix=0.5, at_stage="reset_to_base")}, {}),
     "trust": ("sdpo", lambda: {"teacher": TrustRegionTeacher(0.5), "optimizer": muon}, {}),
@@ -105,7 +106,8 @@ def moved(folder, model, case, **options):
     module.configure_model()
     before, watch = state(module), Watch()
     needed = step_memory(module, module.policy, 2)  # of whole weights, as if they were divided
-    data = toy_data([Toy("a"), Uneven("b")], steps=2)
+    # A second update on the same rollouts, where ratios are not 1, for the method that reads whole rows.
+    data = toy_data([Toy("a"), Uneven("b")], steps=2, updates_per_rollout=2 if kind == "gspo" else 1)
     made = fit(
         folder, module, data, InitialEvaluation(), watch, limit_val_batches=1.0, accumulate_grad_batches=2,
         **more, **options,

@@ -139,7 +139,7 @@ class Dirty(NativeEngine):
         return drawn
 
 
-@pytest.mark.parametrize("kind", ["grpo", "sdpo"])
+@pytest.mark.parametrize("kind", ["grpo", "sdpo", "gspo", "cispo"])
 def test_what_stands_behind_a_completion_changes_nothing(tmp_path, tiny, kind):
     ends = []
     for engine in (NativeEngine(), Dirty()):
