@@ -112,5 +112,6 @@ def test_f11_another_model_size_is_a_mistake_without_traceback(launcher, tmp_pat
     program = Program(launcher, tmp_path, **{"data.steps": 1}, **other)
     assert program.wait() == 2, program.output
     assert "Traceback" not in program.output
-    assert "entries differ" in program.output
-    assert ": checkpoint has [96, 96], this model has [32, 96]" in program.output
+    # What differs in the configuration says more than the shapes that follow from it.
+    assert "model.config_overrides: checkpoint has null, this run has {hidden_size: 32}" in program.output
+    assert "model.random_weights: checkpoint has false, this run has true" in program.output.lower()
