@@ -16,7 +16,6 @@ NO_EFFECT = {
     "Trainer.deterministic": "everything here is",
     "Trainer.default_root_dir": "the logger has a folder",
     "TensorBoardLogger.default_hp_metric": "no hyperparameters are logged",
-    "Trainer.model_registry": "names checkpoints in a registry that no logger here has",
     "Trainer.use_distributed_sampler": "the loaders divide themselves",
     "Trainer.sync_batchnorm": "one process",
     "Trainer.enable_autolog_hparams": "hyperparameters are in config.yaml",
@@ -34,6 +33,7 @@ NO_EFFECT = {
 
 #: Options that may leave results as they are and may change the last digits, or what is printed, by the machine.
 EITHER = {
+    "Trainer.model_registry": "names checkpoints in a registry that no logger here has; a bad name is warned of",
     "Trainer.detect_anomaly": "looks for nan in backward passes, and says so",
     "AdamW.foreach": "how the same update is computed",
     "AdamW.fused": "how the same update is computed",
