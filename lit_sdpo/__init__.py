@@ -6,6 +6,7 @@ from lit_sdpo.callbacks import (
     ExportPolicy,
     ForgettingMatrix,
     InitialEvaluation,
+    LikelihoodEvaluation,
     MemoryBudget,
     ParameterDrift,
     ResponseDrift,
@@ -25,6 +26,7 @@ from lit_sdpo.data.named import NamedTask
 from lit_sdpo.data.source import Source
 from lit_sdpo.data.task import Row, Stage, Task
 from lit_sdpo.errors import UserError
+from lit_sdpo.likelihood.tasks import LikelihoodTask, MultipleChoiceLikelihood, TextLikelihood
 from lit_sdpo.modules import GRPO, SCSDPO, SDPG, SDPO, SFT, SRPO, DemoPSD, GeoSD, OnPolicyModule, WeightAnchor
 from lit_sdpo.optimizers import MuonAdamW, WarmupConstant, WarmupLinearDecay
 from lit_sdpo.policies.teachers import (
@@ -64,10 +66,13 @@ __all__ = [
     "GeoSD",
     "InitialEvaluation",
     "JsonlTask",
+    "LikelihoodEvaluation",
+    "LikelihoodTask",
     "MemoryBudget",
     "MicroDataModule",
     "MicroTask",
     "MicroWorld",
+    "MultipleChoiceLikelihood",
     "MuonAdamW",
     "NamedTask",
     "NativeEngine",
@@ -90,6 +95,7 @@ __all__ = [
     "Task",
     "Teacher",
     "TensorBoardLayout",
+    "TextLikelihood",
     "TrustRegionTeacher",
     "UserError",
     "Verdict",
