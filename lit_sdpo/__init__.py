@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ExportPolicy,
         ForgettingMatrix,
         InitialEvaluation,
+        LikelihoodEvaluation,
         MemoryBudget,
         ParameterDrift,
         ResponseDrift,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from lit_sdpo.data.source import Source
     from lit_sdpo.data.task import Row, Stage, Task
     from lit_sdpo.errors import UserError
+    from lit_sdpo.likelihood.tasks import LikelihoodTask, MultipleChoiceLikelihood, TextLikelihood
     from lit_sdpo.modules import (
         CISPO,
         GRPO,
@@ -91,11 +93,14 @@ __all__ = [
     "GeoSD",
     "InitialEvaluation",
     "JsonlTask",
+    "LikelihoodEvaluation",
+    "LikelihoodTask",
     "MemoryBudget",
     "MicroDataModule",
     "MicroTask",
     "MicroWorld",
     "Mixture",
+    "MultipleChoiceLikelihood",
     "MuonAdamW",
     "NamedTask",
     "NativeEngine",
@@ -119,6 +124,7 @@ __all__ = [
     "Task",
     "Teacher",
     "TensorBoardLayout",
+    "TextLikelihood",
     "TrustRegionTeacher",
     "UserError",
     "Verdict",
@@ -132,8 +138,8 @@ __all__ = [
 #: Where the public names are, as they are imported above for type checkers.
 _MODULES = {
     "lit_sdpo.callbacks": (
-        "ArtifactMonitor CollapseMonitor ExportPolicy ForgettingMatrix InitialEvaluation MemoryBudget "
-        "ParameterDrift ResponseDrift RolloutCallback SampleLogger StageCheckpoint StreamProgressBar "
+        "ArtifactMonitor CollapseMonitor ExportPolicy ForgettingMatrix InitialEvaluation LikelihoodEvaluation "
+        "MemoryBudget ParameterDrift ResponseDrift RolloutCallback SampleLogger StageCheckpoint StreamProgressBar "
         "TensorBoardLayout"
     ),
     "lit_sdpo.data.datamodule": "ContinualDataModule",
@@ -147,6 +153,7 @@ _MODULES = {
     "lit_sdpo.data.source": "Source",
     "lit_sdpo.data.task": "Row Stage Task",
     "lit_sdpo.errors": "UserError",
+    "lit_sdpo.likelihood.tasks": "LikelihoodTask MultipleChoiceLikelihood TextLikelihood",
     "lit_sdpo.modules": "CISPO DemoPSD GRPO GSPO GeoSD OnPolicyModule SCSDPO SDPG SDPO SFT SRPO WeightAnchor",
     "lit_sdpo.optimizers": "MuonAdamW WarmupConstant WarmupLinearDecay",
     "lit_sdpo.policies.teachers": "EMATeacher FrozenTeacher GatedTeacher RestartTeacher Teacher TrustRegionTeacher",

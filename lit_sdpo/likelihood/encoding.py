@@ -51,7 +51,7 @@ class Encoder:
         # What the tokenizer puts before every text; what it may put behind one would part a question from its options.
         bare, full = self._bare("a"), some.encode("a")
         places = range(len(full) - len(bare) + 1)
-        self._before: list[int] = full[: next(n for n in places if full[n : n + len(bare)] == bare)]
+        self._before: list[int] = full[: next((n for n in places if full[n : n + len(bare)] == bare), 0)]
 
     def chat(self, messages: Chat) -> str:
         """A chat prompt as text, up to where the model's answer begins."""
