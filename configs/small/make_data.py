@@ -29,45 +29,40 @@ Rows = list[dict[str, Any]]
 
 
 def sums(random_: random.Random) -> Iterator[dict[str, Any]]:
-    """Two numbers of two or three digits."""
-    pairs = {(random_.randrange(10, 1000), random_.randrange(10, 1000)) for _ in range(2 * (TRAIN + EVALUATION))}
+    """Two numbers of two digits, or one of three and one of two."""
+    firsts = [range(10, 100), range(10, 100), range(100, 1000)]
+    pairs = {(random_.choice(random_.choice(firsts)), random_.randrange(10, 100)) for _ in range(600)}
     for a, b in sorted(pairs, key=_order):
         question = f"What is {a} + {b}? Give only the result, within \\boxed{{}}."
         yield _row("sums", "math", f"{a}+{b}", question, str(a + b), "math_boxed")
 
 
-#: Bodies of one line over whole numbers, text or lists, with words for them; N is a number from 2 to 12.
+#: Bodies of one line over whole numbers, text or lists, with words for them; N and M are numbers from 2 to 9.
 FUNCTIONS = (
-    ("x", "x plus N", "x + N", "int"),
-    ("x", "x minus N", "x - N", "int"),
-    ("x", "x times N", "x * N", "int"),
-    ("x", "the remainder of x divided by N", "x % N", "int"),
-    ("x", "x divided by N, rounded down", "x // N", "int"),
-    ("x", "x squared plus N", "x ** 2 + N", "int"),
-    ("x", "True if x is greater than N, else False", "x > N", "int"),
+    ("x", "x times N plus M", "x * N + M", "int"),
+    ("x", "x plus N, times M", "(x + N) * M", "int"),
+    ("x", "x minus N, divided by M and rounded down", "(x - N) // M", "int"),
+    ("x", "the remainder of x divided by N, plus M", "x % N + M", "int"),
+    ("x", "x squared minus N", "x ** 2 - N", "int"),
+    ("x", "the larger of x and N, times M", "max(x, N) * M", "int"),
     ("x", "True if x is divisible by N, else False", "x % N == 0", "int"),
-    ("x", "the larger of x and N", "max(x, N)", "int"),
-    ("x", "the smaller of x and N", "min(x, N)", "int"),
-    ("text", "the first N characters of text", "text[:N]", "str"),
-    ("text", "the last N characters of text", "text[-N:]", "str"),
-    ("text", "text repeated N times", "text * N", "str"),
-    ("text", "text without its first N characters", "text[N:]", "str"),
-    ("text", "True if text is longer than N characters, else False", "len(text) > N", "str"),
-    ("text", "the length of text plus N", "len(text) + N", "str"),
-    ("text", "text in upper case, repeated N times", "text.upper() * N", "str"),
+    ("x", "True if x times N is greater than M, else False", "x * N > M", "int"),
+    ("text", "the first N characters of text, repeated M times", "text[:N] * M", "str"),
+    ("text", "the last N characters of text in upper case", "text[-N:].upper()", "str"),
+    ("text", "text without its first N characters, followed by them", "text[N:] + text[:N]", "str"),
     ("text", "the first N characters of text in reverse order", "text[:N][::-1]", "str"),
-    ("items", "the first N elements of items", "items[:N]", "list"),
-    ("items", "the last N elements of items", "items[-N:]", "list"),
-    ("items", "the sum of items plus N", "sum(items) + N", "list"),
-    ("items", "the largest element of items plus N", "max(items) + N", "list"),
-    ("items", "the smallest element of items times N", "min(items) * N", "list"),
-    ("items", "how often N occurs in items", "items.count(N)", "list"),
-    ("items", "True if N is in items, else False", "N in items", "list"),
-    ("items", "items in sorted order, without the first N", "sorted(items)[N:]", "list"),
-    ("items", "every N-th element of items, beginning with the first", "items[::N]", "list"),
-    ("items", "a list of the elements of items times N", "[i * N for i in items]", "list"),
-    ("items", "a list of the elements of items plus N", "[i + N for i in items]", "list"),
+    ("text", "the length of text times N plus M", "len(text) * N + M", "str"),
+    ("text", "every N-th character of text, beginning with the first", "text[::N]", "str"),
+    ("text", "True if text is longer than N characters, else False", "len(text) > N", "str"),
+    ("items", "the sum of the first N elements of items", "sum(items[:N])", "list"),
+    ("items", "the largest of the first N elements of items", "max(items[:N])", "list"),
+    ("items", "the N smallest elements of items in order", "sorted(items)[:N]", "list"),
+    ("items", "how many elements of items are greater than N", "sum(i > N for i in items)", "list"),
+    ("items", "the sum of items times N plus M", "sum(items) * N + M", "list"),
+    ("items", "a list of the elements of items times N plus M", "[i * N + M for i in items]", "list"),
     ("items", "a list of the elements of items greater than N", "[i for i in items if i > N]", "list"),
+    ("items", "a list of the elements of items divisible by N", "[i for i in items if i % N == 0]", "list"),
+    ("items", "items without its last N elements, in reverse order", "items[:-N][::-1]", "list"),
 )
 WORDS = ("banana", "keyboard", "Tuesday", "continual", "mountain", "Paper plane", "umbrella")
 NAMES = ("solve", "compute", "convert", "evaluate")
@@ -75,10 +70,12 @@ NAMES = ("solve", "compute", "convert", "evaluate")
 
 def functions(random_: random.Random) -> Iterator[dict[str, Any]]:
     """A function of one line, said in words and with one of its tests, as MBPP does."""
-    kinds = [(template, n) for template in FUNCTIONS for n in range(2, 13)]
+    kinds = [(template, n) for template in FUNCTIONS for n in range(2, 10)]
+    kinds += [(template, n) for template in FUNCTIONS if "M" in template[2] for n in range(2, 10) for _ in range(2)]
     for (argument, words, body, kind), n in sorted(kinds, key=_order):
-        name = random_.choice(NAMES)
-        body, words = body.replace("N", str(n)), words.replace("N", str(n))
+        name, m = random_.choice(NAMES), random_.randrange(2, 10)
+        for letter, number in (("N", n), ("M", m)):
+            body, words = body.replace(letter, str(number)), words.replace(letter, str(number))
         solution = f"def {name}({argument}):\n    return {body}"
         asserts = [_assert(solution, name, _value(kind, random_)) for _ in range(4)]
         question = (
@@ -94,7 +91,7 @@ def functions(random_: random.Random) -> Iterator[dict[str, Any]]:
             "context": "",
         }
         extra = {"reference_solution": solution}
-        yield _row("functions", "coding", f"{name}/{words}", question, json.dumps(tests), "code_tests", extra)
+        yield _row("functions", "coding", words, question, json.dumps(tests), "code_tests", extra)
 
 
 def calls(folder: Path) -> Iterator[dict[str, Any]]:
@@ -136,8 +133,12 @@ def main(folder: Path) -> None:
     for name, rows in made.items():
         kept: Rows = []
         lengths: list[tuple[int, int]] = []
+        seen: set[str] = set()
         for row in sorted(rows, key=lambda row: _order(row["id"])):
             reference = verifier(row["verifier"]).reference(row["ground_truth"], json.loads(row.get("extra", "{}")))
+            if row["id"] in seen:
+                continue
+            seen.add(row["id"])
             prompt = len(render(tokenizer, row["messages"]))
             answer = len(tokenizer.encode(reference, add_special_tokens=False)) + 1
             if prompt <= PROMPT and answer <= ANSWER:
