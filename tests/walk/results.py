@@ -22,6 +22,9 @@ CLOCKS = re.compile(r"time|second|/s\b|_s\b|duration|memory|created|date|tokens_
 #: Numbers in printed text that are measured.
 MEASURED = re.compile(r"tokens/s\s+[\d.,]+|[\d.,]+\s*(?:ms|s|min|it/s)\b|\d\d:\d\d(?::\d\d)?|0x[0-9a-f]+")
 
+#: Lines of progress that come where something takes long.
+PROGRESS = re.compile(r"^.* goes on  \(.*\)\n", re.MULTILINE)
+
 
 def digests(folder: Path, printed: str) -> dict[str, str]:
     """A digest of each file and of the printed text, by name.
@@ -30,7 +33,7 @@ def digests(folder: Path, printed: str) -> dict[str, str]:
         folder: Where the run has written everything.
         printed: What it has printed.
     """
-    found = {"printed text": _sha(MEASURED.sub("#", printed.replace(str(folder), ".")))}
+    found = {"printed text": _sha(MEASURED.sub("#", PROGRESS.sub("", printed).replace(str(folder), ".")))}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not RECORDS.search(path.name):
             name = re.sub(r"tfevents\.\d+\.[^/]*?\.\d+\.\d+", "tfevents", str(path.relative_to(folder)))
