@@ -29,8 +29,8 @@ PRIOR = ROOT / "configs" / "small" / "prior"
 VERSION, TORCH = "0.4.13", "2.13.0"
 PROMPT = "Question: {question}\nAnswer:"
 WINDOW = 64
-#: Of a row's log-probability: both are sums of float32 numbers in different orders.
-TOLERANCE = 2e-3
+#: Of a row's log-probability, absolute and relative: both are sums of float32 numbers in different orders.
+TOLERANCE = 1e-3, 1e-5
 
 HARNESS = """
 import json, sys
@@ -117,7 +117,7 @@ def compare(name: str, task: LikelihoodTask, model: str, theirs: dict) -> None:
     ours = [row if isinstance(task, MultipleChoiceLikelihood) else row[:1] for row in values]
     pairs = [(x, y) for one, other in zip(ours, theirs["rows"], strict=True) for x, y in zip(one, other, strict=True)]
     x, y = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
-    check(f"{name}: furthest of {len(pairs)} log-probabilities", x, y, TOLERANCE)
+    check(f"{name}: furthest of {len(pairs)} log-probabilities", x, y, TOLERANCE[0] + TOLERANCE[1] * abs(y))
     for number, value in task.numbers(rows, values).items():
         if number in theirs["numbers"]:
             check(f"{name}: {number}", value, theirs["numbers"][number], 1e-3)
