@@ -28,9 +28,8 @@ FURTHER = [FailureLimit, Lora, NumberNear, OverlapFinder, PaperAdamW, PassAtK, R
 FURTHER += [SDPOAdamW, Sandbox, TransitionShares, VLLMEngine, Watch]
 #: They hold what a run has produced, and are made by the package alone.
 RECORDS = {"Rollouts", "Row", "Verdict", "UserError", "Source"}
-CLASSES = [
-    each for name in lit_sdpo.__all__ if isinstance(each := getattr(lit_sdpo, name), type) and name not in RECORDS
-]
+PUBLIC = [getattr(lit_sdpo, name) for name in lit_sdpo.__all__ if name not in RECORDS]
+CLASSES = [each for each in PUBLIC if isinstance(each, type) and not inspect.isabstract(each)]
 
 #: Options of a base that a class decides itself.
 OWN = {"GeoSD": {"alpha", "top_k", "tail"}, "MicroDataModule": {"stages", "probes"}}
@@ -65,6 +64,7 @@ def needed(kind):
         "k": lambda: 1,
         "name": lambda: "a",
         "domain": lambda: "math",
+        "validation": lambda: "rows.jsonl",
     }
 
 
