@@ -1,8 +1,8 @@
 """Writes the rows of the small world: `python configs/small/make_data.py FOLDER`.
 
 FOLDER holds `bfcl_simple_python_train.jsonl.gz` and `sciknoweval_chemistry_train.jsonl` in the package's row format
-(`docs/data.md`), with their sources in each row; `calls` and `choice` are taken from them. `sums` and `functions` are
-drawn here. What is written is in `configs/small/data/` already; the script says how it came about.
+(`docs/data.md`), with their sources in each row; `calls` and `choice` are taken from them. `sums`, `units` and
+`functions` are drawn here. What is written is in `configs/small/data/` already; the script says how it came about.
 """
 
 from __future__ import annotations
@@ -37,47 +37,60 @@ def sums(random_: random.Random) -> Iterator[dict[str, Any]]:
         yield _row("sums", "math", f"{a}+{b}", question, str(a + b), "math_boxed")
 
 
-#: Bodies of one line over whole numbers, text or lists, with words for them; N and M are numbers from 2 to 9.
-FUNCTIONS = (
-    ("x", "x times N plus M", "x * N + M", "int"),
-    ("x", "x plus N, times M", "(x + N) * M", "int"),
-    ("x", "x minus N, divided by M and rounded down", "(x - N) // M", "int"),
-    ("x", "the remainder of x divided by N, plus M", "x % N + M", "int"),
-    ("x", "x squared minus N", "x ** 2 - N", "int"),
-    ("x", "the larger of x and N, times M", "max(x, N) * M", "int"),
-    ("x", "True if x is divisible by N, else False", "x % N == 0", "int"),
-    ("x", "True if x times N is greater than M, else False", "x * N > M", "int"),
-    ("text", "the first N characters of text, repeated M times", "text[:N] * M", "str"),
-    ("text", "the last N characters of text in upper case", "text[-N:].upper()", "str"),
-    ("text", "text without its first N characters, followed by them", "text[N:] + text[:N]", "str"),
-    ("text", "the first N characters of text in reverse order", "text[:N][::-1]", "str"),
-    ("text", "the length of text times N plus M", "len(text) * N + M", "str"),
-    ("text", "every N-th character of text, beginning with the first", "text[::N]", "str"),
-    ("text", "True if text is longer than N characters, else False", "len(text) > N", "str"),
-    ("items", "the sum of the first N elements of items", "sum(items[:N])", "list"),
-    ("items", "the largest of the first N elements of items", "max(items[:N])", "list"),
-    ("items", "the N smallest elements of items in order", "sorted(items)[:N]", "list"),
-    ("items", "how many elements of items are greater than N", "sum(i > N for i in items)", "list"),
-    ("items", "the sum of items times N plus M", "sum(items) * N + M", "list"),
-    ("items", "a list of the elements of items times N plus M", "[i * N + M for i in items]", "list"),
-    ("items", "a list of the elements of items greater than N", "[i for i in items if i > N]", "list"),
-    ("items", "a list of the elements of items divisible by N", "[i for i in items if i % N == 0]", "list"),
-    ("items", "items without its last N elements, in reverse order", "items[:-N][::-1]", "list"),
+#: What a function of a list takes of its elements, what it makes of each, and what of them all; N and M are numbers.
+FILTERS = (
+    ("divisible by N", "i % N == 0"),
+    ("not divisible by N", "i % N != 0"),
+    ("greater than N", "i > N"),
+    ("less than N", "i < N"),
 )
-WORDS = ("banana", "keyboard", "Tuesday", "continual", "mountain", "Paper plane", "umbrella")
+EACH = (("the squares", "i ** 2"), ("M times", "i * M"), ("M plus", "i + M"), ("the remainders by M", "i % M"))
+ALL = (
+    ("the sum", "sum({})"),
+    ("the largest", "max([{}], default=0)"),
+    ("a list", "[{}]"),
+    ("a sorted list", "sorted({})"),
+)
+#: The same of the words of a text.
+WORDS_OF = (
+    ("the first N characters of each word of text, joined by '-'", "'-'.join(w[:N] for w in text.split())"),
+    ("the words of text longer than N characters, as a list", "[w for w in text.split() if len(w) > N]"),
+    ("the words of text in reverse order, each repeated N times, as a list", "[w * N for w in text.split()[::-1]]"),
+    ("how many words of text have at least N characters", "sum(len(w) >= N for w in text.split())"),
+    (
+        "the N-th characters of the words of text longer than N, as a list",
+        "[w[N - 1] for w in text.split() if len(w) > N]",
+    ),
+    ("the lengths of the words of text times N, as a list", "[len(w) * N for w in text.split()]"),
+    ("the words of text without their first N characters, joined by a space", "' '.join(w[N:] for w in text.split())"),
+    ("the last word of text repeated N times in upper case", "text.split()[-1].upper() * N"),
+)
+TEXTS = (
+    "the quick brown fox jumps",
+    "models forget what they learned",
+    "a stream of four stages",
+    "every teacher moves slowly",
+    "rain fell on the old harbour",
+)
 NAMES = ("solve", "compute", "convert", "evaluate")
 
 
 def functions(random_: random.Random) -> Iterator[dict[str, Any]]:
     """A function of one line, said in words and with one of its tests, as MBPP does."""
-    kinds = [(template, n) for template in FUNCTIONS for n in range(2, 10)]
-    kinds += [(template, n) for template in FUNCTIONS if "M" in template[2] for n in range(2, 10) for _ in range(2)]
-    for (argument, words, body, kind), n in sorted(kinds, key=_order):
+    kinds = [("text", words, body) for words, body in WORDS_OF]
+    for taken, test in FILTERS:
+        for made, value in EACH:
+            for told, whole in ALL:
+                of = f"{made} the elements" if made[0] == "M" else f"{made} of the elements"
+                words = f"{told} of {of} of items that are {taken}"
+                kinds.append(("items", words, whole.format(f"{value} for i in items if {test}")))
+    numbered = [(kind, n) for kind in kinds for n in range(2, 8)]
+    for (argument, words, body), n in sorted(numbered, key=_order):
         name, m = random_.choice(NAMES), random_.randrange(2, 10)
         for letter, number in (("N", n), ("M", m)):
             body, words = body.replace(letter, str(number)), words.replace(letter, str(number))
         solution = f"def {name}({argument}):\n    return {body}"
-        asserts = [_assert(solution, name, _value(kind, random_)) for _ in range(4)]
+        asserts = [_assert(solution, name, _value(argument, random_)) for _ in range(4)]
         question = (
             f"Write a Python function `{name}({argument})` that returns {words}. "
             f"Answer with the code in one ```python block.\nExample: {asserts[0]}"
@@ -92,6 +105,29 @@ def functions(random_: random.Random) -> Iterator[dict[str, Any]]:
         }
         extra = {"reference_solution": solution}
         yield _row("functions", "coding", words, question, json.dumps(tests), "code_tests", extra)
+
+
+#: From a unit to another: both with their symbols, the factor and what is added.
+UNITS = (
+    ("hours", "minutes", 60, 0),
+    ("minutes", "seconds", 60, 0),
+    ("days", "hours", 24, 0),
+    ("weeks", "days", 7, 0),
+    ("degrees Celsius", "kelvins (to whole numbers)", 1, 273),
+    ("kilometres", "metres", 1000, 0),
+    ("metres", "centimetres", 100, 0),
+    ("litres", "millilitres", 1000, 0),
+    ("kilograms", "grams", 1000, 0),
+    ("dozens", "pieces", 12, 0),
+)
+
+
+def units(random_: random.Random) -> Iterator[dict[str, Any]]:
+    """A quantity in another unit."""
+    asked = [(unit, number) for unit in UNITS for number in range(2, 100)]
+    for (before, after, factor, added), number in sorted(asked, key=_order):
+        question = f"How many {after} are {number} {before}? Give only the number: <answer>number</answer>"
+        yield _row("units", "science", question, question, str(number * factor + added), "exact_answer")
 
 
 def calls(folder: Path) -> Iterator[dict[str, Any]]:
@@ -125,6 +161,7 @@ def main(folder: Path) -> None:
     tokenizer = load_tokenizer("smollm2")
     made = {
         "sums": sums(random.Random(1)),
+        "units": units(random.Random(3)),
         "functions": functions(random.Random(2)),
         "calls": calls(folder),
         "choice": choice(folder),
@@ -144,8 +181,12 @@ def main(folder: Path) -> None:
             if prompt <= PROMPT and answer <= ANSWER:
                 kept.append(row)
                 lengths.append((prompt, answer))
+        if name == "choice":  # a probe
+            kept = kept[:EVALUATION]
         for split, chosen in (("test", slice(EVALUATION)), ("train", slice(EVALUATION, EVALUATION + TRAIN))):
             part = kept[chosen]
+            if not part:
+                continue
             with (TARGET / f"{name}_{split}.jsonl").open("w", encoding="utf-8") as file:
                 for row in part:
                     file.write(json.dumps(row | {"split": split}, ensure_ascii=False) + "\n")
@@ -175,12 +216,10 @@ def _order(thing: object) -> str:
     return hashlib.md5(repr(thing).encode()).hexdigest()
 
 
-def _value(kind: str, random_: random.Random) -> Any:
-    if kind == "int":
-        return random_.randrange(0, 40)
-    if kind == "str":
-        return random_.choice(WORDS)
-    return [random_.randrange(1, 12) for _ in range(random_.randrange(4, 8))]
+def _value(argument: str, random_: random.Random) -> Any:
+    if argument == "text":
+        return random_.choice(TEXTS)
+    return [random_.randrange(1, 20) for _ in range(random_.randrange(5, 8))]
 
 
 def _assert(solution: str, name: str, value: Any) -> str:

@@ -213,7 +213,6 @@ def write(tmp_path, share=0.5, order="interleaved"):
     return str(tmp_path / "mix.yaml")
 
 
-@pytest.mark.slow
 def test_a_configuration_names_shares_and_tasks(tmp_path, capsys):
     path = write(tmp_path)
     assert main(["data", "check", path, "--model", "micro", "--max-prompt-tokens", "4096", "--json"]) in (0, 2)

@@ -139,7 +139,6 @@ def test_an_export_needs_no_gguf(tied, tmp_path, lora, capsys):
     assert "base_model:" not in (tmp_path / "out" / "README.md").read_text()
 
 
-@pytest.mark.slow
 def test_an_adapter_names_a_base_that_can_be_found(tied, tmp_path):
     _, file = tied
     module = trained(tmp_path / "run", file, Lora(rank=2))
@@ -156,7 +155,6 @@ def test_an_adapter_names_a_base_that_can_be_found(tied, tmp_path):
     assert torch.equal(logits_of(plain, prompts)[-1], theirs)
 
 
-@pytest.mark.slow
 def test_plan_and_doctor_read_it(tied, capsys):
     _, file = tied
     short = ["configs/micro/sdpo.yaml", "--data.order=[math]", "--data.ood=false", "--data.prior=false"]
