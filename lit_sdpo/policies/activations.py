@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
+from lit_sdpo.functional.logprobs import product_dtype
 from lit_sdpo.policies.attention import attending
 from lit_sdpo.policies.packing import Packing, Sequences
 from lit_sdpo.policies.scoring import base_model, decoder, head
@@ -124,31 +125,40 @@ def _watched(
                 known[id(tensor)] = made
             return known[id(tensor)]
 
-        state = {
-            name: fake(tensor) for named in (part.named_parameters, part.named_buffers) for name, tensor in named()
-        }
+        state = {f"part.{name}": fake(tensor) for name, tensor in (*part.named_parameters(), *part.named_buffers())}
         weight = fake(matrix)
+        watch = Watch(known.values())
 
         def forward(layout: Packing) -> Tensor:
-            given = {"input_ids": layout.ids[None], "position_ids": layout.positions[None], "use_cache": False}
             with attending(model, layout):
-                out: Tensor = torch.func.functional_call(part, state, (), given).last_hidden_state
-            return out[0].index_select(0, layout.places)
+                out = part(input_ids=layout.ids[None], position_ids=layout.positions[None], use_cache=False)
+            hidden: Tensor = out.last_hidden_state
+            return hidden[0].index_select(0, layout.places)
 
-        mixed: AbstractContextManager[Any] = nullcontext() if autocast is None else torch.autocast("cpu", autocast)
-        watch = Watch(known.values())
-        with torch.enable_grad(), undisturbed(policy), torch.compiler.set_stance("force_eager"), watch:
-            with mixed:
+        def run() -> None:
+            with nullcontext() if autocast is None else torch.autocast("cpu", autocast):
                 hidden = forward(layouts[0])
-                scored = []
-                for layout in layouts[1:]:
-                    with torch.no_grad():
-                        scored.append(forward(layout))
+                with torch.no_grad():
+                    scored = [forward(layout) for layout in layouts[1:]]
                 apply: Callable[..., Tensor] = _Loss.apply
                 loss = apply(hidden, weight, watch)
-            del hidden
+            del hidden, scored
             loss.backward()
+
+        with torch.enable_grad(), undisturbed(policy), torch.compiler.set_stance("force_eager"), watch:
+            torch.func.functional_call(_Pass(part, run), state, ())
     return watch
+
+
+class _Pass(nn.Module):
+    """Forward and backward pass in one, as layers that are recomputed read their weights again."""
+
+    def __init__(self, part: nn.Module, run: Callable[[], None]) -> None:
+        super().__init__()
+        self.part, self.run = part, run
+
+    def forward(self) -> None:
+        self.run()
 
 
 def _layout(prompts: int, rows: int, prompt: int, completion: int, masked: bool) -> Packing:
@@ -174,6 +184,8 @@ class Watch(TorchDispatchMode):
         self._given = list(given)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # asked more often than all else, and nothing is made
+            return args[0].fake_device
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
@@ -206,6 +218,8 @@ class _Loss(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
         out = hidden.new_zeros((), dtype=torch.float32)
         watch.loss = len(watch.live) - 1
+        if grad_weight is not None and (dtype := product_dtype(hidden)) != torch.float32:
+            torch.zeros_like(weight, dtype=dtype)  # a chunk's share, before it is added in float32
         ctx.made = grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype)
         return out
 

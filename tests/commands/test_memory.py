@@ -25,7 +25,7 @@ CASES = {
     "lora": ["sdpo", "--model.lora={rank: 4}"],
     "bf16 weights": ["grpo", "--model.dtype=bfloat16"],
     "bf16-mixed": ["grpo", "--trainer.precision=bf16-mixed"],
-    "ema": ["sdpo", "--model.teacher={class_path: EMATeacher, init_args: {rate: 0.1}}"],
+    "ema": ["sdpo", "--model.teacher={class_path: EMATeacher, init_args: {update_rate: 0.1}}"],
     "two updates": ["grpo", "--data.updates_per_rollout=2", "--data.steps=76"],
     "checkpointing": ["grpo", "--model.gradient_checkpointing=true"],
     "slices": ["sdpo", "--trainer.accumulate_grad_batches=4"],

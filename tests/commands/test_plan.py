@@ -246,8 +246,8 @@ def test_table_and_json(capsys):
 def test_every_model_of_the_paper_has_its_architecture_beside_the_files():
     """Without a network: a name that is looked up would be an error here."""
     names = json.loads((PAPER / "architectures" / "models.json").read_text())
-    used = {line.split("model_name: ")[1].strip("} \n") for file in PAPER.rglob("*.yaml") for line in file.open()
-            if "model_name: " in line}  # fmt: skip
+    lines = [line for file in PAPER.rglob("*.yaml") for line in file.read_text().splitlines() if "model_name: " in line]
+    used = {line.split("model_name: ")[1].strip("} ") for line in lines}
     assert used == set(names)
     assert all((PAPER / "architectures" / folder / "config.json").is_file() for folder in names.values())
 

@@ -352,7 +352,7 @@ def test_the_estimate_counts_masters(tiny):
     kept, plain = (StepCount(policy, policy, window, masters=masters).of(1) for masters in (True, False))
     assert kept.resident == {"weights": 2 * count, "optimizer": 8 * count, "float32 masters": 4 * count}
     assert plain.resident == {"weights": 2 * count, "optimizer": 4 * count}
-    assert sum(kept.update.values()) == 4 * count  # more than a pass over one row
+    assert 4 * count <= sum(kept.update.values()) < 4.1 * count  # the pass over one token needs hardly more
     full = load_policy(tiny)
     assert StepCount(full, full, window, masters=True).of(1) == StepCount(full, full, window, masters=False).of(1)
 
