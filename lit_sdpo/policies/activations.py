@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from lit_sdpo.functional.logprobs import product_dtype
 from lit_sdpo.policies.attention import attending
-from lit_sdpo.policies.packing import Packing, Sequences
+from lit_sdpo.policies.packing import MASK_ELEMENTS, Packing, Sequences
 from lit_sdpo.policies.scoring import base_model, decoder, head
 from lit_sdpo.policies.sharding import undisturbed
 
@@ -68,7 +68,7 @@ def moments(
     shape: Shape,
     autocast: torch.dtype | None = None,
     accumulated: bool = False,
-    masked: bool = True,
+    on_cpu: bool = True,
 ) -> list[Moment]:
     """What a pass needs at each moment that can be its peak.
 
@@ -77,10 +77,10 @@ def moments(
         shape: Lengths of the rows.
         autocast: Dtype of a mixed precision.
         accumulated: There are gradients of earlier passes, which do not count here, so none stay.
-        masked: Attention to a shared prompt makes its mask, as on a CPU.
+        on_cpu: Whether it runs on a CPU, which makes a mask of each row and casts what it adds.
     """
     two, more_rows, more_prompts = (
-        _watched(policy, shape, prompts, rows, autocast, accumulated, masked)
+        _watched(policy, shape, prompts, rows, autocast, accumulated, on_cpu)
         for prompts, rows in ((2, 2), (2, 4), (3, 3))
     )
     found = []
@@ -107,9 +107,10 @@ def _watched(
     rows: int,
     autocast: torch.dtype | None,
     accumulated: bool,
-    masked: bool,
+    on_cpu: bool,
 ) -> Watch:
     part, model = decoder(policy), base_model(policy)
+    masked = on_cpu or shape.completion * (shape.prompt + shape.completion) <= MASK_ELEMENTS
     lengths = [length for length in (shape.prompt, shape.context) if length]
     layouts = [_layout(prompts, rows, length, shape.completion, masked) for length in lengths]
     matrix: Any = head(policy).weight
@@ -127,7 +128,7 @@ def _watched(
 
         state = {f"part.{name}": fake(tensor) for name, tensor in (*part.named_parameters(), *part.named_buffers())}
         weight = fake(matrix)
-        watch = Watch(known.values())
+        watch = Watch([*known.values(), *(own.grad for own in known.values() if own.grad is not None)])
 
         def forward(layout: Packing) -> Tensor:
             with attending(model, layout):
@@ -141,7 +142,7 @@ def _watched(
                 with torch.no_grad():
                     scored = [forward(layout) for layout in layouts[1:]]
                 apply: Callable[..., Tensor] = _Loss.apply
-                loss = apply(hidden, weight, watch)
+                loss = apply(hidden, weight, watch, on_cpu)
             del hidden, scored
             loss.backward()
 
@@ -212,18 +213,20 @@ class _Loss(torch.autograd.Function):
     """Makes the gradients that :func:`lit_sdpo.functional.chunked_loss` makes, without logits."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, watch: Watch) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, watch: Watch, on_cpu: bool) -> Tensor:
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.zeros_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
         out = hidden.new_zeros((), dtype=torch.float32)
         watch.loss = len(watch.live) - 1
         if grad_weight is not None and (dtype := product_dtype(hidden)) != torch.float32:
-            torch.zeros_like(weight, dtype=dtype)  # a chunk's share, before it is added in float32
+            share = torch.zeros_like(weight, dtype=dtype)  # of a chunk
+            if on_cpu:  # there a sum of two dtypes has a copy in the larger
+                share.float()
         ctx.made = grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         made, ctx.made = ctx.made, None
-        return *made, None
+        return *made, None, None

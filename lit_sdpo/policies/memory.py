@@ -23,7 +23,6 @@ from lit_sdpo.policies.activations import Moment, Shape, moments
 from lit_sdpo.policies.attention import UnsupportedModelError, obstacle
 from lit_sdpo.policies.copies import FixedWeights
 from lit_sdpo.policies.masters import is_rounded
-from lit_sdpo.policies.packing import MASK_ELEMENTS
 from lit_sdpo.policies.scoring import base_model, head
 from lit_sdpo.policies.sharding import layers_of
 from lit_sdpo.units import GIB, size
@@ -290,8 +289,7 @@ class StepCount:
         return self._watched(accumulated=True)
 
     def _watched(self, accumulated: bool) -> list[Moment]:
-        masked = self.placement.device == "cpu" or self.window.completion * self.window.row <= MASK_ELEMENTS
-        return moments(self.policy, self.shape, self.placement.autocast, accumulated, masked)
+        return moments(self.policy, self.shape, self.placement.autocast, accumulated, self.placement.device == "cpu")
 
     def _parts(self, moment: Moment, slices: int, prompts: int, rows: int) -> dict[str, int]:
         held = self.gradients if slices > 1 or self._gradients_elsewhere else 0

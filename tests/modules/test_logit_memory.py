@@ -14,8 +14,7 @@ def test_a_policy_gradient_needs_logits_and_their_softmax(tiny, dtype):
     module._tally = {"kept": torch.ones(())}
     vocabulary = module.policy.config.vocab_size
     assert 2 <= module.logit_bytes(1.0) / (4 * vocabulary) < 2.2
-    divided = module.logit_bytes(0.5) / (4 * vocabulary)
-    assert divided == pytest.approx(3 if dtype == "float32" else 2, abs=0.2)
+    assert 3 <= module.logit_bytes(0.5) / (4 * vocabulary) < 3.2  # divided, they are new ones
     assert module._tally == {"kept": torch.ones(())}
 
 

@@ -42,7 +42,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pass_needs_what_the_allocator_hands_out(tiny, kind, autocast):
     """Prompts and completions of full length; logits are one number a token, so that they hardly count."""
-    prompts, rows, shape = 2, 8, Shape(20, 30)
+    prompts, rows, shape = 2, 32, Shape(20, 30)
     policy = load_policy(tiny, **KINDS[kind])
     tokens = torch.full((rows, shape.completion), 3)
     mask = torch.ones_like(tokens, dtype=torch.bool)
@@ -53,14 +53,14 @@ def test_a_pass_needs_what_the_allocator_hands_out(tiny, kind, autocast):
         with torch.autocast("cpu", autocast, enabled=autocast is not None):
             hidden = completion_hidden(policy, Sequences([ids[n % prompts] for n in range(rows)], tokens, mask))
             ones = torch.ones(len(hidden))
-            loss, _ = chunked_loss(hidden, head(policy).weight, ones, lambda x, _: x[:, 0], chunk_size=8)
+            loss, _ = chunked_loss(hidden, head(policy).weight, ones, lambda x, _: x[:, 0], chunk_size=1)
         loss.backward()
 
     step()  # what is made once
     policy.zero_grad()
     found = moments(policy, shape, autocast)
     counted = max(moment.fixed + moment.tokens(prompts, rows) for moment in found)
-    assert 0.93 < counted / allocated(step) < 1.07
+    assert 0.9 < counted / allocated(step) < 1.1
 
 
 def test_everything_resident_is_counted(tiny):
