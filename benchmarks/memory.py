@@ -32,7 +32,7 @@ from benchmarks.common import (
 from benchmarks.rollout import native
 from lit_sdpo.functional import ppo_loss, sdpo_loss, token_logprobs_from_logits
 from lit_sdpo.policies.fused_layers import fuse
-from lit_sdpo.policies.memory import step_memory
+from lit_sdpo.policies.memory import Block, StepCount, Window
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import completion_hidden, scorer, weighted_loss
 
@@ -101,12 +101,15 @@ def measure(side: str, method: str, size: str, vocabulary: int, prompts: int, to
         result["loss"] = float(loss.detach())
 
     policy.train()
-    estimate = step_memory(nn.ModuleList([policy] if teacher is None else [policy, teacher]), policy)
+    longest = max(map(len, ids))
+    window = Window(
+        prompts, len(mask), longest, tokens, read=True, blocks=(Block(prompts, len(mask), longest, tokens),)
+    )
+    held = nn.ModuleList([policy] if teacher is None else [policy, teacher])
+    estimate = StepCount(held, policy, window).of(1)
     policy.eval()
-    total = sum(map(len, ids)) + mask.numel()
-    beyond = estimate.resident - estimate.weights - estimate.copies
-    result["estimate"] = (beyond + max(estimate.update(total), total * estimate.cache)) / 2**20
-    result["weights"] = (estimate.weights + estimate.copies) / 2**20
+    models = sum(p.numel() * p.element_size() for p in held.parameters()) / 2**20
+    result["estimate"], result["weights"] = estimate.peak / 2**20 - models, models
     result["peak"] = extra_peak_mb(step)
     return result
 

@@ -5,29 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_sdpo.callbacks.rollout.callback import RolloutCallback
 from lit_sdpo.errors import UserError
-from lit_sdpo.policies.memory import UNCOUNTABLE, StepMemory, step_memory
+from lit_sdpo.policies.memory import UNCOUNTABLE, Placement, StepCount, StepMemory
 from lit_sdpo.ranges import check_number
-from lit_sdpo.rollouts.blocks import at_once
-from lit_sdpo.units import GIB, size
+
+#: Dtype of each mixed precision of the trainer.
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class MemoryBudget(Callback):
     """Prints an estimate of a step's memory, and chooses ``accumulate_grad_batches`` so that it fits a budget.
 
-    The estimate counts weights, copies such as a teacher, the optimizer's averages, and the larger of two things that
-    follow each other: the rollouts' keys and values, or the gradients and activations of one slice. Both are counted
-    for completions of full length, so most steps need less. Of weights that are divided among processes it counts a
-    process's part of all that, the layers that are gathered at a time in an update, and the whole weights in rollouts.
-    The process itself, communication buffers, and what the allocator keeps come on top.
+    The estimate is that of ``lit-sdpo plan`` and ``lit-sdpo doctor`` (:mod:`lit_sdpo.policies.memory`): weights, copies
+    such as a teacher, the optimizer, and the larger of two things that follow each other, the rollouts' keys and values
+    or the gradients and activations of one slice. Both are counted for completions of full length after the longest
+    prompt, so most steps need less. Of weights that are divided among processes it counts a process's part of all that,
+    the layers that are gathered at a time in an update, and the whole weights in rollouts. The process itself,
+    communication buffers, and what the allocator keeps come on top.
 
     Args:
-        gib: Most GiB per process that a step may need; the window is cut into as many slices as that takes. ``None``
+        gib: Most GiB per process that an update may need; the window is cut into as many slices as that takes. ``None``
             leaves ``accumulate_grad_batches`` as it is.
 
     Raises:
@@ -45,8 +48,7 @@ class MemoryBudget(Callback):
         if rollout is None or getattr(module, "policy", None) is None:
             return
         try:
-            masters = getattr(module, "float32_masters", False)
-            memory = step_memory(module, module.policy, shards_of(trainer.strategy), masters)
+            memory = self.memory(trainer, module, rollout)
         except UNCOUNTABLE as error:
             if self.gib is not None:
                 raise UserError(
@@ -55,64 +57,54 @@ class MemoryBudget(Callback):
                     fix="set trainer.accumulate_grad_batches instead",
                 ) from error
             return
-        window = prompts, rows, prompt, completion = rollout.window(trainer, pl_module)
-        tokens, longest = prompts * prompt + rows * completion, prompt + completion
-        if self.gib is not None:
-            trainer.accumulate_grad_batches = self._slices(trainer, memory, tokens, longest)
-        need, parts = estimate(memory, rollout, window, trainer.accumulate_grad_batches)
-        rank_zero_info(f"memory of a step, at most about {size(need)}: {parts}")
+        trainer.accumulate_grad_batches = memory.slices
+        rank_zero_info(f"memory of a step, at most about {memory}")
 
-    def _slices(self, trainer: pl.Trainer, memory: StepMemory, tokens: int, longest: int) -> int:
-        assert self.gib is not None
-        if trainer.accumulate_grad_batches != 1:
-            raise UserError(
-                "a memory budget chooses accumulate_grad_batches itself", where="memory.gib", fix="give one of the two"
-            )
-        room = memory.tokens_within(int(self.gib * GIB))
-        # A slice is cut at whole rows, so it may exceed its share by one row and its prompt.
-        if room <= longest:
-            need = (memory.resident + memory.update(longest + 1)) / GIB
-            raise UserError(
-                f"a slice of the longest prompt and completion ({longest} tokens) needs {need:.3g} GiB",
-                where="memory.gib",
-                fix="raise it, lower rollout.sampling.max_new_tokens, or set model.gradient_checkpointing",
-            )
-        return max(1, -(-tokens // (room - longest))) if tokens > room else 1
+    def memory(self, trainer: pl.Trainer, module: Any, rollout: RolloutCallback) -> StepMemory:
+        """What a step of a process needs, cut as the trainer or the budget says.
+
+        Args:
+            trainer: Of the run.
+            module: The method, with its policy.
+            rollout: What samples; it has read the prompts.
+
+        Raises:
+            UserError: See the class.
+        """
+        window = rollout.window(
+            getattr(trainer, "datamodule", None), module, trainer.world_size, trainer.limit_val_batches != 0
+        )
+        masters = getattr(module, "float32_masters", False)
+        count = StepCount(module, module.policy, window, placement_of(trainer), masters)
+        return count.of(slices_of(count, self.gib, trainer.accumulate_grad_batches))
 
 
-def shards_of(strategy: Strategy) -> int:
-    """Among how many processes a strategy divides the weights; 1 if it does not."""
-    if not isinstance(strategy, ModelParallelStrategy):
-        return 1
-    size = strategy._data_parallel_size
-    return strategy.num_nodes if isinstance(size, str) else size
+def slices_of(count: StepCount, gib: float | None, given: int) -> int:
+    """Slices of a step: as many as are given, or as a budget takes.
 
-
-def estimate(
-    memory: StepMemory, rollout: RolloutCallback, window: tuple[int, int, int, int], slices: int
-) -> tuple[int, str]:
-    """Most bytes that a process needs, and what they are, in words.
-
-    Args:
-        memory: Of the method.
-        rollout: What samples.
-        window: What a process holds of a step, as ``rollout.window`` gives it.
-        slices: Slices that a step is cut into.
+    Raises:
+        UserError: Both are there, or not even one row fits the budget.
     """
-    prompts, rows, prompt, completion = window
-    share = max(prompt + completion, -(-(prompts * prompt + rows * completion) // slices))
-    held, decoded = at_once(prompts, rows // prompts, rollout.engine.max_rows)
-    cached = held * prompt + decoded * completion
-    update = memory.update(share, slices)
-    parts = {
-        "weights": memory.weights,
-        "copies": memory.copies,
-        "optimizer": memory.optimizer,
-        "float32 masters": memory.masters,
-        "layers gathered at a time": memory.gathered,
-        f"gradients and activations of {share:,} tokens (1 of {slices})": update - memory.gathered,
-        "weights gathered for rollouts": memory.whole,
-        f"keys and values of {cached:,} tokens": cached * memory.cache,
-    }
-    told = ", ".join(f"{name} {size(count)}" for name, count in parts.items() if count)
-    return memory.resident + max(update, memory.rollouts(cached)), told
+    if gib is None:
+        return given
+    if given != 1:
+        raise UserError(
+            "a memory budget chooses accumulate_grad_batches itself", where="memory.gib", fix="give one of the two"
+        )
+    return count.slices(gib)
+
+
+def placement_of(trainer: pl.Trainer) -> Placement:
+    """Where a trainer's processes compute."""
+    strategy = trainer.strategy
+    buckets, shards = isinstance(strategy, DDPStrategy), 1
+    if isinstance(strategy, ModelParallelStrategy):
+        share = strategy._data_parallel_size
+        shards = strategy.num_nodes if isinstance(share, str) else share
+    return Placement(
+        device=strategy.root_device.type,
+        shards=shards,
+        buckets=buckets,
+        bucket_views=buckets and bool(strategy._ddp_kwargs.get("gradient_as_bucket_view")),  # type: ignore[attr-defined]
+        autocast=AUTOCAST.get(str(trainer.precision)),
+    )

@@ -55,7 +55,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--architecture", metavar="FOLDER", help="holds the model's config.json; else model_name is asked, on the Hub"
+        "--architecture",
+        metavar="FOLDER",
+        help="holds the model's config.json; else that of model_name: in its folder, beside the configuration, on the"
+        " Hub",
     )
     parser.add_argument(
         "--rows",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lit_sdpo.callbacks.checkpoint import StageCheckpoint
-from lit_sdpo.callbacks.memory import MemoryBudget, estimate, shards_of
+from lit_sdpo.callbacks.memory import MemoryBudget
 from lit_sdpo.diagnosis.findings import Finding
 from lit_sdpo.diagnosis.machine import free_memory
 from lit_sdpo.folders import folder_of_logger, runs_root
-from lit_sdpo.functional.logprobs import default_chunk_size
 from lit_sdpo.planning.stream import evaluation_of
-from lit_sdpo.policies.memory import UNCOUNTABLE, nbytes, optimizer_bytes, step_memory
+from lit_sdpo.policies.memory import UNCOUNTABLE, checkpoint_bytes
 from lit_sdpo.units import size
 
 if TYPE_CHECKING:
@@ -46,24 +44,22 @@ def memory(run: Run) -> Iterator[Finding]:
     """The estimate for a step against what is free."""
     policy, trainer = run.policy, run.trainer
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    for budget in (c for c in callbacks if isinstance(c, MemoryBudget) and c.gib is not None):
-        budget.on_fit_start(trainer, run.module)  # cuts the window, or says why it cannot
+    budget = next((c for c in callbacks if isinstance(c, MemoryBudget)), MemoryBudget())
     device = trainer.strategy.root_device
     try:
-        found = step_memory(run.module, policy, shards_of(trainer.strategy), run.module.float32_masters)
+        found = budget.memory(trainer, run.module, run.rollout)
     except UNCOUNTABLE as error:
         text = f"of {type(policy).__name__} it cannot be estimated ({' '.join(str(error).split())[:120]})"
         yield Finding("memory of a step", "note", text)
         return
-    found = dataclasses.replace(found, chunk=default_chunk_size(policy.config.get_text_config().vocab_size, device))
-    need, told = estimate(found, run.rollout, run.rollout.window(trainer, run.module), trainer.accumulate_grad_batches)
+    need = found.peak
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    text = f"at most about {size(need)} a process: {told}"
+    text = f"at most about {found}"
     if free is None or need <= free:
         yield Finding("memory of a step", "ok", text + (f"; {size(free)} are free" if free is not None else ""))
         return
     fix = "raise trainer.accumulate_grad_batches or set memory.gib, model.gradient_checkpointing, model.lora or a dtype"
-    state = "problem" if found.resident > free else "note"
+    state = "problem" if sum(found.resident.values()) > free else "note"
     yield Finding("memory of a step", state, f"{text}; only {size(free)} are free", fix)  # type: ignore[arg-type]
 
 
@@ -75,8 +71,7 @@ def checkpoints(run: Run) -> Iterator[Finding]:
     if run.trainer.fast_dev_run or saving is None:  # type: ignore[attr-defined]
         yield Finding("checkpoints", "note", "this run saves none")
         return
-    each = nbytes(run.module.state_dict(keep_vars=True).values())
-    each += sum(optimizer_bytes(run.policy, run.module.float32_masters))
+    each = checkpoint_bytes(run.module, run.policy, run.module.float32_masters)
     kept = len(run.data.stages) if saving.keep == -1 else min(saving.keep, len(run.data.stages))
     kept += saving.keep_steps if saving.every_n_steps else 0
     place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())

@@ -60,7 +60,7 @@ def _spans(tokens: int, weight: Tensor, chunk_size: int | None) -> Iterator[slic
     return (slice(start, min(start + even, tokens)) for start in range(0, tokens, max(1, even)))
 
 
-def _product_dtype(hidden: Tensor) -> torch.dtype:
+def product_dtype(hidden: Tensor) -> torch.dtype:
     """The dtype in which the head multiplies: that of autocast where it is on, else that of the hidden states."""
     kind = hidden.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -93,7 +93,7 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, chunk_size: int | None, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        ctx.options = chunk_size, temperature, _product_dtype(hidden)
+        ctx.options = chunk_size, temperature, product_dtype(hidden)
         kind = at_least_float32(hidden[:0]).dtype
         logprobs, entropies, totals = (torch.empty(len(hidden), dtype=kind, device=hidden.device) for _ in range(3))
         for span in _spans(len(hidden), weight, chunk_size):
@@ -194,7 +194,7 @@ def top_k_logprobs(
         chunk_size: Tokens at a time; ``None`` chooses by :func:`default_chunk_size`.
         temperature: Divides the logits.
     """
-    dtype = _product_dtype(hidden)
+    dtype = product_dtype(hidden)
 
     def of_chunk(part: Tensor, weight: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         logits = _head(part, weight, dtype, temperature)
@@ -224,7 +224,7 @@ class _ChunkedLoss(torch.autograd.Function):
         chunk_size: int | None,
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
-        dtype = _product_dtype(hidden)
+        dtype = product_dtype(hidden)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         kind = at_least_float32(hidden[:0]).dtype
         grad_hidden = torch.zeros_like(hidden) if needs_hidden else None

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.errors import UserError, explained
+from lit_sdpo.modules.logit_memory import logit_bytes
 from lit_sdpo.modules.objective import Replay, Slice, Term, Tokens
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import PaperAdamW, WarmupConstant
@@ -247,18 +248,12 @@ class OnPolicyModule(pl.LightningModule):
         rows: LossBatch = batch.loss  # type: ignore[assignment]
         self._skip = batch.contributing_rows == 0
         slice_ = Slice(self, rows)
-        weights = {name: part.weights[slice_.mask] for name, part in rows.parts.items()}
+        factors = {name: term.factor(self.global_step) for name, term in self.terms.items()}
 
         def token_losses(logits: Tensor, span: slice) -> Tensor:
             tokens = Tokens(slice_, span, logits)
             tokens.meet_first()
-            total = torch.zeros(len(tokens.ids), device=logits.device)
-            for name, term in self.terms.items():
-                weight = weights[name][span]
-                losses = torch.where(weight != 0, weight * term.losses(tokens, rows.parts[name]), 0.0)
-                self.tally(f"train/loss/{name}", losses.sum())
-                total = total + term.factor(self.global_step) * losses
-            return total
+            return self.token_losses(tokens, rows.parts, factors)
 
         release(self.policy)  # the penalty is about the parameters that the optimizer has
         penalty = self.penalty() if batch.slot == 0 else None
@@ -276,6 +271,20 @@ class OnPolicyModule(pl.LightningModule):
             self._log_tally()
         # Lightning divides by the slots, and distributed strategies average over the ranks.
         return loss * batch.slots * self.trainer.world_size
+
+    def token_losses(self, tokens: Tokens, parts: dict[str, TermTokens], factors: dict[str, float]) -> Tensor:
+        """The weighted losses of some tokens, summed over the terms with their factors, [m]."""
+        total = torch.zeros(len(tokens.ids), device=tokens.logits.device)
+        for name, term in self.terms.items():
+            weight = tokens.of(parts[name].weights)
+            losses = torch.where(weight != 0, weight * term.losses(tokens, parts[name]), 0.0)
+            self.tally(f"train/loss/{name}", losses.sum())
+            total = total + factors[name] * losses
+        return total
+
+    def logit_bytes(self, temperature: float) -> int:
+        """Bytes of one token's logits in a loss, with all that it makes of them."""
+        return logit_bytes(self, temperature)
 
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Nothing to do: the rollout callback has generated and scored."""

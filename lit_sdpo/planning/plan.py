@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from lit_sdpo.planning.memory import DeviceMemory, Window, architecture_of, memory_of, module_of, window_of
-from lit_sdpo.planning.settings import Devices, Settings, devices_of, parse
-from lit_sdpo.planning.stream import EvaluationPlan, StagePlan, data_of, evaluation_of, stages_of
+from lit_sdpo.callbacks.memory import slices_of
+from lit_sdpo.planning.build import architecture_of, folder_of, module_of
+from lit_sdpo.planning.settings import Devices, Settings, devices_of, parse, placement_of
+from lit_sdpo.planning.stream import EvaluationPlan, StagePlan, at_hand, data_of, evaluation_of, stages_of
+from lit_sdpo.policies.load import MICRO, resolve
+from lit_sdpo.policies.memory import StepCount, StepMemory, checkpoint_bytes
+from lit_sdpo.rewards.registry import import_object
+from lit_sdpo.rollouts.engines.base import RolloutEngine
+from lit_sdpo.rollouts.engines.native import NativeEngine
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,9 @@ class RunPlan:
         devices: How it is spread.
         stages: What each stage does.
         evaluation: What all evaluations do.
-        window: Most that a device holds of a step.
-        memory: What a device needs.
+        parameters: Of the policy.
+        trained: Of these, those that are trained.
+        memory: What a device needs for a step.
         checkpoints: What is left on disk.
         tokens_per_completion: Expected; ``None`` leaves all at most.
         speed: Of one device.
@@ -67,8 +76,9 @@ class RunPlan:
     devices: Devices
     stages: list[StagePlan]
     evaluation: EvaluationPlan
-    window: Window
-    memory: DeviceMemory
+    parameters: int
+    trained: int
+    memory: StepMemory
     checkpoints: Checkpoints
     tokens_per_completion: float | None
     speed: Speed
@@ -97,24 +107,20 @@ class RunPlan:
     def updated_tokens(self) -> float:
         """Completion tokens that updates go through."""
         rows = sum(stage.completions for stage in self.stages)
-        return self.tokens(rows, rows * self.window.completion)
+        return self.tokens(rows, rows * self.memory.window.completion)
 
     @property
     def expected_peak(self) -> int | None:
         """Bytes of a device at the most, where all completions have the expected length."""
         if self.tokens_per_completion is None:
             return None
-        most, samples = self.window, any(stage.sampled for stage in self.stages)
-        length = math.ceil(self.tokens_per_completion)
-        usual = replace(
-            most,
-            completion=min(most.completion, length),
-            evaluation_completion=min(most.evaluation_completion, length),
+        window, length = self.memory.window, math.ceil(self.tokens_per_completion)
+        blocks = tuple(replace(block, completion=min(block.completion, length)) for block in window.blocks)
+        parts = dict(self.memory.rollouts)
+        parts["keys and values"] = (
+            parts.get("keys and values", 0) * replace(window, blocks=blocks).cached // max(window.cached, 1)
         )
-        parts, name = self.memory.rollouts, "keys and values"
-        less = parts.get(name, 0) * (1 - usual.generated(samples)[0] / max(most.generated(samples)[0], 1))
-        rollouts = sum(parts.values()) - math.floor(less)
-        return sum(self.memory.resident.values()) + max(rollouts, sum(self.memory.update.values()))
+        return replace(self.memory, rollouts=parts).peak
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -165,30 +171,47 @@ def plan(
     devices = devices_of(settings)
     data = data_of(settings, rows or {})
     rollout = settings.build("rollout", _without(settings, "rollout", "engine"))
-    module = module_of(settings, architecture_of(settings, architecture))
+    rollout.engine = _engine(settings)
+    folder = None if architecture else folder_of(settings)
+    module = module_of(
+        settings, architecture_of(settings, architecture, _files(arguments)), folder or Path(resolve(MICRO))
+    )
+    if folder is not None and not rows and at_hand(settings):
+        rollout.read_prompts(data, module)
     samples = module.learns_from == "policy"
     evaluation = evaluation_of(data, rollout, evaluates=settings.get("trainer.limit_val_batches", 1.0) != 0)
-    window = window_of(
-        data,
-        rollout,
-        devices,
-        samples=samples,
-        evaluates=evaluation.count > 0,
-        max_rows=settings.get("rollout.engine.init_args.max_rows"),
-    )
-    memory = memory_of(module, settings, devices, window)
+    window = rollout.window(data, module, devices.count, evaluation.count > 0)
+    count = StepCount(module, module.policy, window, placement_of(settings, devices), module.float32_masters)
+    slices = slices_of(count, settings.get("memory.gib"), int(settings.get("trainer.accumulate_grad_batches", 1)))
+    parameters = list(module.policy.parameters())
+    size = checkpoint_bytes(module, module.policy, module.float32_masters)
     return RunPlan(
         method=type(module).__name__,
         model=str(settings.get("model.init_args.model_name")),
         devices=devices,
         stages=stages_of(data, rollout, samples=samples),
         evaluation=evaluation,
-        window=window,
-        memory=memory,
-        checkpoints=_checkpoints(settings, [stage.steps for stage in data.stages], memory.checkpoint),
+        parameters=sum(p.numel() for p in parameters),
+        trained=sum(p.numel() for p in parameters if p.requires_grad),
+        memory=count.of(slices),
+        checkpoints=_checkpoints(settings, [stage.steps for stage in data.stages], size),
         tokens_per_completion=tokens_per_completion,
         speed=speed or Speed(),
     )
+
+
+def _files(arguments: Sequence[str]) -> list[str]:
+    """The configuration files among the arguments of ``fit``."""
+    files = [after for word, after in pairwise(arguments) if word == "--config"]
+    return files + [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
+
+
+def _engine(settings: Settings) -> RolloutEngine:
+    """What a run's engine says of its memory, without building it: that would open a connection."""
+    given = settings.get("rollout.engine")
+    engine = NativeEngine(max_rows=settings.get("rollout.engine.init_args.max_rows"))
+    engine.can_ask_ahead = given is not None and import_object(given.class_path).can_ask_ahead
+    return engine
 
 
 def _without(settings: Settings, key: str, *options: str) -> Any:

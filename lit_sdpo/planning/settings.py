@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jsonargparse
+import torch
 from jsonargparse import Namespace
 
+from lit_sdpo.callbacks.memory import AUTOCAST
 from lit_sdpo.cli import run
 from lit_sdpo.dry_run import ParseOnly
 from lit_sdpo.errors import UserError
 from lit_sdpo.messages import explain_building
+from lit_sdpo.policies.memory import Placement
 
 ONE_DEVICE = ("auto", "single_device")
 
@@ -57,6 +60,8 @@ class Devices:
         strategy: ``one device``, ``DDP`` or ``FSDP2``.
         count: Processes, one per device.
         shards: Devices that share one copy of everything.
+        bucket_views: Whether DDP's gradients are its buckets.
+        kind: Kind of device, such as ``cpu``.
         notes: What was supposed.
     """
 
@@ -64,6 +69,7 @@ class Devices:
     count: int
     shards: int = 1
     bucket_views: bool = False
+    kind: str = "cpu"
     notes: tuple[str, ...] = field(default=())
 
 
@@ -98,23 +104,45 @@ def devices_of(settings: Settings) -> Devices:
     if each < 1:
         each = 1
         notes.append("trainer.devices is not a number: counted as 1")
+    kind = _kind(str(settings.get("trainer.accelerator", "auto")))
+    if settings.get("trainer.accelerator", "auto") == "auto":
+        notes.append(f"trainer.accelerator is auto: counted for this machine's, {kind}")
     nodes = int(settings.get("trainer.num_nodes", 1))
     count = each * nodes
     given = settings.get("trainer.strategy", "auto")
     name, options = (given, {}) if isinstance(given, str) else (given.class_path, given.get("init_args") or {})
     name = name.rpartition(".")[2]
     if name in ONE_DEVICE or name == "SingleDeviceStrategy":
-        return Devices("one device" if count == 1 else "DDP", count, notes=tuple(notes))
+        return Devices("one device" if count == 1 else "DDP", count, kind=kind, notes=tuple(notes))
     if name.startswith("ddp") or name == "DDPStrategy":
         views = bool(options.get("gradient_as_bucket_view"))
-        return Devices("DDP", count, bucket_views=views, notes=tuple(notes))
+        return Devices("DDP", count, bucket_views=views, kind=kind, notes=tuple(notes))
     if name == "ModelParallelStrategy":
-        return Devices("FSDP2", count, _shards(options, each, nodes), notes=tuple(notes))
+        return Devices("FSDP2", count, _shards(options, each, nodes), kind=kind, notes=tuple(notes))
     raise UserError(
         f"the memory of strategy {name!r} is not known here",
         where="trainer.strategy",
         fix="use auto, ddp or ModelParallelStrategy (FSDP2)",
     )
+
+
+def placement_of(settings: Settings, devices: Devices) -> Placement:
+    """Where a process computes, as the trainer's flags say."""
+    return Placement(
+        device=devices.kind,
+        shards=devices.shards,
+        buckets=devices.strategy == "DDP",
+        bucket_views=devices.bucket_views,
+        autocast=AUTOCAST.get(str(settings.get("trainer.precision"))),
+    )
+
+
+def _kind(accelerator: str) -> str:
+    """The device that an accelerator's name means."""
+    if accelerator != "auto":
+        return {"gpu": "cuda"}.get(accelerator, accelerator)
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if found is None else found.type
 
 
 def _shards(options: Any, each: int, nodes: int) -> int:

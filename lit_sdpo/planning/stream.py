@@ -86,10 +86,7 @@ def data_of(settings: Settings, known_rows: Mapping[str, int]) -> ContinualDataM
         UserError: A mistake in the stream, or nobody knows how many prompts a task evaluates.
     """
     arguments = settings.config.data.init_args
-    trained = [spec for stage in arguments.get("stages") or [] for spec in parts_of(stage.task)]
-    specs = trained + list(arguments.get("probes") or [])
-    kinds = [import_object(spec.class_path) for spec in specs]
-    if not specs or not all(issubclass(kind, SourceTask) and hasattr(kind, "plan") for kind in kinds):
+    if not known_rows and at_hand(settings):
         data: ContinualDataModule = settings.build("data", settings.config.data)
         return data
     made: dict[str, _Numbered] = {}
@@ -115,6 +112,18 @@ def data_of(settings: Settings, known_rows: Mapping[str, int]) -> ContinualDataM
     kind = import_object(settings.config.data.class_path)
     built: ContinualDataModule = kind(stages, [stand_in(spec) for spec in arguments.get("probes") or []], **rest)
     return built
+
+
+def at_hand(settings: Settings) -> bool:
+    """Whether no row that the stream uses is anywhere but in files of this machine."""
+    arguments = settings.config.data.init_args
+    trained = [spec for stage in arguments.get("stages") or [] for spec in parts_of(stage.task)]
+    specs = trained + list(arguments.get("probes") or [])
+    kinds = [import_object(spec.class_path) for spec in specs]
+    if not all(issubclass(kind, SourceTask) and hasattr(kind, "plan") for kind in kinds):
+        return True  # they make their rows themselves, or only they know what they read
+    sources = [source for spec in specs for some in planned(spec).sources.values() for source in some]
+    return all(source.path is not None and Path(source.path).is_file() for source in sources)
 
 
 def stages_of(data: ContinualDataModule, rollout: RolloutCallback, *, samples: bool) -> list[StagePlan]:

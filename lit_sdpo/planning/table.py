@@ -46,12 +46,24 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.1f} days"
 
 
+def count(number: int) -> str:
+    """A large number with three digits, a smaller one in full.
+
+    Example:
+        >>> count(520_224), count(9_931_840), count(4_022_468_096)
+        ('520,224', '9.93 million', '4,022 million')
+    """
+    if number < 1e6:
+        return f"{number:,}"
+    return f"{number / 1e6:,.0f} million" if number >= 1e8 else f"{number / 1e6:.3g} million"
+
+
 def _head(plan: RunPlan) -> str:
-    memory, devices = plan.memory, plan.devices
+    devices = plan.devices
     over = f"{devices.strategy} over {devices.count} devices" if devices.count > 1 else devices.strategy
-    trained = "" if memory.trained == memory.parameters else f", {memory.trained / 1e6:,.1f} million trained"
+    trained = "" if plan.trained == plan.parameters else f", {count(plan.trained)} trained"
     lines = [
-        f"{plan.method} on {plan.model}: {memory.parameters / 1e6:,.0f} million parameters{trained}; {over}",
+        f"{plan.method} on {plan.model}: {count(plan.parameters)} parameters{trained}; {over}",
         *(f"note: {note}" for note in devices.notes),
     ]
     return "\n".join(lines)
@@ -63,10 +75,10 @@ def _stages(plan: RunPlan) -> str:
     for number, stage in enumerate(plan.stages, start=1):
         rest = [f"{plan.tokens(stage.sampled, stage.tokens):,.0f}"] if expected else []
         counts = (stage.steps, stage.prompts, stage.completions, stage.tokens)
-        rows.append((f"{number} {stage.task}", *(f"{count:,}" for count in counts), *rest))
+        rows.append((f"{number} {stage.task}", *(f"{n:,}" for n in counts), *rest))
     sums = [sum(getattr(stage, key) for stage in plan.stages) for key in ("steps", "prompts", "completions", "tokens")]
     rest = [f"{plan.training_tokens:,.0f}"] if expected else []
-    rows.append(("all", *(f"{count:,}" for count in sums), *rest))
+    rows.append(("all", *(f"{n:,}" for n in sums), *rest))
     return table(rows)
 
 
@@ -90,8 +102,8 @@ def _evaluations(plan: RunPlan) -> str:
 
 
 def _memory(plan: RunPlan) -> str:
-    memory, window = plan.memory, plan.window
-    decoded = f", at most {window.max_rows} decoded at once" if window.max_rows else ""
+    memory, window = plan.memory, plan.memory.window
+    decoded = f", at most {window.decoded} decoded at once" if window.blocks else ""
     rows: list[tuple[str, ...]] = [("memory of a device, at most", "throughout", "rollouts", "update")]
     columns = (memory.resident, memory.rollouts, memory.update)
     for name in dict.fromkeys(key for parts in columns for key in parts):
@@ -101,6 +113,7 @@ def _memory(plan: RunPlan) -> str:
         table(rows),
         f"peak: {size(memory.peak)}; {window.prompts} prompts and {window.rows} completions a step{decoded}, in"
         f" {memory.slices} {'slice' if memory.slices == 1 else 'slices'} of at most {memory.slice_tokens:,} tokens",
+        f"  {memory.lengths}",
         *([f"  {size(plan.expected_peak)} where rollouts have the expected length"] if plan.expected_peak else []),
         "  counted, not measured; the process, communication buffers and what the allocator keeps come on top",
     ]

@@ -1,132 +1,308 @@
-"""What a training step needs in memory, counted before it runs."""
+"""What a process needs in memory for a step, counted before it runs: one formula for ``plan``, ``doctor`` and ``fit``.
+
+Resident throughout are weights, copies of them and the optimizer. Rollouts (keys and values) and the update (gradients,
+activations, a chunk of logits) follow each other, so the peak is what is resident and the larger of the two. What the
+program itself, communication and an allocator's rounding take comes on top.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lit_sdpo.errors import UserError
 from lit_sdpo.functional.logprobs import default_chunk_size
-from lit_sdpo.policies.attention import attending
+from lit_sdpo.policies.activations import Moment, Shape, moments
+from lit_sdpo.policies.attention import UnsupportedModelError, obstacle
+from lit_sdpo.policies.copies import FixedWeights
 from lit_sdpo.policies.masters import is_rounded
-from lit_sdpo.policies.scoring import base_model, decoder, head
-from lit_sdpo.policies.sharding import layers_of, undisturbed
-
-PROBE_TOKENS = 64
-"""Tokens of the forward pass that is counted."""
+from lit_sdpo.policies.scoring import base_model, head
+from lit_sdpo.policies.sharding import layers_of
+from lit_sdpo.units import GIB, size
 
 CHUNK_COPIES = 4
-"""Tensors of a chunk's logits that live at once in the heaviest loss, the divergence over the whole vocabulary."""
+"""Tensors of a chunk's logits that live at once, of a method of which it cannot be told."""
+
+SAMPLER_COPIES = 3
+"""Tensors of a row's logits while a token is drawn: the model's, float32 and the sampler's weights."""
 
 GATHERED_LAYERS = 2
 """Layers that FSDP2 has whole at a time: the one that computes and the next."""
 
-UNCOUNTABLE = (RuntimeError, AttributeError, TypeError)
-"""What :func:`step_memory` raises of a model that it cannot count."""
+UNCOUNTABLE = (RuntimeError, AttributeError, TypeError, UnsupportedModelError)
+"""What :class:`StepCount` raises of a model that it cannot count."""
+
+
+@runtime_checkable
+class CountsLogits(Protocol):
+    """A method that knows how many tensors of a chunk's logits its loss makes."""
+
+    def logit_bytes(self, temperature: float) -> int:
+        """Bytes of one token's logits, in all the copies that live at once."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that the policy decodes together in this process.
+
+    Attributes:
+        prompts: Prompts whose keys and values are held.
+        rows: Their completions.
+        prompt: Tokens of the longest prompt.
+        completion: Most tokens of a completion.
+    """
+
+    prompts: int
+    rows: int
+    prompt: int
+    completion: int
+
+    @property
+    def tokens(self) -> int:
+        """Whose keys and values are held."""
+        return self.prompts * self.prompt + self.rows * self.completion
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a process holds of a step, at most.
+
+    Attributes:
+        prompts: Prompts of a step.
+        rows: Completions of a step.
+        prompt: Tokens of the longest prompt.
+        completion: Tokens of the longest completion.
+        read: Whether the prompt is the longest of the data; else it is the longest allowed (``max_prompt_tokens``).
+        blocks: What the policy decodes at once, in training and in evaluation; none where a server does.
+        temperature: Of the losses.
+    """
+
+    prompts: int
+    rows: int
+    prompt: int
+    completion: int
+    read: bool
+    blocks: tuple[Block, ...] = ()
+    temperature: float = 1.0
+
+    @property
+    def row(self) -> int:
+        """Tokens of the longest prompt with its completion."""
+        return self.prompt + self.completion
+
+    @property
+    def cached(self) -> int:
+        """Most tokens whose keys and values are held at once."""
+        return max((block.tokens for block in self.blocks), default=0)
+
+    @property
+    def decoded(self) -> int:
+        """Most rows that are decoded at once."""
+        return max((block.rows for block in self.blocks), default=0)
+
+    def slice(self, slices: int) -> tuple[int, int]:
+        """Prompts and rows of the largest of some slices, which are cut between rows."""
+        rows = -(-self.rows // slices)
+        each = max(1, self.rows // max(self.prompts, 1))
+        # A slice that does not begin with a group may end in one more.
+        prompts = rows // each if rows % each == 0 else (rows - 2) // each + 2
+        return min(max(prompts, 1), self.prompts, rows), rows
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a process computes and what it shares with others.
+
+    Attributes:
+        device: Kind of the device, such as ``cpu``.
+        shards: Processes among which everything is divided (FSDP2).
+        buckets: Whether gradients are sent in buckets (DDP).
+        bucket_views: Whether the gradients are these buckets.
+        autocast: Dtype of a mixed precision.
+    """
+
+    device: str = "cpu"
+    shards: int = 1
+    buckets: bool = False
+    bucket_views: bool = False
+    autocast: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes that a training step needs on each process.
+    """Bytes that a process needs, by part.
 
     Attributes:
-        weights: Of the policy.
-        copies: Of teachers, bases and anchors beside it.
-        gradients: Of the trained parameters; they are dropped after each optimizer step.
-        optimizer: Two averages per trained parameter, as AdamW keeps them, in its dtype or that of its master.
-        logits: Of one token, in all the copies that the heaviest loss makes.
-        chunk: Tokens whose logits exist at once.
-        head_gradient: Where the head's gradient is added up, in float32.
-        cache: Keys and values of one token of a rollout.
-        per_token: Activations that the backward pass needs, per token of a slice.
-        recomputed: Activations of one layer per token, once more under gradient checkpointing.
-        gathered: Weights that are whole at a time in an update, of divided ones: some layers and what lies outside.
-        whole: All weights, gathered for the rollouts, of divided ones.
-        masters: Of float32 masters of weights that are stored in less.
-        stepped: Gradients as the optimizer's step takes them, in float32 where there are masters.
+        resident: What is there throughout.
+        rollouts: What generation adds.
+        update: What the forward and backward pass over a slice, or the optimizer's step, add.
+        window: What was counted.
+        slices: Slices that a step is cut into.
     """
 
-    weights: int
-    copies: int
-    gradients: int
-    optimizer: int
-    logits: int
-    chunk: int
-    head_gradient: int
-    cache: int
-    per_token: int
-    recomputed: int = 0
-    gathered: int = 0
-    whole: int = 0
-    masters: int = 0
-    stepped: int = 0
+    resident: dict[str, int]
+    rollouts: dict[str, int]
+    update: dict[str, int]
+    window: Window
+    slices: int
 
     @property
-    def resident(self) -> int:
-        """What is there throughout."""
-        return self.weights + self.copies + self.optimizer + self.masters
+    def peak(self) -> int:
+        """The most at any time."""
+        return sum(self.resident.values()) + max(sum(self.rollouts.values()), sum(self.update.values()))
 
-    def update(self, tokens: int, slices: int = 2) -> int:
-        """Of the forward and backward pass over a slice of ``tokens``, beside what is resident.
+    @property
+    def slice_tokens(self) -> int:
+        """Tokens of the largest slice, prompts once."""
+        prompts, rows = self.window.slice(self.slices)
+        return prompts * self.window.prompt + rows * self.window.completion
 
-        The gradients of earlier slices lie beside all that a slice needs; those of a step's only slice take the place
-        of its activations, but for the layer that is recomputed last. The optimizer's step follows, with the gradients
-        alone.
-        """
-        recomputed = tokens * self.recomputed
-        needed = min(self.chunk, tokens) * self.logits + tokens * self.per_token + recomputed
-        needed = max(needed, self.gradients + recomputed) if slices == 1 else needed + self.gradients
-        return max(self.gathered + self.head_gradient + needed, self.stepped)
+    @property
+    def lengths(self) -> str:
+        """What was taken for the longest prompt, in words."""
+        window = self.window
+        what = "the longest of the data" if window.read else "the longest allowed, as no data were read"
+        return f"prompts of {window.prompt:,} tokens ({what}), completions of {window.completion:,}"
 
-    def rollouts(self, tokens: int) -> int:
-        """Of rollouts that hold the keys and values of ``tokens``, beside what is resident."""
-        return self.whole + tokens * self.cache
-
-    def tokens_within(self, budget: int) -> int:
-        """Most tokens of a slice with which a step stays within ``budget`` bytes; 0 if none does."""
-        left = budget - self.resident - self.gradients - self.gathered - self.head_gradient
-        few = left // (self.logits + self.per_token + self.recomputed)
-        many = (left - self.chunk * self.logits) // (self.per_token + self.recomputed)
-        return max(0, min(few, self.chunk), many) if self.resident + self.stepped <= budget else 0
+    def __str__(self) -> str:
+        """All of it in one line."""
+        larger = max(self.rollouts, self.update, key=lambda parts: sum(parts.values()))
+        phase = (
+            "rollouts" if larger is self.rollouts else f"update of {self.slice_tokens:,} tokens (1 of {self.slices})"
+        )
+        inside = ", ".join(f"{name} {size(count)}" for name, count in larger.items())
+        told = ", ".join(f"{name} {size(count)}" for name, count in self.resident.items())
+        return f"{size(self.peak)}: {told}; {phase}: {inside}; {self.lengths}"
 
 
-def step_memory(module: nn.Module, policy: PreTrainedModel, shards: int = 1, masters: bool = False) -> StepMemory:
-    """Count what a step of ``module`` needs; nothing is allocated, nothing runs on the device, no process is asked.
-
-    Activations are those of the policy's own dtype; under mixed precision they are smaller.
+class StepCount:
+    """Counts what steps of a method need. Nothing is allocated, nothing runs on the device, no process is asked.
 
     Args:
         module: The method, with its teacher and other copies.
         policy: The model in training, one of its submodules.
-        shards: Processes among which everything is divided, or is going to be.
+        window: What a process holds of a step.
+        placement: Where it computes.
         masters: The optimizer keeps float32 masters of weights that are stored in less.
+
+    Raises:
+        Exception: One of :data:`UNCOUNTABLE`, of a model that cannot be counted.
     """
-    own = {id(p) for p in policy.parameters()}
-    weights = nbytes(policy.parameters())
-    gradients = nbytes(p for p in policy.parameters() if p.requires_grad)
-    averages, kept = optimizer_bytes(policy, masters)
-    matrix: Any = head(policy).weight
-    per_token, recomputed = activation_bytes(policy)
-    return StepMemory(
-        weights=weights // shards,
-        copies=nbytes(p for p in module.parameters() if id(p) not in own) // shards,
-        gradients=gradients // shards,
-        optimizer=averages // shards,
-        logits=CHUNK_COPIES * 4 * len(matrix),
-        chunk=default_chunk_size(len(matrix), matrix.device),
-        head_gradient=4 * matrix.numel() if matrix.requires_grad else 0,
-        cache=_cache_bytes(policy),
-        per_token=per_token,
-        recomputed=recomputed,
-        gathered=_gathered_bytes(policy) if shards > 1 else 0,
-        whole=weights if shards > 1 else 0,
-        masters=kept // shards,
-        stepped=averages // 2 // shards,
-    )
+
+    def __init__(
+        self,
+        module: nn.Module,
+        policy: PreTrainedModel,
+        window: Window,
+        placement: Placement = Placement(),
+        masters: bool = True,
+    ) -> None:
+        self.policy, self.window, self.placement = policy, window, placement
+        own = {id(p) for p in policy.parameters()}
+        shards, vocabulary = placement.shards, len(_matrix(policy))
+        self.weights = nbytes(policy.parameters())
+        self.gradients = nbytes(_trained(policy)) // shards
+        averages, kept = optimizer_bytes(policy, masters)
+        self.resident = {
+            "weights": self.weights // shards,
+            "teacher and other copies": nbytes(p for p in module.parameters() if id(p) not in own) // shards,
+            "optimizer": averages // shards,
+            "float32 masters": kept // shards,
+            "gradients in buckets": self.gradients if placement.buckets else 0,
+        }
+        # The optimizer takes gradients in float32 where there are masters; AdamW on an accelerator one more of each.
+        self.stepped = averages // 2 // shards * (1 if placement.device == "cpu" else 2)
+        self.chunk = default_chunk_size(vocabulary, torch.device(placement.device))
+        self.logits = CHUNK_COPIES * 4 * vocabulary
+        if isinstance(module, CountsLogits):
+            with suppress(*UNCOUNTABLE):  # losses that look at numbers
+                self.logits = module.logit_bytes(window.temperature)
+        scored = any(isinstance(part, FixedWeights) for part in module.modules())
+        self.shape = Shape(window.prompt, window.completion, window.row if scored else 0)
+        # A model that cannot share prompts among rows gets each row with a prompt of its own.
+        self.shared = obstacle(base_model(policy), window.row) is None
+
+    def of(self, slices: int) -> StepMemory:
+        """What a step needs that is cut into some slices."""
+        prompts, rows = self.window.slice(slices)
+        found = (self._parts(moment, slices, prompts, rows) for moment in self._moments(slices))
+        update = max(
+            (*found, {"gradients in the optimizer's step": self.stepped}), key=lambda parts: sum(parts.values())
+        )
+        return StepMemory(_there(self.resident), _there(self.rollouts), _there(update), self.window, slices)
+
+    def slices(self, gib: float) -> int:
+        """Fewest slices with which updates stay within a budget.
+
+        Args:
+            gib: GiB of a process.
+
+        Raises:
+            UserError: Not even a slice of one row fits.
+        """
+        for slices in range(1, self.window.rows + 1):
+            memory = self.of(slices)
+            need = (sum(memory.resident.values()) + sum(memory.update.values())) / GIB
+            if need <= gib:
+                return slices
+        raise UserError(
+            f"a slice of the longest prompt and completion ({self.window.row:,} tokens) needs {need:.3g} GiB",
+            where="memory.gib",
+            fix="raise it, lower rollout.sampling.max_new_tokens, shard the model, or set model.gradient_checkpointing"
+            " or model.lora",
+        )
+
+    @cached_property
+    def rollouts(self) -> dict[str, int]:
+        """What generation adds, by part."""
+        window, mixed = self.window, self.placement.autocast is not None
+        if not window.blocks:
+            return {}
+        return {
+            "half-precision weights": nbytes(_trained(self.policy)) // 2 if mixed else 0,
+            "whole weights, gathered": self.weights if self.placement.shards > 1 else 0,
+            "keys and values": window.cached * cache_bytes(self.policy, mixed),
+            "logits of a token": SAMPLER_COPIES * 4 * len(_matrix(self.policy)) * window.decoded,
+        }
+
+    def _moments(self, slices: int) -> list[Moment]:
+        return self._alone if slices == 1 and not self._gradients_elsewhere else self._among_others
+
+    @property
+    def _gradients_elsewhere(self) -> bool:
+        """In buckets, or divided as soon as they are made."""
+        return (self.placement.buckets and self.placement.bucket_views) or self.placement.shards > 1
+
+    @cached_property
+    def _alone(self) -> list[Moment]:
+        return self._watched(accumulated=False)
+
+    @cached_property
+    def _among_others(self) -> list[Moment]:
+        return self._watched(accumulated=True)
+
+    def _watched(self, accumulated: bool) -> list[Moment]:
+        return moments(self.policy, self.shape, self.placement.autocast, accumulated, self.placement.device == "cpu")
+
+    def _parts(self, moment: Moment, slices: int, prompts: int, rows: int) -> dict[str, int]:
+        held = self.gradients if slices > 1 or self._gradients_elsewhere else 0
+        if self.placement.buckets and self.placement.bucket_views:
+            held = 0
+        mixed = " and half-precision weights" if self.placement.autocast is not None else ""
+        completions = rows * self.window.completion
+        return {
+            f"gradients{mixed}": held + max(0, round(moment.fixed)),
+            "layers gathered at a time": _gathered_bytes(self.policy) if self.placement.shards > 1 else 0,
+            "activations": moment.tokens(prompts if self.shared else rows, rows),
+            "logits in chunks": min(self.chunk, completions) * self.logits if moment.at_loss else 0,
+        }
 
 
 def optimizer_bytes(policy: nn.Module, masters: bool = False) -> tuple[int, int]:
@@ -136,74 +312,31 @@ def optimizer_bytes(policy: nn.Module, masters: bool = False) -> tuple[int, int]
         policy: The model in training.
         masters: There are masters of weights that are stored in less than float32; the averages are float32 then.
     """
-    trained = [p for p in policy.parameters() if p.requires_grad]
+    trained = _trained(policy)
     kept = [4 * p.numel() if masters and is_rounded(p) else 0 for p in trained]
     return 2 * sum(m or p.numel() * p.element_size() for m, p in zip(kept, trained, strict=True)), sum(kept)
 
 
-def activation_bytes(policy: PreTrainedModel) -> tuple[int, int]:
-    """Bytes per token that a forward pass keeps for its backward pass, and those of the layer that is recomputed.
+def checkpoint_bytes(module: Any, policy: nn.Module, masters: bool) -> int:
+    """Bytes of a checkpoint: what a module saves of itself, and the optimizer.
 
-    Counted in a forward pass over tensors without storage.
+    Args:
+        module: The Lightning module.
+        policy: The model in training.
+        masters: See :func:`optimizer_bytes`.
     """
-    layers = policy.config.get_text_config().num_hidden_layers
-    checkpointed: list[Any] = [m for m in policy.modules() if getattr(m, "gradient_checkpointing", False)]
-    try:
-        for module in checkpointed:
-            module.gradient_checkpointing = False
-        kept = _saved(policy, 2 * PROBE_TOKENS) - _saved(policy, PROBE_TOKENS)
-    finally:
-        for module in checkpointed:
-            module.gradient_checkpointing = True
-    per_token = kept // PROBE_TOKENS
-    if not checkpointed:
-        return per_token, 0
-    width = policy.config.get_text_config().hidden_size * next(policy.parameters()).element_size()
-    return layers * width, per_token // layers
+    checkpoint: dict[str, Any] = {"state_dict": module.state_dict(keep_vars=True)}
+    module.on_save_checkpoint(checkpoint)
+    return nbytes(checkpoint["state_dict"].values()) + sum(optimizer_bytes(policy, masters))
 
 
-def _gathered_bytes(policy: PreTrainedModel) -> int:
-    layers = sorted(nbytes(layer.parameters()) for layer in layers_of(base_model(policy)))
-    return nbytes(policy.parameters()) - sum(layers) + sum(layers[-GATHERED_LAYERS:])
-
-
-def _cache_bytes(policy: PreTrainedModel) -> int:
+def cache_bytes(policy: PreTrainedModel, mixed: bool = False) -> int:
+    """Bytes of one token's keys and values; under autocast keys, which are rotated, stay in float32."""
     config = policy.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * int(config.num_hidden_layers * heads * size) * policy.dtype.itemsize
-
-
-def _saved(policy: PreTrainedModel, tokens: int) -> int:
-    part = decoder(policy)
-    state = {
-        # Of divided weights the whole size, as a plain tensor.
-        name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta").requires_grad_(tensor.requires_grad)
-        for named in (part.named_parameters, part.named_buffers)
-        for name, tensor in named()
-    }
-    known = {_storage(tensor): 0 for tensor in state.values()}
-    alive = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        known.setdefault(_storage(tensor), tensor.untyped_storage().nbytes())
-        alive.append(tensor)  # or another tensor may get the same storage
-        return tensor
-
-    ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
-    with (
-        torch.enable_grad(),
-        undisturbed(policy),
-        torch.compiler.set_stance("force_eager"),
-        attending(base_model(policy), _CountedAttention()),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-    ):
-        torch.func.functional_call(part, state, (), {"input_ids": ids, "position_ids": ids, "use_cache": False})
-    return sum(known.values())
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    each = 3 * policy.dtype.itemsize // 2 if mixed and policy.dtype == torch.float32 else 2 * policy.dtype.itemsize
+    return int(config.num_hidden_layers * heads * width) * each
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:
@@ -211,17 +344,20 @@ def nbytes(tensors: Iterable[Tensor]) -> int:
     return sum(x.numel() * x.element_size() for x in {id(x): x for x in tensors}.values())
 
 
-class _CountedAttention:
-    """Keeps what fused attention keeps: queries, keys, values and the output."""
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        apply: Callable[..., Tensor] = _Kept.apply
-        return apply(query, key, value).transpose(1, 2)
+def _trained(policy: nn.Module) -> list[Tensor]:
+    return [p for p in policy.parameters() if p.requires_grad]
 
 
-class _Kept(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = torch.empty_like(query)
-        ctx.save_for_backward(query, key, value, out)
-        return out
+def _matrix(policy: PreTrainedModel) -> Tensor:
+    layer: Any = head(policy)
+    matrix: Tensor = layer.weight
+    return matrix
+
+
+def _gathered_bytes(policy: PreTrainedModel) -> int:
+    layers = sorted(nbytes(layer.parameters()) for layer in layers_of(base_model(policy)))
+    return nbytes(policy.parameters()) - sum(layers) + sum(layers[-GATHERED_LAYERS:])
+
+
+def _there(parts: dict[str, int]) -> dict[str, int]:
+    return {name: count for name, count in parts.items() if count}

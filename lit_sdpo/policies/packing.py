@@ -99,6 +99,7 @@ class Packing:
 
     Args:
         sequences: The rows; what stands beyond a completion's length is not read.
+        mask_elements: Most entries of a block's mask.
 
     Attributes:
         ids: int64 [S].
@@ -114,7 +115,7 @@ class Packing:
         (tensor([1, 2, 3]), tensor([0, 1, 2]), tensor([1, 2, 1]))
     """
 
-    def __init__(self, sequences: Sequences) -> None:
+    def __init__(self, sequences: Sequences, mask_elements: float = MASK_ELEMENTS) -> None:
         mask = sequences.completion_mask
         device = mask.device
         own = (mask.sum(1) - 1).clamp_(min=0).tolist()
@@ -146,7 +147,8 @@ class Packing:
         self.last = torch.tensor([starts[owner] for owner in owners], device=device) + size - 1
         follow = torch.tensor(row_starts, device=device)[:, None] + column - 1
         self.places = torch.where(column == 0, self.last[:, None], follow)[mask]
-        blocks = [*_blocks(segments[: len(prompts)]), *_blocks(segments[len(prompts) :])]
+        parts = segments[: len(prompts)], segments[len(prompts) :]
+        blocks = [block for part in parts for block in _blocks(part, mask_elements)]
         self._blocks = [_Block(block, device) for block in blocks]
         self._keys = torch.cat([block.keys for block in self._blocks])
         self.attended = 0
@@ -213,7 +215,7 @@ class _Block:
         return flat if self.real is None else flat.index_select(0, self.real)
 
 
-def _blocks(segments: Sequence[_Segment]) -> list[list[_Segment]]:
+def _blocks(segments: Sequence[_Segment], mask_elements: float) -> list[list[_Segment]]:
     """Cut a sorted list of segments where padding to the longest would cost too much."""
     blocks: list[list[_Segment]] = []
     for segment in segments:
@@ -221,7 +223,7 @@ def _blocks(segments: Sequence[_Segment]) -> list[list[_Segment]]:
             more = [*blocks[-1], segment]
             longest, prefix = max(s.length for s in more), max(s.prefix_length for s in more)
             padded = len(more) * longest * (prefix + longest)
-            if padded <= PADDING * sum(s.products for s in more) and padded <= MASK_ELEMENTS:
+            if padded <= PADDING * sum(s.products for s in more) and padded <= mask_elements:
                 blocks[-1] = more
                 continue
         blocks.append([segment])

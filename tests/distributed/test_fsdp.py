@@ -16,7 +16,7 @@ from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import MuonAdamW
 from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
 from lit_sdpo.policies.masters import trained
-from lit_sdpo.policies.memory import step_memory
+from lit_sdpo.policies.memory import Placement, StepCount, Window
 from lit_sdpo.policies.sharding import gathered, is_sharded, whole
 from lit_sdpo.policies.teachers import EMATeacher, RestartTeacher, TrustRegionTeacher
 from tests.distributed.processes import in_two_processes
@@ -105,7 +105,9 @@ def moved(folder, model, case, **options):
     module = method(kind, model, **make())
     module.configure_model()
     before, watch = state(module), Watch()
-    needed = step_memory(module, module.policy, 2)  # of whole weights, as if they were divided
+    window = Window(prompts=3, rows=12, prompt=9, completion=6, read=True)
+    divided = Placement(shards=2)
+    needed = StepCount(module, module.policy, window, divided).of(2)  # of whole weights, as if they were divided
     # A second update on the same rollouts, where ratios are not 1, for the method that reads whole rows.
     data = toy_data([Toy("a"), Uneven("b")], steps=2, updates_per_rollout=2 if kind == "gspo" else 1)
     made = fit(
@@ -114,7 +116,7 @@ def moved(folder, model, case, **options):
     )  # fmt: skip
     assert is_sharded(module.policy) == ("strategy" in options)
     size = sum(getattr(p, "_local_tensor", p).numel() for p in module.parameters())
-    assert step_memory(module, module.policy, 2) == needed
+    assert StepCount(module, module.policy, window, divided).of(2) == needed
     after = state(module)
     drawn = [entry["rollouts"] for entry in watch.seen if entry["split"] == "train"]
     ids = {row: r.completions.ids[n, : r.completions.lengths[n]].tolist() for r in drawn for n, row in names(r)}

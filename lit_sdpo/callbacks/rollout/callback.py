@@ -28,9 +28,11 @@ from lit_sdpo.callbacks.rollout.window import WindowRollouts
 from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.data.task import Row
 from lit_sdpo.likelihood.loader import LikelihoodBatch
+from lit_sdpo.policies.memory import Block, Window
 from lit_sdpo.ranges import check_integer, check_seed, check_share
 from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.failures import FailureLimit
+from lit_sdpo.rollouts.blocks import at_once
 from lit_sdpo.rollouts.engines.base import RolloutEngine, Sampling
 from lit_sdpo.rollouts.engines.native import NativeEngine
 from lit_sdpo.rollouts.generate import Generation, GenerationSettings, generate
@@ -135,11 +137,27 @@ class RolloutCallback(Callback):
             self._overlap,
             self.correction,
         )
+        data: Any = getattr(trainer, "datamodule", None)
+        self.read_prompts(data, module, stage)
+        self._budget.check(getattr(module.tokenizer, "model_max_length", None))
+        if stage == "fit":
+            check_cut(self.window(data, module, trainer.world_size).rows, trainer.accumulate_grad_batches)
+
+    def read_prompts(self, data: Any, module: Any, stage: str = "fit") -> None:
+        """Look at every prompt of a run, and at every reference answer where these are learned.
+
+        Args:
+            data: The stream.
+            module: The method.
+            stage: ``fit``, ``validate`` or ``test``.
+
+        Raises:
+            UserError: A prompt exceeds the budget, or the template cannot write it.
+        """
         self._budget = PromptBudget(self.max_prompt_tokens)
         opened = (
             opened_by_template(module.tokenizer, _template_options(module)) if learns_from_references(module) else None
         )
-        data: Any = getattr(trainer, "datamodule", None)
         for task, split, rows in data.row_sets(stage) if hasattr(data, "row_sets") else ():
             trained = split == "train"
             sampling = self.sampling if trained else self.evaluation_sampling
@@ -152,18 +170,42 @@ class RolloutCallback(Callback):
                 )
 
             self._budget.add(module.tokenizer, _template_options(module), task, split, rows, completion)
-        self._budget.check(getattr(module.tokenizer, "model_max_length", None))
-        if stage == "fit":
-            check_cut(self.window(trainer, pl_module)[1], trainer.accumulate_grad_batches)
 
-    def window(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[int, int, int, int]:
-        """Most that a window of this process can hold: prompts, completions, tokens of the longest of either."""
-        data: Any = getattr(trainer, "datamodule", None)
-        prompts = max((stage.prompts_per_step for stage in getattr(data, "stages", ())), default=1)
-        prompts = -(-prompts // trainer.world_size)
+    def window(self, data: Any, module: Any, processes: int, evaluates: bool = True) -> Window:
+        """Most that a step of one of some processes can hold, and what the policy decodes at once there.
+
+        Prompts are as long as the longest that was read, or as ``max_prompt_tokens`` where none was.
+
+        Args:
+            data: The stream.
+            module: The method.
+            processes: Among which prompts are divided.
+            evaluates: Whether the run has evaluations.
+        """
+        prompts = -(-max((stage.prompts_per_step for stage in getattr(data, "stages", ())), default=1) // processes)
         prompts += math.ceil(getattr(data, "replay_share", 0.0) * prompts)
-        rows = prompts * (1 if learns_from_references(pl_module) else self.num_generations)
-        return prompts, rows, self._budget.prompt, self._budget.completion
+        samples = not learns_from_references(module)
+        prompt, completion = self._budget.longest.get("train", (self.max_prompt_tokens, self.sampling.max_new_tokens))
+        blocks = []
+        if samples:
+            blocks.append((prompts, self.num_generations, prompt, completion))
+        if evaluates and (
+            rows := max((len(data.evaluation_rows(t)) for t in getattr(data, "evaluated", ())), default=0)
+        ):
+            longest = [most for split, (most, _) in self._budget.longest.items() if split != "train"]
+            some = min(data.eval_batch_size, -(-rows // processes))
+            most = max(longest, default=self.max_prompt_tokens)
+            blocks.append((some, data.eval_generations, most, self.evaluation_sampling.max_new_tokens))
+        decoded = (Block(*at_once(p, g, self.engine.max_rows), *lengths) for p, g, *lengths in blocks)
+        return Window(
+            prompts=prompts,
+            rows=prompts * (self.num_generations if samples else 1),
+            prompt=prompt,
+            completion=completion,
+            read="train" in self._budget.longest,
+            blocks=() if self.engine.can_ask_ahead else tuple(decoded),  # a server has its own memory
+            temperature=self.sampling.temperature or 1.0,
+        )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Check the longest prompt and completion against the policy, which is loaded by now."""

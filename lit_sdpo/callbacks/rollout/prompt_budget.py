@@ -26,11 +26,13 @@ class PromptBudget:
     Attributes:
         prompt: Tokens of the prompt of the longest row.
         completion: Most tokens of its completion.
+        longest: Tokens of the longest prompt and of the longest completion of each split.
     """
 
     def __init__(self, max_prompt_tokens: int) -> None:
         self.max_prompt_tokens = max_prompt_tokens
         self.prompt = self.completion = 0
+        self.longest: dict[Split, tuple[int, int]] = {}
         self._where = ""
         self._turns: set[tuple[tuple[str, bool], ...]] = set()
 
@@ -77,6 +79,8 @@ class PromptBudget:
                     fix="raise max_prompt_tokens of the RolloutCallback or leave the row out",
                 )
             own = completion(row)
+            known = self.longest.get(split, (0, 0))
+            self.longest[split] = max(known[0], len(ids)), max(known[1], own)
             if len(ids) + own > self.prompt + self.completion:
                 self.prompt, self.completion, self._where = len(ids), own, f"{where}, row {row.id!r}"
 
