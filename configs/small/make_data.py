@@ -37,12 +37,15 @@ def sums(random_: random.Random) -> Iterator[dict[str, Any]]:
         yield _row("sums", "math", f"{a}+{b}", question, str(a + b), "math_boxed")
 
 
-#: What a function of a list takes of its elements, what it makes of each, and what of them all; N and M are numbers.
+#: Two things that a function of a list asks of its elements, what it makes of each, and what of them all; K, M and N
+#: are numbers.
 FILTERS = (
-    ("divisible by N", "i % N == 0"),
-    ("not divisible by N", "i % N != 0"),
-    ("greater than N", "i > N"),
-    ("less than N", "i < N"),
+    ("divisible by N and greater than K", "i % N == 0 and i > K"),
+    ("not divisible by N and less than K", "i % N != 0 and i < K"),
+    ("greater than N or divisible by K", "i > N or i % K == 0"),
+    ("greater than N and not equal to K", "i > N and i != K"),
+    ("less than K and greater than N", "N < i < K"),
+    ("divisible by N or by K", "i % N == 0 or i % K == 0"),
 )
 EACH = (("the squares", "i ** 2"), ("M times", "i * M"), ("M plus", "i + M"), ("the remainders by M", "i % M"))
 ALL = (
@@ -86,8 +89,8 @@ def functions(random_: random.Random) -> Iterator[dict[str, Any]]:
                 kinds.append(("items", words, whole.format(f"{value} for i in items if {test}")))
     numbered = [(kind, n) for kind in kinds for n in range(2, 8)]
     for (argument, words, body), n in sorted(numbered, key=_order):
-        name, m = random_.choice(NAMES), random_.randrange(2, 10)
-        for letter, number in (("N", n), ("M", m)):
+        name, m, k = random_.choice(NAMES), random_.randrange(2, 10), n + random_.randrange(1, 8)
+        for letter, number in (("N", n), ("M", m), ("K", k)):
             body, words = body.replace(letter, str(number)), words.replace(letter, str(number))
         solution = f"def {name}({argument}):\n    return {body}"
         asserts = [_assert(solution, name, _value(argument, random_)) for _ in range(4)]
