@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         StreamProgressBar,
         TensorBoardLayout,
     )
+    from lit_sdpo.data.base import TaskStream
     from lit_sdpo.data.datamodule import ContinualDataModule
     from lit_sdpo.data.jsonl import JsonlTask
     from lit_sdpo.data.micro.datamodule import MicroDataModule
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         DemoPSD,
         GeoSD,
         OnPolicyModule,
+        RolloutModule,
         WeightAnchor,
     )
     from lit_sdpo.optimizers import MuonAdamW, WarmupConstant, WarmupLinearDecay
@@ -112,6 +114,7 @@ __all__ = [
     "Reward",
     "RolloutCallback",
     "RolloutEngine",
+    "RolloutModule",
     "Rollouts",
     "Row",
     "SampleLogger",
@@ -122,6 +125,7 @@ __all__ = [
     "StageCheckpoint",
     "StreamProgressBar",
     "Task",
+    "TaskStream",
     "Teacher",
     "TensorBoardLayout",
     "TextLikelihood",
@@ -142,6 +146,7 @@ _MODULES = {
         "MemoryBudget ParameterDrift ResponseDrift RolloutCallback SampleLogger StageCheckpoint StreamProgressBar "
         "TensorBoardLayout"
     ),
+    "lit_sdpo.data.base": "TaskStream",
     "lit_sdpo.data.datamodule": "ContinualDataModule",
     "lit_sdpo.data.jsonl": "JsonlTask",
     "lit_sdpo.data.micro.datamodule": "MicroDataModule",
@@ -154,7 +159,9 @@ _MODULES = {
     "lit_sdpo.data.task": "Row Stage Task",
     "lit_sdpo.errors": "UserError",
     "lit_sdpo.likelihood.tasks": "LikelihoodTask MultipleChoiceLikelihood TextLikelihood",
-    "lit_sdpo.modules": "CISPO DemoPSD GRPO GSPO GeoSD OnPolicyModule SCSDPO SDPG SDPO SFT SRPO WeightAnchor",
+    "lit_sdpo.modules": (
+        "CISPO DemoPSD GRPO GSPO GeoSD OnPolicyModule RolloutModule SCSDPO SDPG SDPO SFT SRPO WeightAnchor"
+    ),
     "lit_sdpo.optimizers": "MuonAdamW WarmupConstant WarmupLinearDecay",
     "lit_sdpo.policies.teachers": "EMATeacher FrozenTeacher GatedTeacher RestartTeacher Teacher TrustRegionTeacher",
     "lit_sdpo.rewards.base": "Reward Verdict",

@@ -14,6 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
+from lit_sdpo.data.base import stream_of
+from lit_sdpo.data.stream import EvaluationLoader
 from lit_sdpo.errors import UserError
 from lit_sdpo.files import write_atomically
 from lit_sdpo.folders import run_folder
@@ -130,11 +132,11 @@ class ForgettingMatrix(pl.Callback):
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        data = getattr(trainer, "datamodule", None)
-        self.tasks = _names(self.tasks, data, "task_names")
-        self.probes = _names(self.probes, data, "probe_names")
-        self.stages = _names(self.stages, data, "stage_names")
-        self.losses = _names(self.losses, data, "loss_names")
+        data = stream_of(trainer)
+        self.tasks = _names(self.tasks, data.task_names)
+        self.probes = _names(self.probes, data.probe_names)
+        self.stages = _names(self.stages, data.stage_names)
+        self.losses = _names(self.losses, data.loss_names)
         if self.stages is None and self.tasks is not None and trainer.max_epochs == len(self.tasks):
             self.stages = self.tasks
         self._folder = run_folder(trainer)
@@ -235,7 +237,7 @@ class ForgettingMatrix(pl.Callback):
         if not isinstance(loaders, (list, tuple)):
             loaders = [loaders]
         for loader in [] if found else loaders:
-            if all(hasattr(loader, name) for name in ("task", "rows", "num_generations")) and len(loader.rows):
+            if isinstance(loader, EvaluationLoader) and len(loader.rows):
                 found[loader.task.name] = detectable_at(len(loader.rows), loader.num_generations)
         self._detectable = found
         if found:
@@ -323,9 +325,9 @@ def _matching(metric: str, logged: dict[str, Any]) -> dict[str, float]:
     return {match[1]: float(x) for name, x in logged.items() if (match := pattern.fullmatch(name))}
 
 
-def _names(given: list[str] | None, data: object, attribute: str) -> list[str] | None:
-    names = getattr(data, attribute, None) if given is None else given
-    return None if names is None else [str(name) for name in names]
+def _names(given: list[str] | None, known: list[str]) -> list[str] | None:
+    """What was given, else what the data module says, if it does."""
+    return [str(name) for name in given] if given is not None else known or None
 
 
 def _floats(scores: Any) -> list[float]:

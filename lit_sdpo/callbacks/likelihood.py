@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from transformers import PreTrainedTokenizerBase
 
 from lit_sdpo.callbacks.rollout.log import log_maximum
 from lit_sdpo.callbacks.rollout.prompt_budget import NO_LIMIT
+from lit_sdpo.data.base import stream_of
 from lit_sdpo.data.task import Split
 from lit_sdpo.likelihood.encoding import Encoder, Scored
 from lit_sdpo.likelihood.loader import LikelihoodBatch
 from lit_sdpo.likelihood.scoring import token_logprobs
-from lit_sdpo.likelihood.tasks import LikelihoodTask
 from lit_sdpo.metrics.items import ItemAccuracy
+from lit_sdpo.policies.held import policy_in, positions, template_options_in, tokenizer_in
 from lit_sdpo.policies.sharding import gathered
 
 #: What a model reads at once that does not say it; lm-evaluation-harness supposes the same.
@@ -50,11 +51,11 @@ class LikelihoodEvaluation(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Cut all rows into tokens, now that the model is known."""
         split: Split = "test" if trainer.testing else "validation"
-        module: Any = pl_module
-        for task in _tasks(trainer):
+        for task in stream_of(trainer).likelihood:
             if task.name not in self.requests:
-                encoder = Encoder(module.tokenizer, getattr(module, "chat_template_options", None))
-                length = readable(module.policy, module.tokenizer)
+                tokenizer = tokenizer_in(pl_module)
+                encoder = Encoder(tokenizer, template_options_in(pl_module))
+                length = readable(policy_in(pl_module), tokenizer)
                 self.requests[task.name] = [task.requests(row, encoder, length) for row in task.rows(split)]
 
     on_validation_start = on_fit_start
@@ -62,14 +63,13 @@ class LikelihoodEvaluation(Callback):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin a new evaluation; its batches may be more on one process than on another."""
-        module: Any = pl_module
         self._values, self._seconds = {}, 0.0
-        for task in _tasks(trainer):
-            metric = self._values[task.name] = ItemAccuracy().to(module.device)
-            nothing = torch.empty(0, device=module.device)
+        for task in stream_of(trainer).likelihood:
+            metric = self._values[task.name] = ItemAccuracy().to(pl_module.device)
+            nothing = torch.empty(0, device=pl_module.device)
             metric.update(nothing, nothing, nothing)  # a rank without rows computes too
         if self._values:
-            self._held.enter_context(gathered(module.policy))
+            self._held.enter_context(gathered(policy_in(pl_module)))
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -79,14 +79,13 @@ class LikelihoodEvaluation(Callback):
         """Score some rows."""
         if not isinstance(batch, LikelihoodBatch):
             return
-        started, module, name = time.perf_counter(), pl_module, batch.task.name
+        started, name, policy = time.perf_counter(), batch.task.name, policy_in(pl_module)
         asked = [self.requests[name][position] for position in batch.positions]
         with trainer.precision_plugin.forward_context():
-            policy: Any = module.policy
             answers = token_logprobs(policy, [request for row in asked for request in row], batch.task.batch_tokens)
         for position, row in zip(batch.positions, asked, strict=True):
             own, answers = answers[: len(row)], answers[len(row) :]
-            values = torch.tensor(batch.task.values(own), device=module.device)
+            values = torch.tensor(batch.task.values(own), device=pl_module.device)
             self._values[name].update(torch.full_like(values, position), torch.arange(len(values)).to(values), values)
         self._seconds += time.perf_counter() - started
 
@@ -97,7 +96,7 @@ class LikelihoodEvaluation(Callback):
         self._held.close()
         self.item_scores = {}
         split: Split = "test" if trainer.testing else "validation"
-        for task in _tasks(trainer):
+        for task in stream_of(trainer).likelihood:
             rows = task.rows(split)
             found = self._values[task.name].sample_scores()
             values = [found[position] for position in range(len(rows))]
@@ -116,16 +115,8 @@ class LikelihoodEvaluation(Callback):
         self._held.close()
 
 
-def readable(policy: Any, tokenizer: Any) -> int:
+def readable(policy: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that a model reads at once: what its configuration says, else its tokenizer, else 2,048."""
-    config = getattr(policy, "config", None)
-    own: Any = config.get_text_config() if config is not None else None
-    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
-        if getattr(own, name, None) is not None:
-            return int(getattr(own, name))
-    length = int(getattr(tokenizer, "model_max_length", NO_LIMIT))
-    return length if length < NO_LIMIT else LENGTH
-
-
-def _tasks(trainer: pl.Trainer) -> Sequence[LikelihoodTask]:
-    return getattr(getattr(trainer, "datamodule", None), "likelihood", ())
+    if (own := positions(policy)) is not None:
+        return own
+    return tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else LENGTH

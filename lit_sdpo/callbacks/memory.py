@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -11,7 +9,10 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_sdpo.callbacks.rollout.callback import RolloutCallback
+from lit_sdpo.callbacks.rollout.checks import check_module
+from lit_sdpo.data.base import stream_of
 from lit_sdpo.errors import UserError
+from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.policies.memory import UNCOUNTABLE, Placement, StepCount, StepMemory
 from lit_sdpo.ranges import check_number
 
@@ -43,9 +44,11 @@ class MemoryBudget(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Estimate, cut, tell."""
-        module: Any = pl_module
         rollout = next((c for c in trainer.callbacks if isinstance(c, RolloutCallback)), None)  # type: ignore[attr-defined]
-        if rollout is None or getattr(module, "policy", None) is None:
+        if rollout is None:
+            return
+        module = check_module(pl_module)
+        if module.policy is None:
             return
         try:
             memory = self.memory(trainer, module, rollout)
@@ -60,7 +63,7 @@ class MemoryBudget(Callback):
         trainer.accumulate_grad_batches = memory.slices
         rank_zero_info(f"memory of a step, at most about {memory}")
 
-    def memory(self, trainer: pl.Trainer, module: Any, rollout: RolloutCallback) -> StepMemory:
+    def memory(self, trainer: pl.Trainer, module: RolloutModule, rollout: RolloutCallback) -> StepMemory:
         """What a step of a process needs, cut as the trainer or the budget says.
 
         Args:
@@ -71,11 +74,8 @@ class MemoryBudget(Callback):
         Raises:
             UserError: See the class.
         """
-        window = rollout.window(
-            getattr(trainer, "datamodule", None), module, trainer.world_size, trainer.limit_val_batches != 0
-        )
-        masters = getattr(module, "float32_masters", False)
-        count = StepCount(module, module.policy, window, placement_of(trainer), masters)
+        window = rollout.window(stream_of(trainer), module, trainer.world_size, trainer.limit_val_batches != 0)
+        count = StepCount(module, module.policy, window, placement_of(trainer), module.float32_masters)
         return count.of(slices_of(count, self.gib, trainer.accumulate_grad_batches))
 
 

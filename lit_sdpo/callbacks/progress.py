@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from typing_extensions import override
 
+from lit_sdpo.data.base import stream_of
 from lit_sdpo.heartbeat import Heartbeat, to_stdout
 from lit_sdpo.ranges import check_integer, check_number
 
@@ -164,15 +165,15 @@ class StreamProgressBar(TQDMProgressBar):
 
     def _evaluation_text(self, trainer: pl.Trainer, kind: str, batch: int, loader: int) -> str:
         """Which batch of which task is evaluated: ``validation of science  batch 2/8``."""
-        data = getattr(trainer, "datamodule", None)
-        evaluated = [task for part in ("evaluated", "likelihood") for task in getattr(data, part, None) or ()]
-        task = f" of {evaluated[loader].name}" if loader < len(evaluated) else ""
+        data = stream_of(trainer)
+        evaluated = [*(task.name for task in data.evaluated), *(task.name for task in data.likelihood)]
+        task = f" of {evaluated[loader]}" if loader < len(evaluated) else ""
         counts = trainer.num_test_batches if kind == "test" else trainer.num_val_batches
         return f"{kind}{task}  batch {batch + 1}/{counts[loader] if loader < len(counts) else '?'} goes on"
 
     def _task(self, trainer: pl.Trainer) -> str | None:
-        names = getattr(getattr(trainer, "datamodule", None), "stage_names", None) or []
-        return str(names[trainer.current_epoch]) if trainer.current_epoch < len(names) else None
+        names = stream_of(trainer).stage_names
+        return names[trainer.current_epoch] if trainer.current_epoch < len(names) else None
 
     def _steps(self, trainer: pl.Trainer) -> int | None:
         """Optimizer steps of this stage; ``None`` for an endless loader."""

@@ -9,11 +9,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from lit_sdpo.data.base import stream_of
+
 
 def window_ended(trainer: pl.Trainer) -> bool:
     """Whether the latest batch is the last one of its rollouts: no slice or update is left of them."""
     step, rest = divmod(trainer.fit_loop.epoch_loop.batch_idx + 1, trainer.accumulate_grad_batches)
-    updates = getattr(getattr(trainer, "datamodule", None), "updates_per_rollout", 1)
+    updates = stream_of(trainer).updates_per_rollout
     return trainer.is_last_batch or (rest == 0 and step % updates == 0)
 
 

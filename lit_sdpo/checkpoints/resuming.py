@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 import lit_sdpo
@@ -17,6 +16,7 @@ from lit_sdpo.checkpoints.rates import Rates
 from lit_sdpo.checkpoints.schema import BASE_WEIGHTS, KEY, TOKENIZER, compare, describe, stamp, weights_fingerprint
 from lit_sdpo.checkpoints.settings import settings
 from lit_sdpo.errors import UserError
+from lit_sdpo.policies.held import policy_in
 
 OPTIMIZERS = ("model.optimizer", "model.scheduler", "optimizer", "schedule")
 SEEDS = ("seed_everything",)
@@ -70,8 +70,8 @@ class Resuming:
             self._loading = module.register_load_state_dict_pre_hook(look)
 
     def _look_at_base(self, module: pl.LightningModule) -> None:
-        policy = getattr(module, "policy", None)
-        if self._base is None and isinstance(policy, nn.Module):
+        policy = policy_in(module)
+        if self._base is None and policy is not None:
             self._base = weights_fingerprint(policy)
 
     def begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -16,8 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 import lit_sdpo
 from lit_sdpo.checkpoints.differences import Difference, between
+from lit_sdpo.data.base import stream_of
 from lit_sdpo.errors import UserError
 from lit_sdpo.likelihood.rows import ChoiceRow, TextRow
+from lit_sdpo.policies.held import tokenizer_in
 
 #: Version of what this package keeps in a checkpoint; a release reads the versions from OLDEST to SCHEMA.
 SCHEMA = 1
@@ -35,22 +37,24 @@ def describe(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
 
     Of a data module without ``stages`` nothing is known but its class.
     """
-    data: Any = getattr(trainer, "datamodule", None)
-    found: dict[str, Any] = {"method": type(module).__name__, "data": type(data).__name__}
-    tokenizer = getattr(module, "tokenizer", None)
+    data = stream_of(trainer)
+    found: dict[str, Any] = {"method": type(module).__name__, "data": data.kind}
+    tokenizer = tokenizer_in(module)
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         found[TOKENIZER] = tokenizer_fingerprint(tokenizer)
-    for number, stage in enumerate(getattr(data, "stages", ())):
+    for number, stage in enumerate(data.stages):
         rows = fingerprint(stage.task.rows("train"))
         found[f"stage {number}"] = f"{stage.task}, {stage.steps} steps of {stage.prompts_per_step} prompts, data {rows}"
-    if hasattr(data, "evaluation_rows"):
-        for task in data.evaluated:
-            found[f"evaluation of {task.name}"] = f"data {fingerprint(data.evaluation_rows(task))}"
-    for task in getattr(data, "likelihood", ()):
-        found[f"evaluation of {task.name}"] = f"data {fingerprint(task.rows('validation'))}"
-    for name in ("seed", "updates_per_rollout", "replay_share", "eval_every", "eval_generations"):
-        if hasattr(data, name):
-            found[f"data.{name}"] = getattr(data, name)
+    for task in data.evaluated:
+        found[f"evaluation of {task.name}"] = f"data {fingerprint(data.evaluation_rows(task))}"
+    for scored in data.likelihood:
+        found[f"evaluation of {scored.name}"] = f"data {fingerprint(scored.rows('validation'))}"
+    if data.stages:
+        found["data.seed"] = data.seed
+        found["data.updates_per_rollout"] = data.updates_per_rollout
+        found["data.replay_share"] = data.replay_share
+        found["data.eval_every"] = data.eval_every
+        found["data.eval_generations"] = data.eval_generations
     return found
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 
+from lit_sdpo.data.base import TaskStream
 from lit_sdpo.data.flags import check_evaluation, check_training
 from lit_sdpo.data.stream import EvaluationLoader, WindowLoader
 from lit_sdpo.data.task import Row, Split, Stage, Task
@@ -21,7 +21,7 @@ from lit_sdpo.rewards.registry import register_verifiers
 from lit_sdpo.seed import run_seed
 
 
-class ContinualDataModule(pl.LightningDataModule):
+class ContinualDataModule(TaskStream, pl.LightningDataModule):
     """Swaps tasks while one ``fit`` runs: one stage is one Lightning epoch.
 
     Every task of the stream and every probe is evaluated before training, at each stage's end and, with
@@ -121,37 +121,6 @@ class ContinualDataModule(pl.LightningDataModule):
         if len(set(self.probe_names)) < len(self.probe_names):
             what = "two tasks that are only evaluated share a name"
             raise UserError(what, where="data.probes", fix="give each probe and task of likelihood its own name")
-
-    @property
-    def tasks(self) -> list[Task]:
-        """The trained tasks, in order of first appearance."""
-        found = {task.name: task for stage in reversed(self.stages) for task in stage.task.parts}
-        return [found[name] for name in self.task_names]
-
-    @property
-    def evaluated(self) -> list[Task]:
-        """Everything that is generated for in an evaluation: trained tasks, then probes."""
-        return [*(self.tasks if self.evaluate_trained else []), *self.probes]
-
-    @property
-    def task_names(self) -> list[str]:
-        """Names of the trained tasks, in order of first appearance."""
-        return list(dict.fromkeys(task.name for stage in self.stages for task in stage.task.parts))
-
-    @property
-    def probe_names(self) -> list[str]:
-        """Names of what is only evaluated: the probes, then the tasks of likelihood."""
-        return [*(probe.name for probe in self.probes), *(task.name for task in self.likelihood)]
-
-    @property
-    def loss_names(self) -> list[str]:
-        """Names of those tasks of which less is better."""
-        return [task.name for task in self.likelihood if task.loss]
-
-    @property
-    def stage_names(self) -> list[str]:
-        """The task of each stage; of a mixture all names in one."""
-        return [stage.task.name for stage in self.stages]
 
     @property
     def total_steps(self) -> int:
@@ -270,18 +239,6 @@ class ContinualDataModule(pl.LightningDataModule):
         if self.eval_prompts is None or len(rows) <= self.eval_prompts:
             return rows
         return sorted(rows, key=lambda row: hashlib.md5(row.id.encode()).digest())[: self.eval_prompts]
-
-    def row_sets(self, stage: str) -> Iterator[tuple[Task, Split, Callable[[], Sequence[Row]]]]:
-        """Every set of rows that a run will use: task, split and what gives the rows; for checks before the first step.
-
-        The rows are to be asked for again after a task has left some out.
-        """
-        split: Split = "test" if stage == "test" else "validation"
-        if stage == "fit":
-            for task in self.tasks:
-                yield task, "train", partial(task.rows, "train")
-        for task in self.evaluated:
-            yield task, split, partial(self.evaluation_rows, task, split)
 
     def _place(self) -> dict[str, int]:
         return {

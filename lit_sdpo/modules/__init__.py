@@ -2,6 +2,7 @@
 
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.cispo import CISPO
+from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.modules.demo_psd import DemoPSD
 from lit_sdpo.modules.geo_sd import GeoSD
 from lit_sdpo.modules.grpo import GRPO
@@ -25,5 +26,6 @@ __all__ = [
     "DemoPSD",
     "GeoSD",
     "OnPolicyModule",
+    "RolloutModule",
     "WeightAnchor",
 ]

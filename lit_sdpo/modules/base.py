@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 
 from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.errors import UserError, explained
+from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.modules.logit_memory import logit_bytes
 from lit_sdpo.modules.objective import Replay, Slice, Term, Tokens
 from lit_sdpo.modules.weight_anchor import WeightAnchor
@@ -35,7 +35,7 @@ from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
 Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum"]
 
 
-class OnPolicyModule(pl.LightningModule):
+class OnPolicyModule(RolloutModule):
     """A policy that learns from batches which :class:`~lit_sdpo.callbacks.RolloutCallback` has filled.
 
     A method is one or more terms (:class:`~lit_sdpo.modules.objective.Term`). The loss of a step is
@@ -72,9 +72,6 @@ class OnPolicyModule(pl.LightningModule):
     Raises:
         UserError: The model or its tokenizer cannot be used.
     """
-
-    #: What completions are trained on: the policy's own, or the rows' reference answers.
-    learns_from: Literal["policy", "reference"] = "policy"
 
     def __init__(
         self,
@@ -118,8 +115,7 @@ class OnPolicyModule(pl.LightningModule):
         )
         self.tokenizer = load_tokenizer(model_name)
         check_template(self.tokenizer, chat_template_options)
-        #: The model in training, once it is loaded.
-        self.policy: Any = None
+        self.policy = None
         self.terms: Any = nn.ModuleDict()
         self.weight_anchor = weight_anchor
         if replay_coefficient:
@@ -130,6 +126,11 @@ class OnPolicyModule(pl.LightningModule):
         self._moved: MovedShare | None = None
 
     # ---------------------------------------------------------------------------------------------------- the method
+    @property
+    def learns_from_replay(self) -> bool:
+        """Whether there is a term of replay."""
+        return "replay" in self.terms
+
     def add_term(self, term: Term) -> None:
         """Add a term to the objective; its name is that of its part of the batch.
 
@@ -331,11 +332,6 @@ class OnPolicyModule(pl.LightningModule):
         self._moved = MovedShare(partial(what_moves, self.policy, self._masters))
 
     # --------------------------------------------------------------------------------------------------------- logging
-    @property
-    def log_due(self) -> bool:
-        """Whether loggers get the values of this optimizer step; what is costly to compute need not be otherwise."""
-        return bool(self.trainer._logger_connector.should_update_logs)
-
     def tally(self, name: str, value: Tensor) -> None:
         """Add to a value that is logged once per step, summed over slices and ranks."""
         value = value.detach()

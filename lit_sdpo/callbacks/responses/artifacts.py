@@ -17,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from lit_sdpo.callbacks.responses.loop_gain import LoopGain, has_teacher, loop_gain
+from lit_sdpo.data.base import stream_of
 from lit_sdpo.errors import UserError
 from lit_sdpo.files import write_atomically
 from lit_sdpo.folders import run_folder
@@ -165,10 +166,9 @@ class ArtifactMonitor(pl.Callback):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._folder = run_folder(trainer)
-        data: Any = getattr(trainer, "datamodule", None)
         if self.markers is None:
-            tasks = [*getattr(data, "tasks", ()), *getattr(data, "evaluated", ())]
-            self._patterns = _compiled({task.name: getattr(task, "markers", ()) for task in tasks})
+            data = stream_of(trainer)
+            self._patterns = _compiled({task.name: task.markers for task in [*data.tasks, *data.evaluated]})
 
     @override
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -18,7 +18,9 @@ from typing_extensions import override
 from lit_sdpo.callbacks.responses.models import Weights, adapted, base_of, policy_of, tokenizer_of
 from lit_sdpo.callbacks.responses.prompts import GivenPrompts, Prompts, evaluated_prompts, given_prompts
 from lit_sdpo.callbacks.responses.scoring import Responses, prompt_features, respond, response_numbers
+from lit_sdpo.callbacks.rollout.callback import RolloutCallback
 from lit_sdpo.callbacks.weights.base import BaseWeights, folders_above
+from lit_sdpo.data.base import stream_of
 from lit_sdpo.errors import UserError
 from lit_sdpo.files import write_atomically
 from lit_sdpo.folders import run_folder
@@ -191,7 +193,7 @@ class ResponseDrift(pl.Callback):
     def _stages(self, trainer: pl.Trainer) -> list[str] | None:
         names = self.stages
         if names is None:
-            names = getattr(getattr(trainer, "datamodule", None), "stage_names", None)
+            names = stream_of(trainer).stage_names or None
         if names is None and self.prompts is not None and trainer.max_epochs == len(self.prompts):
             names = list(self.prompts)
         return None if names is None else [str(name) for name in names]
@@ -249,9 +251,9 @@ class ResponseDrift(pl.Callback):
     def _longest(self, trainer: pl.Trainer) -> int:
         if self.max_new_tokens is not None:
             return self.max_new_tokens
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        found = (getattr(getattr(c, "evaluation_sampling", None), "max_new_tokens", None) for c in callbacks)
-        return next((n for n in found if n is not None), 256)
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        samplers = (c.evaluation_sampling for c in callbacks if isinstance(c, RolloutCallback))
+        return next((sampling.max_new_tokens for sampling in samplers), 256)
 
     def _role(self, stage: int, task: str) -> str:
         if not self.stages or not 0 < stage <= len(self.stages):

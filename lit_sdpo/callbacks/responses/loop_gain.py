@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_sdpo.functional.artifacts import word_spans
 from lit_sdpo.functional.logprobs import default_chunk_size
+from lit_sdpo.policies.held import template_options_in
 from lit_sdpo.policies.load import render_all
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, scorer
@@ -62,7 +63,7 @@ def loop_gain(module: Any, rollouts: Rollouts, ngrams: Collection[str]) -> LoopG
     Returns:
         ``None`` where the teacher has a context for no row.
     """
-    options = getattr(module, "chat_template_options", None)
+    options = template_options_in(module)
     messages = module.reprompt.contexts(rollouts, module.tokenizer, options).messages
     known = [n for n, some in enumerate(messages) if some is not None]
     if not known:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.policies.held import policy_in, tokenizer_in
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ def policy_of(module: Any) -> Any:
     Raises:
         UserError: It has neither.
     """
-    policy = getattr(module, "policy", None)
-    return _needed(module, "policy or model", getattr(module, "model", None) if policy is None else policy)
+    return _needed(module, "policy or model", policy_in(module))
 
 
 def tokenizer_of(module: Any) -> Any:
@@ -42,7 +42,7 @@ def tokenizer_of(module: Any) -> Any:
     Raises:
         UserError: It has none.
     """
-    return _needed(module, "tokenizer", getattr(module, "tokenizer", None))
+    return _needed(module, "tokenizer", tokenizer_in(module))
 
 
 def adapted(policy: Any) -> bool:

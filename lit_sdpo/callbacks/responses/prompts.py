@@ -11,8 +11,10 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor
 
+from lit_sdpo.data.base import stream_of
 from lit_sdpo.data.task import Row, Task
 from lit_sdpo.errors import UserError
+from lit_sdpo.policies.held import template_options_in
 from lit_sdpo.policies.load import render_all
 from lit_sdpo.rewards.pool import verify_all
 from lit_sdpo.rewards.scores import verifier_scores
@@ -64,7 +66,7 @@ def given_prompts(prompts: GivenPrompts, module: Any, count: int, seed: int) -> 
         count: Most prompts per task.
         seed: Of the choice.
     """
-    options = getattr(module, "chat_template_options", None)
+    options = template_options_in(module)
     found = []
     for task, every in prompts.items():
         names = _choose([str(n) for n in range(len(every))], count, seed)
@@ -88,10 +90,9 @@ def evaluated_prompts(trainer: pl.Trainer, module: Any, count: int, seed: int) -
         count: Most prompts per task.
         seed: Of the choice.
     """
-    data: Any = getattr(trainer, "datamodule", None)
-    options = getattr(module, "chat_template_options", None)
+    data, options = stream_of(trainer), template_options_in(module)
     found = []
-    for task in getattr(data, "evaluated", ()):
+    for task in data.evaluated:
         rows: dict[str, Row] = {row.id: row for row in data.evaluation_rows(task, "validation")}
         names = _choose(list(rows), count, seed)
         some = [rows[name] for name in names]

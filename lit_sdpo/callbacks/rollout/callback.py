@@ -25,9 +25,12 @@ from lit_sdpo.callbacks.rollout.evaluation import EvaluationRollouts
 from lit_sdpo.callbacks.rollout.overlap import Overlap
 from lit_sdpo.callbacks.rollout.prompt_budget import PromptBudget
 from lit_sdpo.callbacks.rollout.window import WindowRollouts
+from lit_sdpo.data.base import TaskStream, stream_of
 from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.data.task import Row
 from lit_sdpo.likelihood.loader import LikelihoodBatch
+from lit_sdpo.modules.contract import RolloutModule
+from lit_sdpo.policies.held import positions
 from lit_sdpo.policies.memory import Block, Window
 from lit_sdpo.ranges import check_integer, check_seed, check_share
 from lit_sdpo.rewards.combine import WeightedRewards
@@ -52,10 +55,9 @@ class RolloutCallback(Callback):
     the prompt's place alone; in evaluation on the seed, the task and the item, so the same draws are compared over
     time.
 
-    It asks a LightningModule for ``policy``, ``tokenizer`` and optionally ``prepare_rollouts(rollouts) -> LossBatch``,
-    ``learns_from = "reference"`` (train on reference answers), ``aggregation`` and ``chat_template_options``. Callbacks
-    with a method ``on_rollouts`` get to see everything that was generated; its ``step`` is the number of optimizer
-    steps taken before.
+    The module is a :class:`~lit_sdpo.RolloutModule`, whose docstring says what it gives; what the data module gives is
+    said by :class:`~lit_sdpo.TaskStream`. Callbacks with a method ``on_rollouts`` get to see everything that was
+    generated; its ``step`` is the number of optimizer steps taken before.
 
     Args:
         num_generations: Completions per prompt, G (the paper: 8).
@@ -119,8 +121,7 @@ class RolloutCallback(Callback):
     # ------------------------------------------------------------------------------------------------- before the run
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check the module, and every prompt against the budget."""
-        module: Any = pl_module
-        check_module(module)
+        module, data = check_module(pl_module), stream_of(trainer)
         check_clipping(trainer)
         check_replay(trainer, module, self.resample_rounds)
         check_likelihood(trainer)
@@ -137,13 +138,12 @@ class RolloutCallback(Callback):
             self._overlap,
             self.correction,
         )
-        data: Any = getattr(trainer, "datamodule", None)
         self.read_prompts(data, module, stage)
-        self._budget.check(getattr(module.tokenizer, "model_max_length", None))
+        self._budget.check(module.tokenizer.model_max_length)
         if stage == "fit":
             check_cut(self.window(data, module, trainer.world_size).rows, trainer.accumulate_grad_batches)
 
-    def read_prompts(self, data: Any, module: Any, stage: str = "fit") -> None:
+    def read_prompts(self, data: TaskStream, module: RolloutModule, stage: str = "fit") -> None:
         """Look at every prompt of a run, and at every reference answer where these are learned.
 
         Args:
@@ -155,23 +155,18 @@ class RolloutCallback(Callback):
             UserError: A prompt exceeds the budget, or the template cannot write it.
         """
         self._budget = PromptBudget(self.max_prompt_tokens)
-        opened = (
-            opened_by_template(module.tokenizer, _template_options(module)) if learns_from_references(module) else None
-        )
-        for task, split, rows in data.row_sets(stage) if hasattr(data, "row_sets") else ():
+        options, imitates = module.chat_template_options, learns_from_references(module)
+        opened = opened_by_template(module.tokenizer, options) if imitates else None
+        for task, split, rows in data.row_sets(stage):
             trained = split == "train"
             sampling = self.sampling if trained else self.evaluation_sampling
 
             def completion(row: Row, trained: bool = trained, most: int = sampling.max_new_tokens) -> int:
-                return (
-                    len(reference_ids(row, module.tokenizer, opened))
-                    if trained and learns_from_references(module)
-                    else most
-                )
+                return len(reference_ids(row, module.tokenizer, opened)) if trained and imitates else most
 
-            self._budget.add(module.tokenizer, _template_options(module), task, split, rows, completion)
+            self._budget.add(module.tokenizer, options, task, split, rows, completion)
 
-    def window(self, data: Any, module: Any, processes: int, evaluates: bool = True) -> Window:
+    def window(self, data: TaskStream, module: RolloutModule, processes: int, evaluates: bool = True) -> Window:
         """Most that a step of one of some processes can hold, and what the policy decodes at once there.
 
         Prompts are as long as the longest that was read, or as ``max_prompt_tokens`` where none was.
@@ -182,16 +177,14 @@ class RolloutCallback(Callback):
             processes: Among which prompts are divided.
             evaluates: Whether the run has evaluations.
         """
-        prompts = -(-max((stage.prompts_per_step for stage in getattr(data, "stages", ())), default=1) // processes)
-        prompts += math.ceil(getattr(data, "replay_share", 0.0) * prompts)
+        prompts = -(-max((stage.prompts_per_step for stage in data.stages), default=1) // processes)
+        prompts += math.ceil(data.replay_share * prompts)
         samples = not learns_from_references(module)
         prompt, completion = self._budget.longest.get("train", (self.max_prompt_tokens, self.sampling.max_new_tokens))
         blocks = []
         if samples:
             blocks.append((prompts, self.num_generations, prompt, completion))
-        if evaluates and (
-            rows := max((len(data.evaluation_rows(t)) for t in getattr(data, "evaluated", ())), default=0)
-        ):
+        if evaluates and (rows := max((len(data.evaluation_rows(task)) for task in data.evaluated), default=0)):
             longest = [most for split, (most, _) in self._budget.longest.items() if split != "train"]
             some = min(data.eval_batch_size, -(-rows // processes))
             most = max(longest, default=self.max_prompt_tokens)
@@ -207,11 +200,9 @@ class RolloutCallback(Callback):
             temperature=self.sampling.temperature or 1.0,
         )
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the longest prompt and completion against the policy, which is loaded by now."""
-        config = getattr(pl_module.policy, "config", None)
-        if config is not None:
-            self._budget.check(getattr(config.get_text_config(), "max_position_embeddings", None))
+        self._budget.check(positions(check_module(pl_module).policy))
 
     on_validation_start = on_fit_start
     on_test_start = on_fit_start
@@ -225,16 +216,16 @@ class RolloutCallback(Callback):
         trainer.callback_metrics.pop("step", None)
         check_slots(trainer, batch.slots)
         if batch.slot == 0:
-            self._training.begin(trainer, pl_module, batch)
+            self._training.begin(trainer, check_module(pl_module), batch)
         self._training.hand_out(batch)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: PromptBatch, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: PromptBatch, batch_idx: int
     ) -> None:
         """Log how far the engine that sampled is from the policy, which its window's first update has found out."""
         mismatch, last = self._training.mismatch, batch.slot == batch.slots - 1
         # In any update: steps that are logged need not be first ones.
-        if mismatch is not None and last and getattr(pl_module, "log_due", False):
+        if mismatch is not None and last and pl_module.log_due:
             mismatch.log(trainer, pl_module)
 
     def on_train_epoch_end(self, *arguments: Any, **options: Any) -> None:
@@ -252,7 +243,7 @@ class RolloutCallback(Callback):
     # ------------------------------------------------------------------------------------------------------- evaluation
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin a new evaluation; its batches may be more on one process than on another."""
-        module: Any = pl_module
+        module = check_module(pl_module)
         self._held.enter_context(self.engine.holding(module.policy))
         draw = self._draw(module, self.evaluation_sampling)
         self._evaluation = EvaluationRollouts(self._generate, draw, self.failures, module.device)
@@ -281,14 +272,15 @@ class RolloutCallback(Callback):
     on_test_epoch_end = on_validation_epoch_end
 
     # ------------------------------------------------------------------------------------------------------------- both
-    def _draw(self, module: Any, sampling: Sampling) -> GenerationSettings:
+    def _draw(self, module: RolloutModule, sampling: Sampling) -> GenerationSettings:
         """What all draws of a run have in common."""
-        return GenerationSettings(self.num_generations, sampling, self.seed, template_options=_template_options(module))
+        options = module.chat_template_options
+        return GenerationSettings(self.num_generations, sampling, self.seed, template_options=options)
 
     def _generate(
         self,
         trainer: pl.Trainer,
-        module: Any,
+        module: RolloutModule,
         batch: PromptBatch,
         draw: GenerationSettings,
         engine: RolloutEngine | None = None,
@@ -304,7 +296,3 @@ class RolloutCallback(Callback):
             rewards=self.rewards,
             autocast=trainer.precision_plugin.forward_context(),
         )
-
-
-def _template_options(module: Any) -> dict[str, Any] | None:
-    return getattr(module, "chat_template_options", None)

@@ -9,28 +9,37 @@ import lightning.pytorch as pl
 import torch
 
 from lit_sdpo.callbacks.likelihood import LikelihoodEvaluation
+from lit_sdpo.data.base import stream_of
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional.filters import TRANSFORMERS_ORDER
+from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.ranges import OutOfRangeError, check_number
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.rewards.failures import FailureLimit, count_failures
 from lit_sdpo.rollouts.engines.base import RolloutEngine
 
 
-def learns_from_references(module: Any) -> bool:
+def learns_from_references(module: RolloutModule) -> bool:
     """Whether it learns from reference answers instead of the policy's own."""
-    return getattr(module, "learns_from", "policy") == "reference"
+    return module.learns_from == "reference"
 
 
-def check_module(module: Any) -> None:
-    """Whether completions can be made with it at all.
+def check_module(module: pl.LightningModule) -> RolloutModule:
+    """The module, if completions can be made with it at all.
 
     Raises:
-        UserError: It has no policy or no tokenizer.
+        UserError: It is of another kind, or has no policy or no tokenizer.
     """
+    if not isinstance(module, RolloutModule):
+        raise UserError(
+            f"{type(module).__name__} is no module that rollouts are made for",
+            where="model",
+            fix="derive it from lit_sdpo.RolloutModule, whose docstring says what it has to give",
+        )
     for name in ("policy", "tokenizer"):
         if not hasattr(module, name):
             raise UserError(f"{type(module).__name__} has no attribute {name!r}, which rollouts need", where="model")
+    return module
 
 
 def check_engine(engine: object) -> None:
@@ -53,7 +62,7 @@ def check_engine(engine: object) -> None:
         )
 
 
-def check_correction(engine: RolloutEngine, module: Any) -> None:
+def check_correction(engine: RolloutEngine, module: RolloutModule) -> None:
     """Whether ratios to the engine are other ratios than those to the policy.
 
     Raises:
@@ -84,21 +93,20 @@ def check_clipping(trainer: pl.Trainer) -> None:
         raise UserError(error.what, where="trainer.gradient_clip_val", fix="give null for no clipping") from error
 
 
-def check_replay(trainer: pl.Trainer, module: Any, resample_rounds: int) -> None:
+def check_replay(trainer: pl.Trainer, module: RolloutModule, resample_rounds: int) -> None:
     """Earlier prompts without a term that learns from them, or the other way round, would do nothing.
 
     Raises:
         UserError: One is asked for without the other.
     """
-    share = getattr(getattr(trainer, "datamodule", None), "replay_share", 0.0)
+    share = stream_of(trainer).replay_share
     if learns_from_references(module) and (share or resample_rounds):
         raise UserError(
             "a method that learns from reference answers samples no completions to replay or to replace",
             where="data.replay_share" if share else "rollout.resample_rounds",
             fix="set it to 0",
         )
-    learns = "replay" in getattr(module, "terms", {})
-    if bool(share) != learns:
+    if bool(share) != module.learns_from_replay:
         raise UserError(
             "replay needs both the data module's replay_share and the module's replay_coefficient",
             where="model.replay_coefficient" if share else "data.replay_share",
@@ -112,14 +120,14 @@ def check_likelihood(trainer: pl.Trainer) -> None:
     Raises:
         UserError: There are some, and no callback that does.
     """
-    asked = getattr(getattr(trainer, "datamodule", None), "likelihood", ())
+    asked = stream_of(trainer).likelihood
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     if asked and not any(isinstance(callback, LikelihoodEvaluation) for callback in callbacks):
         fix = "add lit_sdpo.callbacks.LikelihoodEvaluation() to the Trainer's callbacks"
         raise UserError("nothing scores the tasks of likelihood", where="data.likelihood", fix=fix)
 
 
-def check_overlap(engine: RolloutEngine, module: Any, resample_rounds: int) -> None:
+def check_overlap(engine: RolloutEngine, module: RolloutModule, resample_rounds: int) -> None:
     """Whether completions can be asked for before they are needed.
 
     Raises:
@@ -170,7 +178,9 @@ def check_cut(rows: int, slots: int) -> None:
         )
 
 
-def failure_share(trainer: pl.Trainer, module: Any, verdicts: Sequence[Verdict], limit: FailureLimit) -> float:
+def failure_share(
+    trainer: pl.Trainer, module: pl.LightningModule, verdicts: Sequence[Verdict], limit: FailureLimit
+) -> float:
     """Share of verdicts over all ranks that are failures; all ranks call it together.
 
     Raises:

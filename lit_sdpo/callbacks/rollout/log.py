@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
@@ -17,13 +17,33 @@ from lit_sdpo.rollouts.types import Rollouts
 PER_TASK = ("reward", "length", "truncated")
 
 
+@runtime_checkable
+class LooksAtRollouts(Protocol):
+    """A callback that is shown everything that was sampled."""
+
+    def on_rollouts(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        rollouts: Rollouts,
+        *,
+        task: str,
+        split: str,
+        stage: int,
+        step: int,
+    ) -> None:
+        """Look; rollouts are those of one process."""
+
+
 def call_on_rollouts(
-    trainer: pl.Trainer, module: Any, rollouts: Rollouts, *, task: str, split: str, stage: int
+    trainer: pl.Trainer, module: pl.LightningModule, rollouts: Rollouts, *, task: str, split: str, stage: int
 ) -> None:
-    """Hand everything that was generated to the callbacks with a method ``on_rollouts``."""
+    """Hand everything that was generated to the callbacks that look at it."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if (look := getattr(callback, "on_rollouts", None)) is not None:
-            look(trainer, module, rollouts, task=task, split=split, stage=stage, step=trainer.global_step)
+        if isinstance(callback, LooksAtRollouts):
+            callback.on_rollouts(
+                trainer, module, rollouts, task=task, split=split, stage=stage, step=trainer.global_step
+            )
 
 
 def log_rollouts(

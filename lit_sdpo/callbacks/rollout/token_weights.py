@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import lightning.pytorch as pl
 import torch
 
 from lit_sdpo.functional.reduce import Totals, count, token_weights
+from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.rollouts.types import LossBatch
 
 
-def set_token_weights(trainer: pl.Trainer, module: Any, window: LossBatch) -> int:
+def set_token_weights(trainer: pl.Trainer, module: RolloutModule, window: LossBatch) -> int:
     """Set the weights of each term, so that a step's loss does not depend on how its rows are divided.
 
     All processes call it together, and it takes one reduction.
@@ -22,9 +21,10 @@ def set_token_weights(trainer: pl.Trainer, module: Any, window: LossBatch) -> in
     own = [window.contributes.sum(), *(n for part in window.parts.values() for n in count(part.active))]
     counts = torch.stack([torch.as_tensor(n, device=window.completion_ids.device) for n in own])
     contributing, *totals = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
-    aggregation: Any = getattr(module, "aggregation", "token_mean")
     for number, part in enumerate(window.parts.values()):
-        part.weights = token_weights(part.active, aggregation, totals=Totals(*totals[3 * number : 3 * number + 3]))
+        part.weights = token_weights(
+            part.active, module.aggregation, totals=Totals(*totals[3 * number : 3 * number + 3])
+        )
         if part.scale is not None:
             part.weights = part.weights * part.scale[:, None]
     return int(contributing)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -16,6 +15,7 @@ from lit_sdpo.callbacks.rollout.overlap import Collected, Overlap
 from lit_sdpo.callbacks.rollout.token_weights import set_token_weights
 from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.errors import UserError
+from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.rewards.failures import FailureLimit
 from lit_sdpo.rollouts.dynamic_sampling import uneven_groups, with_uneven_groups
 from lit_sdpo.rollouts.engines.base import RolloutEngine
@@ -59,7 +59,7 @@ class WindowRollouts:
         self._slices: list[LossBatch] = []
         self._contributing = 0
 
-    def begin(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:
+    def begin(self, trainer: pl.Trainer, module: RolloutModule, batch: PromptBatch) -> None:
         """Have this step's rollouts, and the next ones asked for where that is wanted, as early as possible."""
         if batch.update == 0:
             self.mismatch = self._comparison(module)
@@ -88,13 +88,13 @@ class WindowRollouts:
         batch.loss.mismatch = self.mismatch
         batch.contributing_rows = self._contributing
 
-    def _comparison(self, module: Any) -> Mismatch | None:
+    def _comparison(self, module: RolloutModule) -> Mismatch | None:
         """What compares engine and policy in a new window: also where the engine had weights one update older."""
         if learns_from_references(module) or not (self.engine.mismatched or self.overlap is not None):
             return None
         return Mismatch(module.device, self.draw.sampling, self.engine.filter_order, self.correction)
 
-    def _ask_ahead(self, trainer: pl.Trainer, module: Any, batch: PromptBatch) -> None:
+    def _ask_ahead(self, trainer: pl.Trainer, module: RolloutModule, batch: PromptBatch) -> None:
         if self.overlap is None or (following := batch.following()) is None:
             return
         calls = [
@@ -102,15 +102,16 @@ class WindowRollouts:
         ]
         self.overlap.ask(module.policy, calls, trainer.global_step)
 
-    def _fill(self, trainer: pl.Trainer, module: Any, batch: PromptBatch, collected: Collected | None) -> None:
+    def _fill(
+        self, trainer: pl.Trainer, module: RolloutModule, batch: PromptBatch, collected: Collected | None
+    ) -> None:
         if learns_from_references(module):
             rollouts = reference_rollouts(batch.rows, module.tokenizer, module.device, self.draw.template_options)
             rollouts.tasks = [batch.task.part_of(row).name for row in batch.rows]
         else:
             with self.engine.holding(module.policy) if collected is None else nullcontext():
                 rollouts = self._rollouts(trainer, module, batch, collected)
-        prepare: Callable[[Rollouts], LossBatch] = getattr(module, "prepare_rollouts", LossBatch.of)
-        window = prepare(rollouts)
+        window = module.prepare_rollouts(rollouts)
         if window.teacher_prompt_ids is not None:
             rollouts.taught = [prompt is not None for prompt in window.teacher_prompt_ids]
         rollouts.advantages = window.advantages
@@ -118,7 +119,9 @@ class WindowRollouts:
         self._slices = window.slices(batch.slots)
         call_on_rollouts(trainer, module, rollouts, task=batch.task.name, split="train", stage=batch.stage)
 
-    def _rollouts(self, trainer: pl.Trainer, module: Any, batch: PromptBatch, collected: Collected | None) -> Rollouts:
+    def _rollouts(
+        self, trainer: pl.Trainer, module: RolloutModule, batch: PromptBatch, collected: Collected | None
+    ) -> Rollouts:
         """The window's completions, flat groups replaced and earlier tasks' completions added where asked for."""
         engines = iter(() if collected is None else collected.engines)
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_sdpo.callbacks import InitialEvaluation, RolloutCallback, SampleLogger
 from lit_sdpo.data.micro.datamodule import MicroDataModule
 from lit_sdpo.errors import UserError
+from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.rollouts.engines.native import NativeEngine
 from lit_sdpo.rollouts.types import Sampling
 from tests.training import (
@@ -272,7 +273,7 @@ def test_supervised_training_needs_answers(tmp_path, tiny):
 
 @pytest.mark.parametrize("name", ["policy", "tokenizer"])
 def test_a_module_has_to_have_what_rollouts_need(tmp_path, tiny, name):
-    class Bare(pl.LightningModule):
+    class Bare(RolloutModule):
         def training_step(self, batch, batch_idx):
             return None
 
@@ -286,6 +287,15 @@ def test_a_module_has_to_have_what_rollouts_need(tmp_path, tiny, name):
     setattr(bare, "tokenizer" if name == "policy" else "policy", None)
     with pytest.raises(UserError, match=f"^model: Bare has no attribute '{name}', which rollouts need$"):
         fit(tmp_path, bare, toy_data())
+
+
+def test_a_module_of_another_kind_is_refused(tmp_path, tiny):
+    class Other(pl.LightningModule):
+        policy = tokenizer = None
+        training_step = validation_step = configure_optimizers = lambda self, *_: None
+
+    with pytest.raises(UserError, match=r"^model: Other is no module that .* Derive it from lit_sdpo.RolloutModule"):
+        fit(tmp_path, Other(), toy_data())
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
@@ -303,9 +313,10 @@ def test_rollouts_do_not_outlive_a_run(tmp_path, tiny):
     batch = next(iter(toy_data(steps=2, updates_per_rollout=2).train_dataloader()))
     batch.update = 1
     made = pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
-    callback.setup(made, method("grpo", tiny), "fit")
+    module = method("grpo", tiny)
+    callback.setup(made, module, "fit")
     with pytest.raises(UserError, match="ckpt_path"):
-        callback.on_train_batch_start(made, None, batch, 0)
+        callback.on_train_batch_start(made, module, batch, 0)
 
 
 def test_generations_are_counted_from_one():
