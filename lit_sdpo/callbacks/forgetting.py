@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -15,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from lit_sdpo.data.base import stream_of
-from lit_sdpo.data.stream import EvaluationLoader
+from lit_sdpo.data.task import Task
 from lit_sdpo.errors import UserError
 from lit_sdpo.files import write_atomically
 from lit_sdpo.folders import run_folder
@@ -237,7 +238,7 @@ class ForgettingMatrix(pl.Callback):
         if not isinstance(loaders, (list, tuple)):
             loaders = [loaders]
         for loader in [] if found else loaders:
-            if isinstance(loader, EvaluationLoader) and len(loader.rows):
+            if isinstance(loader, _Counted) and len(loader.rows):
                 found[loader.task.name] = detectable_at(len(loader.rows), loader.num_generations)
         self._detectable = found
         if found:
@@ -316,6 +317,15 @@ class ForgettingMatrix(pl.Callback):
             write_atomically(self._folder / FILE, evaluation_lines(self._inside.values()))
         else:  # what was measured after the checkpoint that the run goes on from
             (self._folder / FILE).unlink(missing_ok=True)
+
+
+@runtime_checkable
+class _Counted(Protocol):
+    """A loader that says how many answers there will be."""
+
+    task: Task
+    rows: Sequence[Any]
+    num_generations: int
 
 
 def _matching(metric: str, logged: dict[str, Any]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from lit_sdpo.policies.load import load_tokenizer, render
 from lit_sdpo.rollouts.reference import reference_ids
 
 DATA = Path(__file__).parents[2] / "configs" / "small" / "data"
-TASKS = {"sums": (400, 96), "units": (400, 96), "calls": (129, 96), "functions": (336, 96)}
+TASKS = {"sums": (400, 96), "units": (400, 96), "calls": (129, 96), "functions": (400, 96)}
 
 
 @pytest.fixture(scope="module")

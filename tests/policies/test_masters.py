@@ -352,7 +352,9 @@ def test_the_estimate_counts_masters(tiny):
     kept, plain = (StepCount(policy, policy, window, masters=masters).of(1) for masters in (True, False))
     assert kept.resident == {"weights": 2 * count, "optimizer": 8 * count, "float32 masters": 4 * count}
     assert plain.resident == {"weights": 2 * count, "optimizer": 4 * count}
-    assert 4 * count <= sum(kept.update.values()) < 4.1 * count  # the pass over one token needs hardly more
+    # Either all gradients in float32, or the head's being summed: in float32, beside a chunk's share and its cast.
+    head = policy.get_output_embeddings().weight.numel()
+    assert 4 * count <= sum(kept.update.values()) <= 4 * count + (4 + 2 + 4) * head
     full = load_policy(tiny)
     assert StepCount(full, full, window, masters=True).of(1) == StepCount(full, full, window, masters=False).of(1)
 

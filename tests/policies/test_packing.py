@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import pytest
 import torch
@@ -98,9 +99,9 @@ def test_long_rows_stand_alone(monkeypatch):
     policy = tiny()
     with torch.no_grad():
         whole = completion_hidden(policy, rows)
-        monkeypatch.setattr("lit_sdpo.policies.packing.MASK_ELEMENTS", 1)
+        monkeypatch.setattr("lit_sdpo.policies.scoring.Packing", partial(Packing, mask_elements=1))
         alone = completion_hidden(policy, rows)
-    assert len(Packing(rows)._blocks) == 2 + 4
+    assert len(Packing(rows, mask_elements=1)._blocks) == 2 + 4
     torch.testing.assert_close(alone, whole)
 
 
