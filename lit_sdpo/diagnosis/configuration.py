@@ -112,7 +112,7 @@ def checks_of(settings: Sequence[str]) -> list[tuple[str, Check]]:
     Args:
         settings: Arguments of ``fit``.
     """
-    from lit_sdpo.diagnosis import costs, prompts, scoring
+    from lit_sdpo.diagnosis import behaviour, costs, prompts, scoring
 
     disable_progress_bar()  # of loading weights
 
@@ -142,6 +142,7 @@ def checks_of(settings: Sequence[str]) -> list[tuple[str, Check]]:
         "chat template": prompts.template,
         "rendered": prompts.rendered,
         "rewards": scoring.rewards,
+        behaviour.PART: behaviour.met,
         "evaluation": costs.evaluation,
         "memory of a step": costs.memory,
         "checkpoints": costs.checkpoints,

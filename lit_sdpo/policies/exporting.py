@@ -128,9 +128,17 @@ def write_policy(
         policy.generation_config.save_pretrained(folder)
     finally:
         policy.generation_config = own
-    tokenizer.save_pretrained(folder)
+    _write_tokenizer(tokenizer, folder)
     if hasattr(policy, "peft_config"):
         _write_base(policy.get_base_model(), folder, (place or folder).resolve() / BASE)
+
+
+def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Without the truncation and padding of earlier calls, which readers of the file would apply to every text."""
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
 
 
 def _write_base(base: Any, folder: Path, place: Path) -> None:

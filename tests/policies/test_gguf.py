@@ -168,6 +168,7 @@ def test_plan_and_doctor_read_it(tied, capsys):
     told = {finding["part"]: finding for finding in found}
     assert f"{parameters:,} parameters, float32" in told["model"]["text"]
     assert told["chat template"]["state"] == "ok", told["chat template"]
+    assert any("behaviour.md#gguf-quantised" in finding["text"] for finding in found)
 
 
 def test_mistakes_are_named(tied, tmp_path):
