@@ -32,6 +32,7 @@ from lit_sdpo.checkpoints.signals import Signals
 from lit_sdpo.checkpoints.writing import probe, remove_leftovers, tensor_bytes
 from lit_sdpo.errors import UserError
 from lit_sdpo.folders import run_folder
+from lit_sdpo.lightning_names import both, check_trainer, under_both_names
 from lit_sdpo.ranges import check_integer
 
 
@@ -87,6 +88,7 @@ class StageCheckpoint(Checkpoint):
         self.keep, self.every_n_steps, self.keep_steps = keep, every_n_steps, keep_steps
         self.on_save_error = on_save_error
         self.resuming = Resuming(on_mismatch, may_change)
+        under_both_names(StageCheckpoint, Checkpoint)
         self.signals = Signals() if signals else None
         self._folder: Path | None = None
         self._due = self._leave = self._stop = False
@@ -99,6 +101,7 @@ class StageCheckpoint(Checkpoint):
     # ------------------------------------------------------------------------------------------------- before the run
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        check_trainer(trainer, self, Checkpoint)
         self._resumed_at = None
         self._due = self._leave = self._stop = self._began = False
         self._saved = self._curves = None
@@ -256,11 +259,11 @@ class StageCheckpoint(Checkpoint):
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if not self._began and isinstance(exception, KeyboardInterrupt | SIGTERMException):
+        if not self._began and isinstance(exception, (KeyboardInterrupt, *both(SIGTERMException))):
             rank_zero_info("Ended before a step was taken: there is nothing to save, the same command starts it again.")
-        if self._leave and isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
+        if self._leave and isinstance(launcher := trainer.strategy.launcher, both(_SubprocessScriptLauncher)):
             # The other processes leave too. Lightning would take that for a failure and kill this one.
-            launcher.procs.clear()
+            launcher.procs.clear()  # type: ignore[union-attr]
         if self.signals is None:
             return
         if self.signals.ending:
@@ -300,7 +303,7 @@ def _step_name(trainer: pl.Trainer) -> str:
 def _stopped_before_the_first_step(trainer: pl.Trainer) -> UserError:
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for timer in callbacks:
-        if isinstance(timer, Timer) and (left := timer.time_remaining()) is not None and left <= 0:
+        if isinstance(timer, both(Timer)) and (left := timer.time_remaining()) is not None and left <= 0:
             used = f"{timer.time_elapsed():.0f} s are used, those before the checkpoint included"
             return UserError(
                 f"the time is over before the first step: {used}",

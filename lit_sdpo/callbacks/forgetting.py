@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
+from lit_sdpo.callbacks import loggers
 from lit_sdpo.errors import UserError
 from lit_sdpo.files import write_atomically
 from lit_sdpo.folders import run_folder
@@ -45,7 +45,7 @@ class ForgettingMatrix(pl.Callback):
     Evaluations inside a stage are not rows: they go to ``curves.jsonl``, for the measures of
     :mod:`lit_sdpo.functional.continual_curves`. After each row the scalars ``continual/...`` of
     :func:`~lit_sdpo.report.summary.summarize` go to every logger, at the optimizer step; undefined ones are left out.
-    TensorBoard also gets the matrix as a picture and as text. The end of ``fit`` prints the matrix.
+    Loggers that show more also get the matrix as a picture and as a table. The end of ``fit`` prints the matrix.
 
     Scores of single prompts give more: intervals, pass@k, what was lost and won. They come from all other callbacks
     with an attribute ``item_scores``: task to prompt's id to its score, or to the list of its samples' scores. Of these
@@ -127,6 +127,10 @@ class ForgettingMatrix(pl.Callback):
     @property
     def _losses(self) -> list[str]:
         return self.losses or []
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        loggers.say_what_is_not_shown(trainer)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -258,11 +262,10 @@ class ForgettingMatrix(pl.Callback):
             if record["stage"] == last and "lost" in record:
                 numbers |= {f"{record['task']}/{k}": record[k] for k in ("lost", "won")}
         numbers = {f"continual/{name}": x for name, x in numbers.items() if math.isfinite(x)}
-        for logger in trainer.loggers:
-            logger.log_metrics(numbers, step=step)
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("continual/matrix", heat_map(matrix, title=self.metric), step)
-                logger.experiment.add_text("continual/matrix", matrix.markdown(), step)
+        loggers.log_numbers(trainer, numbers, step)
+        if loggers.shows(trainer):
+            loggers.log_figure(trainer, "continual/matrix", heat_map(matrix, title=self.metric), step)
+            loggers.log_table(trainer, "continual/matrix", matrix, step)
 
     def _write(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero or self._folder is None:

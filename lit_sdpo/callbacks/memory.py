@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_sdpo.callbacks.rollout.callback import RolloutCallback
 from lit_sdpo.errors import UserError
+from lit_sdpo.lightning_names import both
 from lit_sdpo.policies.memory import UNCOUNTABLE, Placement, StepCount, StepMemory
 from lit_sdpo.ranges import check_number
 
@@ -97,8 +98,8 @@ def slices_of(count: StepCount, gib: float | None, given: int) -> int:
 def placement_of(trainer: pl.Trainer) -> Placement:
     """Where a trainer's processes compute."""
     strategy = trainer.strategy
-    buckets, shards = isinstance(strategy, DDPStrategy), 1
-    if isinstance(strategy, ModelParallelStrategy):
+    buckets, shards = isinstance(strategy, both(DDPStrategy)), 1
+    if isinstance(strategy, both(ModelParallelStrategy)):
         share = strategy._data_parallel_size
         shards = strategy.num_nodes if isinstance(share, str) else share
     return Placement(

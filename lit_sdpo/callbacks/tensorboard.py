@@ -7,10 +7,11 @@ import re
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard.summary import hparams
 from typing_extensions import override
+
+from lit_sdpo.callbacks.loggers import event_writer
 
 #: Curves whose last value stands on the HParams page.
 RESULTS = ("continual/average_accuracy", "continual/forgetting", "continual/bwt", "continual/ood_change")
@@ -40,16 +41,15 @@ class TensorBoardLayout(pl.Callback):
         data = getattr(trainer, "datamodule", None)
         names = ("task_names", "probe_names", "loss_names")
         arranged = layout(*(getattr(data, name, None) for name in names))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_custom_scalars(arranged)
-                writer = logger.experiment._get_file_writer()
-                if trainer.global_step:
-                    # Evaluations of the checkpoint's own step stay: they are not done again.
-                    start = SessionLog(status=SessionLog.START)
-                    writer.add_event(Event(step=trainer.global_step + 1, session_log=start))
-                for summary in hparams(settings(trainer, pl_module), dict.fromkeys(RESULTS, 0.0)):
-                    writer.add_summary(summary)
+        for writer in filter(None, map(event_writer, trainer.loggers)):
+            writer.add_custom_scalars(arranged)
+            file = writer._get_file_writer()
+            if trainer.global_step:
+                # Evaluations of the checkpoint's own step stay: they are not done again.
+                start = SessionLog(status=SessionLog.START)
+                file.add_event(Event(step=trainer.global_step + 1, session_log=start))
+            for summary in hparams(settings(trainer, pl_module), dict.fromkeys(RESULTS, 0.0)):
+                file.add_summary(summary)
 
 
 def layout(tasks: list[str] | None = None, probes: list[str] | None = None, losses: list[str] | None = None) -> Layout:

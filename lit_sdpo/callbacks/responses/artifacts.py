@@ -12,10 +12,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
+from lit_sdpo.callbacks import loggers
 from lit_sdpo.callbacks.responses.loop_gain import LoopGain, has_teacher, loop_gain
 from lit_sdpo.errors import UserError
 from lit_sdpo.files import write_atomically
@@ -58,7 +58,7 @@ class ArtifactMonitor(pl.Callback):
       ``teacher`` and a ``reprompt`` as SDPO has.
 
     Loggers get them as ``artifacts/<task>/<number>``; ``artifacts.csv`` in the run folder has them all, and
-    ``artifacts.jsonl`` the n-grams and the matches of each marker too; TensorBoard gets a table of the n-grams. Of
+    ``artifacts.jsonl`` the n-grams and the matches of each marker too; loggers get a table of the n-grams. Of
     training, means over the completions of the stage: ``artifacts/<task>/train/leakage``, ``boxed``, ``loops``; of each
     step ``artifacts/leakage``. ``time/artifacts`` is its own time in seconds, since it was last logged. It draws
     nothing at random, so a run is the same with it and without.
@@ -164,6 +164,7 @@ class ArtifactMonitor(pl.Callback):
     # ------------------------------------------------------------------------------------------ hooks
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        loggers.say_what_is_not_shown(trainer)
         self._folder = run_folder(trainer)
         data: Any = getattr(trainer, "datamodule", None)
         if self.markers is None:
@@ -212,11 +213,9 @@ class ArtifactMonitor(pl.Callback):
         numbers = {f"artifacts/{row.task}/{name}": x for row in rows for name, x in row.numbers.items()}
         _log(trainer, numbers | {"time/artifacts": self._seconds})
         self._seconds = 0.0
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for row in rows:
-                    if row.ngrams:
-                        logger.experiment.add_text(f"artifacts/{row.task}", ngram_table(row), trainer.global_step)
+        for row in rows:
+            if row.ngrams:
+                loggers.log_table(trainer, f"artifacts/{row.task}", ngram_table(row), trainer.global_step)
         self._write()
 
     def _row(self, step: int, stage: int, task: str, texts: list[str], module: Any) -> ArtifactRow:
@@ -322,9 +321,8 @@ def _of_all_ranks(mine: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _log(trainer: pl.Trainer, numbers: Mapping[str, float]) -> None:
-    for logger in trainer.loggers:
-        known = {name: x for name, x in numbers.items() if math.isfinite(x)}
-        logger.log_metrics(known, step=trainer.global_step)
+    known = {name: x for name, x in numbers.items() if math.isfinite(x)}
+    loggers.log_numbers(trainer, known, trainer.global_step)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
+from lit_sdpo.callbacks import loggers
 from lit_sdpo.checkpoints.position import evaluation_due, inside_stage
 from lit_sdpo.errors import UserError
 from lit_sdpo.folders import run_folder
@@ -165,9 +166,7 @@ class CollapseMonitor(pl.Callback):
         reasons = list(self.health.reasons)
         self.alarms.append({"step": self._step, "stage": self._stage, "reasons": reasons})
         text = f"the run is collapsing at step {self._step} of stage {self._stage}: {'; '.join(reasons)}"
-        for logger in trainer.loggers:
-            if isinstance(logger, pl.loggers.TensorBoardLogger) and trainer.is_global_zero:
-                logger.experiment.add_text("health/alarm", text, self._step)
+        loggers.log_text(trainer, "health/alarm", text, self._step)
         if "warn" in self.actions:
             rank_zero_warn(text)
         if "restart_teacher" in self.actions:

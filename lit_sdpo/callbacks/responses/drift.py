@@ -10,11 +10,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
+from lit_sdpo.callbacks import loggers
 from lit_sdpo.callbacks.responses.models import Weights, adapted, base_of, policy_of, tokenizer_of
 from lit_sdpo.callbacks.responses.prompts import GivenPrompts, Prompts, evaluated_prompts, given_prompts
 from lit_sdpo.callbacks.responses.scoring import Responses, prompt_features, respond, response_numbers
@@ -33,8 +33,8 @@ from lit_sdpo.report.responses import (
     distance_map,
     distances_csv,
     responses_csv,
-    responses_markdown,
     responses_scalars,
+    responses_table,
     similarities_csv,
 )
 from lit_sdpo.text import tasks_of
@@ -138,6 +138,10 @@ class ResponseDrift(pl.Callback):
 
     # ------------------------------------------------------------------------------------------------------------ hooks
     @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        loggers.say_what_is_not_shown(trainer)
+
+    @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._folder = run_folder(trainer)
         if is_sharded(policy_of(pl_module)):
@@ -236,11 +240,9 @@ class ResponseDrift(pl.Callback):
         self.distances = names, matrix
         if self._folder is not None:
             write_atomically(self._folder / "prompt_distance.csv", distances_csv(names, matrix))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                title = f"squared MMD between prompts, bandwidth {float(sigma):.3g}"
-                figure = distance_map(names, matrix, title=title)
-                logger.experiment.add_figure("drift/prompt_distance", figure, trainer.global_step)
+        if loggers.shows(trainer):
+            figure = distance_map(names, matrix, title=f"squared MMD between prompts, bandwidth {float(sigma):.3g}")
+            loggers.log_figure(trainer, "drift/prompt_distance", figure, trainer.global_step)
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
         encoder: Any = self.encoder
@@ -279,10 +281,8 @@ class ResponseDrift(pl.Callback):
     # ---------------------------------------------------------------------------------------------------------- results
     def _log(self, trainer: pl.Trainer, rows: Sequence[ResponseRow], seconds: float) -> None:
         numbers = {"time/response_drift": seconds} | responses_scalars(rows)
-        for logger in trainer.loggers:
-            logger.log_metrics(numbers, step=trainer.global_step)
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("drift/responses", responses_markdown(rows), trainer.global_step)
+        loggers.log_numbers(trainer, numbers, trainer.global_step)
+        loggers.log_table(trainer, "drift/responses", responses_table(rows), trainer.global_step)
 
     def _write(self) -> None:
         if self._folder is not None and self.rows:

@@ -11,18 +11,18 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
+from lit_sdpo.callbacks import loggers
 from lit_sdpo.callbacks.weights.base import BaseWeights, folders_above
 from lit_sdpo.callbacks.weights.trained import TrainedWeight, check_whole, trained_parameters, trained_weights
 from lit_sdpo.files import write_atomically
 from lit_sdpo.folders import run_folder
 from lit_sdpo.functional import MatrixDrift, WeightChange, matrix_drift, merge_changes, weight_change
 from lit_sdpo.ranges import check_integer, check_number
-from lit_sdpo.report.drift import DriftRow, by_kind, drift_csv, drift_markdown
+from lit_sdpo.report.drift import DriftRow, by_kind, drift_csv, drift_table
 
 FILE = "parameter_drift_base.pt"
 
@@ -39,7 +39,7 @@ class ParameterDrift(pl.Callback):
     The means over the layers of each type of matrix (``q_proj``, ...) go to every logger as
     ``drift/parameters/<type>/<number>``, and ``drift/parameters/relative_norm`` and ``bf16_sparsity`` over all trained
     weights, vectors too. ``drift.csv`` in the run folder has every matrix, ``drift.md`` the last means with their 95 %
-    intervals over the layers; TensorBoard gets them as text.
+    intervals over the layers; loggers get them as a table.
 
     The weights of the start lie in ``parameter_drift_base.pt`` in the run folder, in the parameters' own precision, and
     are read from there one at a time; without a run folder they stay in memory. A checkpoint holds what was measured
@@ -88,6 +88,10 @@ class ParameterDrift(pl.Callback):
 
     # ------------------------------------------------------------------------------------------------------ the start
     @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        loggers.say_what_is_not_shown(trainer)
+
+    @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._folder = run_folder(trainer)
         self._measured_step = trainer.global_step
@@ -121,9 +125,7 @@ class ParameterDrift(pl.Callback):
         rows = self._last()
         if not rows or not trainer.is_global_zero:
             return
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("drift/parameters", drift_markdown(rows), trainer.global_step)
+        loggers.log_table(trainer, "drift/parameters", drift_table(rows), trainer.global_step)
 
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._measured_step = step = trainer.global_step
@@ -138,8 +140,7 @@ class ParameterDrift(pl.Callback):
             if math.isfinite(mean)
         }
         numbers |= {"relative_norm": float(total.relative_l2), "bf16_sparsity": float(total.bf16_sparsity)}
-        for logger in trainer.loggers:
-            logger.log_metrics({f"drift/parameters/{name}": x for name, x in numbers.items()}, step=step)
+        loggers.log_numbers(trainer, {f"drift/parameters/{name}": x for name, x in numbers.items()}, step)
         self._write()
 
     def _last(self) -> list[DriftRow]:
@@ -148,7 +149,7 @@ class ParameterDrift(pl.Callback):
     def _write(self) -> None:
         if self._folder is not None and self.rows:
             write_atomically(self._folder / "drift.csv", drift_csv(self.rows))
-            write_atomically(self._folder / "drift.md", drift_markdown(self._last()) + "\n")
+            write_atomically(self._folder / "drift.md", drift_table(self._last()).markdown() + "\n")
 
     # ---------------------------------------------------------------------------------------------------------- resume
     @override
