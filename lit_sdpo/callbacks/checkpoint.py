@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from lit_sdpo.callbacks import curves
+from lit_sdpo.callbacks.clock import StreamClock
 from lit_sdpo.checkpoints.divided import guard
 from lit_sdpo.checkpoints.manifest import FOLDER, in_order
 from lit_sdpo.checkpoints.position import (
@@ -42,6 +43,8 @@ class StageCheckpoint(Checkpoint):
     With ``every_n_steps`` it also saves ``checkpoints/step=<n>.ckpt`` inside a stage: after an optimizer step, after
     the evaluation that may follow it, and never while rollouts are still to be used. A run that goes on from any of
     them ends with the same weights, optimizer, random state, metrics and files as one that was not interrupted.
+
+    Where one ``fit`` follows another under the same callback, stages and steps in the names count on.
 
     A run that is stopped inside a stage (``trainer.should_stop``: ``max_time``, ``EarlyStopping``, any other callback)
     saves there too. Inside a window the stop waits for the window's end; no evaluation is added.
@@ -97,6 +100,7 @@ class StageCheckpoint(Checkpoint):
         self._answered = 0
         self._began = False
         self._resumed_at: int | None = None
+        self._clock = StreamClock()
 
     # ------------------------------------------------------------------------------------------------- before the run
     @override
@@ -112,6 +116,7 @@ class StageCheckpoint(Checkpoint):
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock.start(trainer)
         self.resuming.begin(trainer, pl_module)
         folder = run_folder(trainer)
         self._folder = None if folder is None else folder / FOLDER
@@ -159,6 +164,7 @@ class StageCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._clock.see(trainer)
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self._due |= self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         self._stop_in_time(trainer)
@@ -188,7 +194,7 @@ class StageCheckpoint(Checkpoint):
             self._end_inside(trainer)
             return
         self._listen(trainer)
-        self._save(trainer, f"stage={trainer.current_epoch}-step={trainer.global_step}.ckpt")
+        self._save(trainer, f"stage={self._clock.stage(trainer)}-step={self._clock.step(trainer)}.ckpt")
         if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             self._leave_if_asked(trainer)
 
@@ -204,7 +210,7 @@ class StageCheckpoint(Checkpoint):
 
     def _end_inside(self, trainer: pl.Trainer) -> None:
         """The stage ends before its last step; usually that is saved by now, unless the stop came after the hooks."""
-        if inside_stage(trainer) and (self._saved is None or self._saved.name != _step_name(trainer)):
+        if inside_stage(trainer) and (self._saved is None or self._saved.name != self._step_name(trainer)):
             with stage_reopened(trainer):
                 self._save_step(trainer)
 
@@ -222,8 +228,11 @@ class StageCheckpoint(Checkpoint):
         self._due |= ending or notice
 
     def _save_step(self, trainer: pl.Trainer) -> None:
-        self._save(trainer, _step_name(trainer))
+        self._save(trainer, self._step_name(trainer))
         self._leave_if_asked(trainer)
+
+    def _step_name(self, trainer: pl.Trainer) -> str:
+        return f"step={self._clock.step(trainer)}.ckpt"
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self._due = False
@@ -284,7 +293,8 @@ class StageCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         curves.flush(trainer)
-        checkpoint[KEY] = {**self.resuming.entry(trainer, pl_module), "curves": curves.entry(trainer)}
+        found = {"curves": curves.entry(trainer), "clock": self._clock.state_dict()}
+        checkpoint[KEY] = {**self.resuming.entry(trainer, pl_module), **found}
 
     @override
     def on_load_checkpoint(
@@ -292,12 +302,10 @@ class StageCheckpoint(Checkpoint):
     ) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             self._resumed_at = checkpoint["global_step"]
-            self._curves = checkpoint.get(KEY, {}).get("curves")
+            entry = checkpoint.get(KEY, {})
+            self._curves = entry.get("curves")
+            self._clock.load_state_dict(entry.get("clock"))
             self.resuming.compare(trainer, pl_module, checkpoint)
-
-
-def _step_name(trainer: pl.Trainer) -> str:
-    return f"step={trainer.global_step}.ckpt"
 
 
 def _stopped_before_the_first_step(trainer: pl.Trainer) -> UserError:

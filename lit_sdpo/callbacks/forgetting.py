@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from lit_sdpo.callbacks import loggers
+from lit_sdpo.callbacks.clock import StreamClock
 from lit_sdpo.errors import UserError
 from lit_sdpo.files import write_atomically
 from lit_sdpo.folders import run_folder
@@ -36,11 +38,15 @@ from lit_sdpo.report.items import (
 from lit_sdpo.report.summary import summarize, summary_intervals, undefined
 from lit_sdpo.report.tables import Matrix, MatrixRow, show, summary_markdown
 
+#: Arguments that name tasks, where a data module may do so instead.
+NAMES = ("tasks", "probes", "stages", "losses")
+
 
 class ForgettingMatrix(pl.Callback):
     """Keep the score on every task after every stage, and say what was learned and what was lost.
 
-    A stage is one epoch. Row 0 is an evaluation before the first step (see
+    A stage is one epoch. Where each task has a ``fit`` of its own under the same callback, its epochs are the next
+    stages, and steps count on: row 0 is an evaluation before the first step (see
     :class:`~lit_sdpo.callbacks.initial_evaluation.InitialEvaluation`), row k the last evaluation at the end of stage k.
     Evaluations inside a stage are not rows: they go to ``curves.jsonl``, for the measures of
     :mod:`lit_sdpo.functional.continual_curves`. After each row the scalars ``continual/...`` of
@@ -64,10 +70,10 @@ class ForgettingMatrix(pl.Callback):
 
     Args:
         metric: Name of the logged metric, with ``{task}`` where the task's name stands.
-        tasks: The tasks of the stream. Default: ``task_names`` of the data module, else all that match ``metric``.
+        tasks: The tasks of the stream. Default: ``task_names`` of the data modules, else all that match ``metric``.
         probes: Tasks that are only evaluated. Default: ``probe_names`` of the data module, else none.
-        stages: The task each stage trains on; may repeat. Default: ``stage_names`` of the data module, else ``tasks``
-            where there is one epoch per task. BWT, FWT and forgetting are undefined without it.
+        stages: The task each stage trains on, over all fits; may repeat. Default: ``stage_names`` of the data modules,
+            else ``tasks`` where there is one epoch per task. BWT, FWT and forgetting are undefined without it.
         choices: Options per question of multiple-choice tasks, by task: corrects what was lost and won for guessing.
         mode: ``"min"`` where ``metric`` is a loss: less of it is better, and a rise is forgetting.
         losses: Tasks whose score is a loss that is logged as ``loss_metric``, beside others whose score is ``metric``.
@@ -105,6 +111,8 @@ class ForgettingMatrix(pl.Callback):
         self.metric, self.mode, self.losses, self.loss_metric = metric, mode, losses, loss_metric
         self.tasks, self.probes, self.stages = tasks, probes, stages
         self.choices = choices or {}
+        self._given = {name for name, x in zip(NAMES, (tasks, probes, stages, losses), strict=True) if x is not None}
+        self._clock = StreamClock()
         self._found: list[str] = []
         self._rows: dict[int, MatrixRow] = {}
         self._items: dict[int, dict[str, dict[str, list[float]]]] = {}
@@ -134,12 +142,15 @@ class ForgettingMatrix(pl.Callback):
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        data = getattr(trainer, "datamodule", None)
-        self.tasks = _names(self.tasks, data, "task_names")
-        self.probes = _names(self.probes, data, "probe_names")
-        self.stages = _names(self.stages, data, "stage_names")
-        self.losses = _names(self.losses, data, "loss_names")
-        if self.stages is None and self.tasks is not None and trainer.max_epochs == len(self.tasks):
+        self._clock.start(trainer)
+        data, before = getattr(trainer, "datamodule", None), self._clock.stages_before
+        self.tasks = self._names("tasks", self.tasks, getattr(data, "task_names", None))
+        self.probes = self._names("probes", self.probes, getattr(data, "probe_names", None))
+        self.losses = self._names("losses", self.losses, getattr(data, "loss_names", None))
+        if "stages" not in self._given and (names := getattr(data, "stage_names", None)) is not None:
+            earlier = [self._label(k + 1) for k in range(before)]
+            self.stages = [*earlier, *map(str, names)]
+        if self.stages is None and self.tasks is not None and trainer.max_epochs == len(self.tasks) and not before:
             self.stages = self.tasks
         self._folder = run_folder(trainer)
 
@@ -150,8 +161,14 @@ class ForgettingMatrix(pl.Callback):
             self._write_inside(trainer)
 
     @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._clock.see(trainer)
+
+    @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step == 0 and trainer.current_epoch == 0 and trainer.is_global_zero:
+        if self._clock.step(trainer) == 0 and self._clock.stage(trainer) == 0 and trainer.is_global_zero:
             self._say_detectable(trainer)
 
     @override
@@ -164,7 +181,10 @@ class ForgettingMatrix(pl.Callback):
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         inside = not trainer.is_last_batch and trainer.global_step > 0
-        stage = trainer.current_epoch + 1 if trainer.is_last_batch or inside else 0
+        step, begun = self._clock.step(trainer), trainer.is_last_batch or inside
+        stage = self._clock.stage(trainer) + 1 if begun else self._clock.stages_before
+        if not begun and stage in self._rows:
+            return  # the row that the fit before has ended with
         # Lightning keeps old values in callback_metrics: only an object that is new was logged by this evaluation.
         logged = {name: x for name, x in trainer.callback_metrics.items() if x is not before.get(name)}
         scores = self._scores(logged)
@@ -178,10 +198,10 @@ class ForgettingMatrix(pl.Callback):
         given = {task: found for c in callbacks if hasattr(c, "item_scores") for task, found in c.item_scores.items()}
         items = {t: {str(i): _floats(x) for i, x in given[t].items()} for t in given}
         if inside:
-            self._inside[trainer.global_step] = Evaluation(stage, trainer.global_step, scores, items)
+            self._inside[step] = Evaluation(stage, step, scores, items)
             self._write_inside(trainer)
             return
-        self._rows[stage] = MatrixRow(stage, self._label(stage), trainer.global_step, scores)
+        self._rows[stage] = MatrixRow(stage, self._label(stage), step, scores)
         self._items[stage] = items
         self._log(trainer)
         self._write(trainer)
@@ -199,10 +219,12 @@ class ForgettingMatrix(pl.Callback):
         ]
         detectable = {task: tuple(found) for task, found in self._detectable.items()}
         inside = [found._asdict() for found in self._inside.values()]
-        return {"found": list(self._found), "rows": rows, "detectable": detectable, "inside": inside}
+        found = {"found": list(self._found), "rows": rows, "detectable": detectable, "inside": inside}
+        return found | {"clock": self._clock.state_dict()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._clock.load_state_dict(state_dict.get("clock"))
         self._found = list(state_dict["found"])
         rows = state_dict["rows"]
         self._rows = {r["stage"]: MatrixRow(r["stage"], r["label"], r["step"], dict(r["scores"])) for r in rows}
@@ -213,7 +235,15 @@ class ForgettingMatrix(pl.Callback):
     def _label(self, stage: int) -> str:
         if stage == 0:
             return "base"
+        if stage in self._rows:
+            return self._rows[stage].label
         return self.stages[stage - 1] if self.stages and stage <= len(self.stages) else "stage"
+
+    def _names(self, which: str, so_far: list[str] | None, found: Sequence[str] | None) -> list[str] | None:
+        """What the user gave, else the names of this fit's data module behind those of earlier ones."""
+        if which in self._given or found is None:
+            return so_far
+        return list(dict.fromkeys([*(so_far or []), *map(str, found)]))
 
     def _scores(self, logged: dict[str, Any]) -> dict[str, float]:
         found = {task: x for task, x in _matching(self.metric, logged).items() if task not in self._losses}
@@ -251,7 +281,7 @@ class ForgettingMatrix(pl.Callback):
     def _log(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero:
             return
-        matrix, step, items = self.matrix, trainer.global_step, self._known_items
+        matrix, step, items = self.matrix, self._clock.step(trainer), self._known_items
         numbers = dict(summarize(matrix))
         last = matrix.rows[-1].stage
         for record in score_records(matrix, items):
@@ -324,11 +354,6 @@ def _matching(metric: str, logged: dict[str, Any]) -> dict[str, float]:
     prefix, suffix = metric.split("{task}")
     pattern = re.compile(re.escape(prefix) + "(.+)" + re.escape(suffix))
     return {match[1]: float(x) for name, x in logged.items() if (match := pattern.fullmatch(name))}
-
-
-def _names(given: list[str] | None, data: object, attribute: str) -> list[str] | None:
-    names = getattr(data, attribute, None) if given is None else given
-    return None if names is None else [str(name) for name in names]
 
 
 def _floats(scores: Any) -> list[float]:

@@ -35,8 +35,8 @@ class MemoryBudget(Callback):
             leaves ``accumulate_grad_batches`` as it is.
 
     Raises:
-        UserError: Not even a slice of the longest prompt and completion fits, or ``accumulate_grad_batches`` is given
-            too.
+        UserError: Not even a slice of the longest prompt and completion fits, ``accumulate_grad_batches`` is given
+            too, or nothing samples completions.
     """
 
     def __init__(self, gib: float | None = None) -> None:
@@ -47,6 +47,13 @@ class MemoryBudget(Callback):
         module: Any = pl_module
         rollout = next((c for c in trainer.callbacks if isinstance(c, RolloutCallback)), None)  # type: ignore[attr-defined]
         if rollout is None or getattr(module, "policy", None) is None:
+            if self.gib is not None:
+                raise UserError(
+                    f"a step without rollouts cannot be estimated, and {type(module).__name__} is trained without",
+                    where="memory.gib",
+                    fix="set trainer.accumulate_grad_batches instead, and leave MemoryBudget out",
+                )
+            rank_zero_info("MemoryBudget has nothing to estimate: there is no RolloutCallback and policy.")
             return
         try:
             memory = self.memory(trainer, module, rollout)

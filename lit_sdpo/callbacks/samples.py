@@ -13,6 +13,8 @@ import torch
 from typing_extensions import override
 
 from lit_sdpo.callbacks import loggers
+from lit_sdpo.callbacks.clock import StreamClock
+from lit_sdpo.callbacks.rollout.seen import say_if_nothing_samples
 from lit_sdpo.callbacks.weights.base import folders_above
 from lit_sdpo.files import set_aside
 from lit_sdpo.folders import run_folder
@@ -30,7 +32,7 @@ class SampleLogger(pl.Callback):
     distilled instead), ``score`` (the verifier's alone, which decides what is a success), ``finished, length``
     (tokens), ``flags`` and, where it is asked for, ``ids`` (tokens). In training a method with a teacher adds
     ``teacher_context``: whether the teacher had one.
-    ``step`` is the number of optimizer steps taken before the completion was sampled.
+    ``step`` is the number of optimizer steps taken before the completion was sampled, over all fits of this callback.
 
     Loggers show the first completion of each of ``num_shown`` prompts per task and occasion as a table
     ``samples/<task>`` in which no text of the model can act as Markdown or HTML. Evaluations show the same prompts each
@@ -63,13 +65,25 @@ class SampleLogger(pl.Callback):
         self._resumed: dict[str, Any] = {}
         self._shown: tuple[str, str, int] | None = None
         self._begins = False
+        self._clock = StreamClock()
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        say_if_nothing_samples(trainer, self, "it writes nothing")
         loggers.say_what_is_not_shown(trainer)
         folder = run_folder(trainer)
         self._begins = stage == "fit"
         self._path = folder / "samples.jsonl" if folder is not None and trainer.is_global_zero else None
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock.start(trainer)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._clock.see(trainer)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -103,13 +117,20 @@ class SampleLogger(pl.Callback):
             stage: Index of the stage in the stream.
             step: The sampler's own count; not used.
         """
-        at = trainer.global_step
+        at, stage = self._clock.step(trainer), self._clock.stages_before + stage
         if not trainer.is_global_zero or trainer.sanity_checking or (split == "train" and at % self.every_n_steps):
             return
         if rollouts.replayed is not None:  # those belong to earlier tasks
             rollouts = rollouts.take(range(int(rollouts.own.sum()) // rollouts.num_generations))
         records = [
-            {"id": r["id"], "task": r.get("task", task), "stage": stage, "step": at, "split": split, **r}
+            {
+                "id": r["id"],
+                "task": r.get("task", task),
+                "stage": stage,
+                "step": at,
+                "split": split,
+                **r,
+            }
             for r in _records(rollouts, token_ids=self.token_ids)
         ]
         if self._path is not None:
@@ -133,13 +154,17 @@ class SampleLogger(pl.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"first": {task: dict(texts) for task, texts in self._first.items()}}
+        state: dict[str, Any] = {
+            "clock": self._clock.state_dict(),
+            "first": {task: dict(texts) for task, texts in self._first.items()},
+        }
         if self._path is not None:
             state["size"] = self._path.stat().st_size if self._path.exists() else 0
         return state
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._clock.load_state_dict(state_dict.get("clock"))
         self._resumed = state_dict
         self._first = state_dict.get("first", {})
 

@@ -65,6 +65,7 @@ def ready(tmp_path, step=0, logger=False, sanity_checking=False, callback=None, 
     trainer = Run(
         logger=InFolder(tmp_path),
         loggers=[logger] if logger else [],
+        callbacks=[],
         strategy=SimpleNamespace(broadcast=lambda value: value),
         default_root_dir=str(tmp_path),
         fast_dev_run=False,

@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_sdpo.callbacks import loggers
+from lit_sdpo.callbacks.clock import StreamClock
 from lit_sdpo.checkpoints.position import evaluation_due, inside_stage
 from lit_sdpo.errors import UserError
 from lit_sdpo.folders import run_folder
@@ -75,10 +76,12 @@ class CollapseMonitor(pl.Callback):
         self.alarms: list[dict[str, Any]] = []
         self._stage, self._step, self._frozen, self._stopped = 0, 0, False, ""
         self._save_due = False
+        self._clock = StreamClock()
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stopped = ""
+        self._clock.start(trainer)
         for action in ("restart_teacher", "freeze_teacher"):
             if action in self.actions:
                 _check_teacher(action, pl_module)
@@ -87,7 +90,7 @@ class CollapseMonitor(pl.Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._step = trainer.global_step  # of a resumed run it is restored by now
+        self._step = self._clock.step(trainer)  # of a resumed run it is restored by now
 
     def on_rollouts(
         self,
@@ -130,8 +133,8 @@ class CollapseMonitor(pl.Callback):
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.stage_per_epoch and trainer.current_epoch != self._stage:
-            self._stage = trainer.current_epoch
+        if self.stage_per_epoch and self._clock.stage(trainer) != self._stage:
+            self._stage = self._clock.stage(trainer)
             self.watch.start_stage()
             self.health = Health()
 
@@ -139,13 +142,14 @@ class CollapseMonitor(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step > self._step:  # a window's last slice
+        self._clock.see(trainer)
+        if self._clock.step(trainer) > self._step:  # a window's last slice
             self._judge(trainer, pl_module)
         if self._save_due and inside_stage(trainer) and not evaluation_due(trainer):
             self._save(trainer)
 
     def _judge(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._step = trainer.global_step
+        self._step = self._clock.step(trainer)
         before = self.health.state
         self.health = self.watch.see(self._values(trainer, pl_module))
         for name, value in (("state", STATES.index(self.health.state)), ("points", self.health.points)):
@@ -205,6 +209,7 @@ class CollapseMonitor(pl.Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         return {
+            "clock": self._clock.state_dict(),
             "watch": self.watch.state_dict(),
             "stage": self._stage,
             "state": self.health.state,
@@ -214,6 +219,7 @@ class CollapseMonitor(pl.Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._clock.load_state_dict(state_dict.get("clock"))
         self.watch.load_state_dict(state_dict["watch"])
         self.health = Health(state_dict["state"])
         self.alarms = [dict(alarm) for alarm in state_dict["alarms"]]

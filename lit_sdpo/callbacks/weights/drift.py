@@ -16,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_sdpo.callbacks import loggers
+from lit_sdpo.callbacks.clock import StreamClock
 from lit_sdpo.callbacks.weights.base import BaseWeights, folders_above
 from lit_sdpo.callbacks.weights.trained import TrainedWeight, check_whole, trained_parameters, trained_weights
 from lit_sdpo.files import write_atomically
@@ -43,7 +44,8 @@ class ParameterDrift(pl.Callback):
 
     The weights of the start lie in ``parameter_drift_base.pt`` in the run folder, in the parameters' own precision, and
     are read from there one at a time; without a run folder they stay in memory. A checkpoint holds what was measured
-    and where that file is; a resumed run needs it. Only the first process measures, the others wait. It reads weights
+    and where that file is; a resumed run needs it. Where one ``fit`` follows another, stages and steps count on, and
+    the start is the first one's. Only the first process measures, the others wait. It reads weights
     and no random numbers, so a run is the same with it and without.
 
     Args:
@@ -85,6 +87,7 @@ class ParameterDrift(pl.Callback):
         self._base = BaseWeights(FILE, "ParameterDrift", base, remedy=", or give its path as base")
         self._folder: Path | None = None
         self._measured_step = 0
+        self._clock = StreamClock()
 
     # ------------------------------------------------------------------------------------------------------ the start
     @override
@@ -92,9 +95,13 @@ class ParameterDrift(pl.Callback):
         loggers.say_what_is_not_shown(trainer)
 
     @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock.start(trainer)
+
+    @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._folder = run_folder(trainer)
-        self._measured_step = trainer.global_step
+        self._measured_step = self._clock.step(trainer)
         check_whole(pl_module)
         if not trainer.is_global_zero:
             return
@@ -112,7 +119,8 @@ class ParameterDrift(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        every, step = self.every_n_steps, trainer.global_step
+        self._clock.see(trainer)
+        every, step = self.every_n_steps, self._clock.step(trainer)
         if every is not None and step % every == 0 and step > self._measured_step:
             self._measure(trainer, pl_module)
 
@@ -120,19 +128,19 @@ class ParameterDrift(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_last_batch:  # stopped inside the stage
             return
-        if trainer.global_step > self._measured_step:
+        if self._clock.step(trainer) > self._measured_step:
             self._measure(trainer, pl_module)
         rows = self._last()
         if not rows or not trainer.is_global_zero:
             return
-        loggers.log_table(trainer, "drift/parameters", drift_table(rows), trainer.global_step)
+        loggers.log_table(trainer, "drift/parameters", drift_table(rows), self._clock.step(trainer))
 
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._measured_step = step = trainer.global_step
+        self._measured_step = step = self._clock.step(trainer)
         if not trainer.is_global_zero:
             return
         total, rows = measure(module, self._base.weights.__getitem__, **self.options)
-        self.rows += [replace(row, step=step, stage=trainer.current_epoch + 1) for row in rows]
+        self.rows += [replace(row, step=step, stage=self._clock.stage(trainer) + 1) for row in rows]
         numbers = {
             f"{kind}/{field}": mean
             for kind, fields in by_kind(rows).items()
@@ -157,6 +165,7 @@ class ParameterDrift(pl.Callback):
         names = {row.name: (row.kind, row.layer) for row in self.rows}
         order = {name: i for i, name in enumerate(names)}
         return {
+            "clock": self._clock.state_dict(),
             "base": self._base.path,
             "token": self._base.token,
             "names": [(name, *rest) for name, rest in names.items()],
@@ -166,6 +175,7 @@ class ParameterDrift(pl.Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._clock.load_state_dict(state_dict.get("clock"))
         # A file that was asked for on resuming goes before the one of the checkpoint.
         if self._base.path is None:
             self._base.path, self._base.token = state_dict["base"], state_dict["token"]
