@@ -293,9 +293,8 @@ class ForgettingMatrix(pl.Callback):
                 numbers |= {f"{record['task']}/{k}": record[k] for k in ("lost", "won")}
         numbers = {f"continual/{name}": x for name, x in numbers.items() if math.isfinite(x)}
         loggers.log_numbers(trainer, numbers, step)
-        if loggers.shows(trainer):
-            loggers.log_figure(trainer, "continual/matrix", heat_map(matrix, title=self.metric), step)
-            loggers.log_table(trainer, "continual/matrix", matrix, step)
+        loggers.log_figure(trainer, "continual/matrix", lambda: heat_map(matrix, title=self.metric), step)
+        loggers.log_table(trainer, "continual/matrix", matrix, step)
 
     def _write(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero or self._folder is None:

@@ -7,7 +7,8 @@ others wrap them. A logger is known by what it offers, which is written down her
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from weakref import WeakSet
 
@@ -146,15 +147,17 @@ def log_table(trainer: pl.Trainer, tag: str, table: Table, step: int) -> None:
         shown.table(tag, table, step)
 
 
-def log_figure(trainer: pl.Trainer, tag: str, figure: Figure, step: int) -> None:
-    """Show a figure of matplotlib in every logger that can."""
-    for shown in _displays(trainer):
-        shown.figure(tag, figure, step)
+def log_figure(trainer: pl.Trainer, tag: str, draw: Callable[[], Figure], step: int) -> None:
+    """Show a figure of matplotlib in every logger that can; it is drawn if there is one, and matplotlib."""
+    displays = list(_displays(trainer))
+    if displays and _can_draw():
+        figure = draw()
+        for shown in displays:
+            shown.figure(tag, figure, step)
 
 
-def shows(trainer: pl.Trainer) -> bool:
-    """Whether a figure or a table would be seen, so that it is worth making."""
-    return next(_displays(trainer), None) is not None
+def _can_draw() -> bool:
+    return find_spec("matplotlib") is not None
 
 
 #: Trainers whose user was told.
@@ -166,6 +169,8 @@ def say_what_is_not_shown(trainer: pl.Trainer) -> None:
     if not trainer.is_global_zero or trainer in _told or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     _told.add(trainer)
+    if not _can_draw() and next(_displays(trainer), None) is not None:
+        rank_zero_info("matplotlib is not installed: callbacks show tables and texts, but no pictures.")
     if silent := [type(logger).__name__ for logger in trainer.loggers if display(logger) is None]:
         rank_zero_info(
             f"{' and '.join(dict.fromkeys(silent))} takes numbers only: pictures, tables and texts of callbacks are in"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -16,9 +16,10 @@ from lit_sdpo.callbacks.clock import StreamClock
 from lit_sdpo.checkpoints.position import evaluation_due, inside_stage
 from lit_sdpo.errors import UserError
 from lit_sdpo.folders import run_folder
-from lit_sdpo.policies.teachers import Teacher
 from lit_sdpo.report.health import METRICS, STATES, Health, Watch
-from lit_sdpo.rollouts.types import Completions, Rollouts
+
+if TYPE_CHECKING:
+    from lit_sdpo.rollouts.types import Completions, Rollouts
 
 Action = Literal["warn", "save", "restart_teacher", "freeze_teacher", "stop"]
 ACTIONS: tuple[Action, ...] = ("warn", "save", "restart_teacher", "freeze_teacher", "stop")
@@ -240,6 +241,7 @@ def repeated_share(completions: Completions, order: int) -> Tensor:
         float32 [N]; 0 for a completion shorter than an n-gram.
 
     Example:
+        >>> from lit_sdpo import Completions
         >>> ids, lengths = torch.tensor([[7, 8, 7, 8, 7, 8], [1, 2, 3, 0, 0, 0]]), torch.tensor([6, 3])
         >>> repeated_share(Completions(ids, lengths, torch.zeros(2, 6), torch.ones(2).bool()), order=2)
         tensor([0.6000, 0.0000])
@@ -261,6 +263,8 @@ def repeated_share(completions: Completions, order: int) -> Tensor:
 
 
 def _check_teacher(action: str, module: Any) -> None:
+    from lit_sdpo.policies.teachers import Teacher  # where nothing is done to a teacher, no model is needed either
+
     needed = "refresh" if action == "restart_teacher" else "update"
     teacher = getattr(module, "teacher", None)
     if not hasattr(teacher, needed):

@@ -261,9 +261,9 @@ class ResponseDrift(pl.Callback):
         self.distances = names, matrix
         if self._folder is not None:
             write_atomically(self._folder / "prompt_distance.csv", distances_csv(names, matrix))
-        if loggers.shows(trainer):
-            figure = distance_map(names, matrix, title=f"squared MMD between prompts, bandwidth {float(sigma):.3g}")
-            loggers.log_figure(trainer, "drift/prompt_distance", figure, self._clock.step(trainer))
+        title = f"squared MMD between prompts, bandwidth {float(sigma):.3g}"
+        step = self._clock.step(trainer)
+        loggers.log_figure(trainer, "drift/prompt_distance", lambda: distance_map(names, matrix, title=title), step)
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
         encoder: Any = self.encoder
