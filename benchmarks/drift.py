@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from lit_sdpo.callbacks.weights.drift import measure
 from lit_sdpo.callbacks.weights.trained import TrainedWeight, trained_parameters
-from lit_sdpo.report.drift import drift_markdown
+from lit_sdpo.report.drift import drift_table
 
 SIZES = {
     # hidden, intermediate, layers, query heads, key-value heads, head size, vocabulary
@@ -82,7 +82,7 @@ def main() -> None:
 
         total, rows = measure(model, base.__getitem__, watch, rank=options.rank, full_up_to=0)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    print(drift_markdown(rows))
+    print(drift_table(rows).markdown())
     result = {
         "size": options.size,
         "parameters": sum(p.numel() for p in model.parameters()),

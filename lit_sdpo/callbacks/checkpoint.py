@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from lit_sdpo.callbacks import curves
+from lit_sdpo.callbacks.clock import StreamClock
 from lit_sdpo.checkpoints.divided import guard
 from lit_sdpo.checkpoints.manifest import FOLDER, in_order
 from lit_sdpo.checkpoints.position import (
@@ -32,6 +33,7 @@ from lit_sdpo.checkpoints.signals import Signals
 from lit_sdpo.checkpoints.writing import probe, remove_leftovers, tensor_bytes
 from lit_sdpo.errors import UserError
 from lit_sdpo.folders import run_folder
+from lit_sdpo.lightning_names import both, check_trainer, under_both_names
 from lit_sdpo.ranges import check_integer
 
 
@@ -41,6 +43,8 @@ class StageCheckpoint(Checkpoint):
     With ``every_n_steps`` it also saves ``checkpoints/step=<n>.ckpt`` inside a stage: after an optimizer step, after
     the evaluation that may follow it, and never while rollouts are still to be used. A run that goes on from any of
     them ends with the same weights, optimizer, random state, metrics and files as one that was not interrupted.
+
+    Where one ``fit`` follows another under the same callback, stages and steps in the names count on.
 
     A run that is stopped inside a stage (``trainer.should_stop``: ``max_time``, ``EarlyStopping``, any other callback)
     saves there too. Inside a window the stop waits for the window's end; no evaluation is added.
@@ -87,6 +91,7 @@ class StageCheckpoint(Checkpoint):
         self.keep, self.every_n_steps, self.keep_steps = keep, every_n_steps, keep_steps
         self.on_save_error = on_save_error
         self.resuming = Resuming(on_mismatch, may_change)
+        under_both_names(StageCheckpoint, Checkpoint)
         self.signals = Signals() if signals else None
         self._folder: Path | None = None
         self._due = self._leave = self._stop = False
@@ -95,10 +100,12 @@ class StageCheckpoint(Checkpoint):
         self._answered = 0
         self._began = False
         self._resumed_at: int | None = None
+        self._clock = StreamClock()
 
     # ------------------------------------------------------------------------------------------------- before the run
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        check_trainer(trainer, self, Checkpoint)
         self._resumed_at = None
         self._due = self._leave = self._stop = self._began = False
         self._saved = self._curves = None
@@ -109,6 +116,7 @@ class StageCheckpoint(Checkpoint):
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock.start(trainer)
         self.resuming.begin(trainer, pl_module)
         folder = run_folder(trainer)
         self._folder = None if folder is None else folder / FOLDER
@@ -156,6 +164,7 @@ class StageCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._clock.see(trainer)
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self._due |= self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         self._stop_in_time(trainer)
@@ -185,7 +194,7 @@ class StageCheckpoint(Checkpoint):
             self._end_inside(trainer)
             return
         self._listen(trainer)
-        self._save(trainer, f"stage={trainer.current_epoch}-step={trainer.global_step}.ckpt")
+        self._save(trainer, f"stage={self._clock.stage(trainer)}-step={self._clock.step(trainer)}.ckpt")
         if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             self._leave_if_asked(trainer)
 
@@ -201,7 +210,7 @@ class StageCheckpoint(Checkpoint):
 
     def _end_inside(self, trainer: pl.Trainer) -> None:
         """The stage ends before its last step; usually that is saved by now, unless the stop came after the hooks."""
-        if inside_stage(trainer) and (self._saved is None or self._saved.name != _step_name(trainer)):
+        if inside_stage(trainer) and (self._saved is None or self._saved.name != self._step_name(trainer)):
             with stage_reopened(trainer):
                 self._save_step(trainer)
 
@@ -219,8 +228,11 @@ class StageCheckpoint(Checkpoint):
         self._due |= ending or notice
 
     def _save_step(self, trainer: pl.Trainer) -> None:
-        self._save(trainer, _step_name(trainer))
+        self._save(trainer, self._step_name(trainer))
         self._leave_if_asked(trainer)
+
+    def _step_name(self, trainer: pl.Trainer) -> str:
+        return f"step={self._clock.step(trainer)}.ckpt"
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self._due = False
@@ -256,11 +268,11 @@ class StageCheckpoint(Checkpoint):
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if not self._began and isinstance(exception, KeyboardInterrupt | SIGTERMException):
+        if not self._began and isinstance(exception, (KeyboardInterrupt, *both(SIGTERMException))):
             rank_zero_info("Ended before a step was taken: there is nothing to save, the same command starts it again.")
-        if self._leave and isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
+        if self._leave and isinstance(launcher := trainer.strategy.launcher, both(_SubprocessScriptLauncher)):
             # The other processes leave too. Lightning would take that for a failure and kill this one.
-            launcher.procs.clear()
+            launcher.procs.clear()  # type: ignore[union-attr]
         if self.signals is None:
             return
         if self.signals.ending:
@@ -281,7 +293,8 @@ class StageCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         curves.flush(trainer)
-        checkpoint[KEY] = {**self.resuming.entry(trainer, pl_module), "curves": curves.entry(trainer)}
+        found = {"curves": curves.entry(trainer), "clock": self._clock.state_dict()}
+        checkpoint[KEY] = {**self.resuming.entry(trainer, pl_module), **found}
 
     @override
     def on_load_checkpoint(
@@ -289,18 +302,16 @@ class StageCheckpoint(Checkpoint):
     ) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             self._resumed_at = checkpoint["global_step"]
-            self._curves = checkpoint.get(KEY, {}).get("curves")
+            entry = checkpoint.get(KEY, {})
+            self._curves = entry.get("curves")
+            self._clock.load_state_dict(entry.get("clock"))
             self.resuming.compare(trainer, pl_module, checkpoint)
-
-
-def _step_name(trainer: pl.Trainer) -> str:
-    return f"step={trainer.global_step}.ckpt"
 
 
 def _stopped_before_the_first_step(trainer: pl.Trainer) -> UserError:
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for timer in callbacks:
-        if isinstance(timer, Timer) and (left := timer.time_remaining()) is not None and left <= 0:
+        if isinstance(timer, both(Timer)) and (left := timer.time_remaining()) is not None and left <= 0:
             used = f"{timer.time_elapsed():.0f} s are used, those before the checkpoint included"
             return UserError(
                 f"the time is over before the first step: {used}",

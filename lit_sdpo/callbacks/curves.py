@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event
 
+from lit_sdpo.callbacks.loggers import RowWriter, event_writer, row_writer
 from lit_sdpo.callbacks.weights.base import folders_above
 from lit_sdpo.files import write_atomically
 from lit_sdpo.folders import run_folder
 from lit_sdpo.report.events import events
 
-#: The rows of a :class:`CSVLogger`, under a name that the next process does not delete.
+#: The rows of a CSV logger, under a name that the next process does not delete.
 KEPT = "metrics.kept.csv"
 
 
@@ -33,15 +33,15 @@ def flush(trainer: pl.Trainer) -> None:
         return
     for logger in trainer.loggers:
         logger.save()
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.flush()
-        if isinstance(logger, CSVLogger):
-            _keep(Path(logger.log_dir))
+        if (writer := event_writer(logger)) is not None:
+            writer.flush()
+        if (table := row_writer(logger)) is not None:
+            _keep(_folder(table))
 
 
 def entry(trainer: pl.Trainer) -> dict[str, Any]:
     """What a checkpoint keeps: how long the tables are, and what this step has measured but not logged yet."""
-    tables = [_rows(Path(x.log_dir) / KEPT)[1] for x in trainer.loggers if isinstance(x, CSVLogger)]
+    tables = [_rows(_folder(table) / KEPT)[1] for table in filter(None, map(row_writer, trainer.loggers))]
     connector = trainer._logger_connector
     pending: dict[str, float | int] = {}
     if trainer.training and connector.should_update_logs and connector._first_loop_iter is not None:
@@ -65,10 +65,10 @@ def go_on(trainer: pl.Trainer, saved: Mapping[str, Any] | None) -> None:
     step, pending = saved["step"], saved["pending"]
     lengths = iter(saved["tables"])
     for logger in trainer.loggers:
-        if isinstance(logger, CSVLogger):
-            rows = _restore(logger, next(lengths, 0), step)
+        if (table := row_writer(logger)) is not None:
+            rows = _restore(table, next(lengths, 0), step)
             known = {int(row["step"]) for row in rows if any(row.get(name) for name in pending if name != "epoch")}
-        elif isinstance(logger, TensorBoardLogger):
+        elif event_writer(logger) is not None and logger.log_dir is not None:
             known = {event.step for event in events(logger.log_dir) if _logs(event, pending)}
         else:
             continue  # what it has is not ours to read
@@ -94,9 +94,13 @@ def _keep(folder: Path) -> None:
     new.replace(kept)
 
 
-def _restore(logger: CSVLogger, length: int, step: int) -> list[dict[str, str]]:
+def _folder(table: RowWriter) -> Path:
+    return Path(table.metrics_file_path).parent
+
+
+def _restore(writer: RowWriter, length: int, step: int) -> list[dict[str, str]]:
     """Write the rows up to a checkpoint back, for the logger to add to them, and return them."""
-    folder = Path(logger.log_dir)
+    folder = _folder(writer)
     header, rows = _rows(folder / KEPT)
     # Rows of the checkpoint's own step were logged just after it.
     rows = [*rows[:length], *(row for row in rows[length:] if int(row["step"]) <= step)]
@@ -106,7 +110,7 @@ def _restore(logger: CSVLogger, length: int, step: int) -> list[dict[str, str]]:
         table.writeheader()
         table.writerows(rows)
         write_atomically(folder / "metrics.csv", text.getvalue())
-        logger.experiment.metrics_keys = list(header)
+        writer.metrics_keys = list(header)
     return rows
 
 

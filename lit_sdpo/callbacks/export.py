@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from lit_sdpo.errors import UserError
 from lit_sdpo.folders import run_folder
 from lit_sdpo.policies.exporting import whole_folder, whole_state, write_policy
 
@@ -21,10 +22,22 @@ class ExportPolicy(Callback):
 
     Args:
         dtype: Of the written weights; ``None`` keeps the trained one.
+
+    Raises:
+        UserError: The module has no ``policy`` or ``tokenizer``.
     """
 
     def __init__(self, dtype: Literal["float32", "bfloat16", "float16"] | None = None) -> None:
         self.dtype = None if dtype is None else getattr(torch, dtype)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look whether there is something to write, before it is trained."""
+        if missing := [name for name in ("policy", "tokenizer") if getattr(pl_module, name, None) is None]:
+            raise UserError(
+                f"{type(pl_module).__name__} has no {' and no '.join(missing)} to write",
+                where="ExportPolicy",
+                fix="set them to a Hugging Face causal language model and its tokenizer, or leave ExportPolicy out",
+            )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the folder."""

@@ -7,16 +7,16 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
+from lit_sdpo.callbacks import loggers
+from lit_sdpo.callbacks.clock import StreamClock
 from lit_sdpo.data.base import stream_of
-from lit_sdpo.data.task import Task
 from lit_sdpo.errors import UserError
 from lit_sdpo.files import write_atomically
 from lit_sdpo.folders import run_folder
@@ -39,16 +39,23 @@ from lit_sdpo.report.items import (
 from lit_sdpo.report.summary import summarize, summary_intervals, undefined
 from lit_sdpo.report.tables import Matrix, MatrixRow, show, summary_markdown
 
+#: Arguments that name tasks, where a data module may do so instead.
+NAMES = ("tasks", "probes", "stages", "losses")
+
+if TYPE_CHECKING:
+    from lit_sdpo.data.task import Task
+
 
 class ForgettingMatrix(pl.Callback):
     """Keep the score on every task after every stage, and say what was learned and what was lost.
 
-    A stage is one epoch. Row 0 is an evaluation before the first step (see
+    A stage is one epoch. Where each task has a ``fit`` of its own under the same callback, its epochs are the next
+    stages, and steps count on: row 0 is an evaluation before the first step (see
     :class:`~lit_sdpo.callbacks.initial_evaluation.InitialEvaluation`), row k the last evaluation at the end of stage k.
     Evaluations inside a stage are not rows: they go to ``curves.jsonl``, for the measures of
     :mod:`lit_sdpo.functional.continual_curves`. After each row the scalars ``continual/...`` of
     :func:`~lit_sdpo.report.summary.summarize` go to every logger, at the optimizer step; undefined ones are left out.
-    TensorBoard also gets the matrix as a picture and as text. The end of ``fit`` prints the matrix.
+    Loggers that show more also get the matrix as a picture and as a table. The end of ``fit`` prints the matrix.
 
     Scores of single prompts give more: intervals, pass@k, what was lost and won. They come from all other callbacks
     with an attribute ``item_scores``: task to prompt's id to its score, or to the list of its samples' scores. Of these
@@ -67,10 +74,10 @@ class ForgettingMatrix(pl.Callback):
 
     Args:
         metric: Name of the logged metric, with ``{task}`` where the task's name stands.
-        tasks: The tasks of the stream. Default: ``task_names`` of the data module, else all that match ``metric``.
+        tasks: The tasks of the stream. Default: ``task_names`` of the data modules, else all that match ``metric``.
         probes: Tasks that are only evaluated. Default: ``probe_names`` of the data module, else none.
-        stages: The task each stage trains on; may repeat. Default: ``stage_names`` of the data module, else ``tasks``
-            where there is one epoch per task. BWT, FWT and forgetting are undefined without it.
+        stages: The task each stage trains on, over all fits; may repeat. Default: ``stage_names`` of the data modules,
+            else ``tasks`` where there is one epoch per task. BWT, FWT and forgetting are undefined without it.
         choices: Options per question of multiple-choice tasks, by task: corrects what was lost and won for guessing.
         mode: ``"min"`` where ``metric`` is a loss: less of it is better, and a rise is forgetting.
         losses: Tasks whose score is a loss that is logged as ``loss_metric``, beside others whose score is ``metric``.
@@ -108,6 +115,8 @@ class ForgettingMatrix(pl.Callback):
         self.metric, self.mode, self.losses, self.loss_metric = metric, mode, losses, loss_metric
         self.tasks, self.probes, self.stages = tasks, probes, stages
         self.choices = choices or {}
+        self._given = {name for name, x in zip(NAMES, (tasks, probes, stages, losses), strict=True) if x is not None}
+        self._clock = StreamClock()
         self._found: list[str] = []
         self._rows: dict[int, MatrixRow] = {}
         self._items: dict[int, dict[str, dict[str, list[float]]]] = {}
@@ -132,13 +141,20 @@ class ForgettingMatrix(pl.Callback):
         return self.losses or []
 
     @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        loggers.say_what_is_not_shown(trainer)
+
+    @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        data = stream_of(trainer)
-        self.tasks = _names(self.tasks, data.task_names)
-        self.probes = _names(self.probes, data.probe_names)
-        self.stages = _names(self.stages, data.stage_names)
-        self.losses = _names(self.losses, data.loss_names)
-        if self.stages is None and self.tasks is not None and trainer.max_epochs == len(self.tasks):
+        self._clock.start(trainer)
+        data, before = stream_of(trainer), self._clock.stages_before
+        self.tasks = self._names("tasks", self.tasks, data.task_names or None)
+        self.probes = self._names("probes", self.probes, data.probe_names or None)
+        self.losses = self._names("losses", self.losses, data.loss_names or None)
+        if "stages" not in self._given and data.stage_names:
+            earlier = [self._label(k + 1) for k in range(before)]
+            self.stages = [*earlier, *data.stage_names]
+        if self.stages is None and self.tasks is not None and trainer.max_epochs == len(self.tasks) and not before:
             self.stages = self.tasks
         self._folder = run_folder(trainer)
 
@@ -149,8 +165,14 @@ class ForgettingMatrix(pl.Callback):
             self._write_inside(trainer)
 
     @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._clock.see(trainer)
+
+    @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step == 0 and trainer.current_epoch == 0 and trainer.is_global_zero:
+        if self._clock.step(trainer) == 0 and self._clock.stage(trainer) == 0 and trainer.is_global_zero:
             self._say_detectable(trainer)
 
     @override
@@ -163,7 +185,10 @@ class ForgettingMatrix(pl.Callback):
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         inside = not trainer.is_last_batch and trainer.global_step > 0
-        stage = trainer.current_epoch + 1 if trainer.is_last_batch or inside else 0
+        step, begun = self._clock.step(trainer), trainer.is_last_batch or inside
+        stage = self._clock.stage(trainer) + 1 if begun else self._clock.stages_before
+        if not begun and stage in self._rows:
+            return  # the row that the fit before has ended with
         # Lightning keeps old values in callback_metrics: only an object that is new was logged by this evaluation.
         logged = {name: x for name, x in trainer.callback_metrics.items() if x is not before.get(name)}
         scores = self._scores(logged)
@@ -177,10 +202,10 @@ class ForgettingMatrix(pl.Callback):
         given = {task: found for c in callbacks if hasattr(c, "item_scores") for task, found in c.item_scores.items()}
         items = {t: {str(i): _floats(x) for i, x in given[t].items()} for t in given}
         if inside:
-            self._inside[trainer.global_step] = Evaluation(stage, trainer.global_step, scores, items)
+            self._inside[step] = Evaluation(stage, step, scores, items)
             self._write_inside(trainer)
             return
-        self._rows[stage] = MatrixRow(stage, self._label(stage), trainer.global_step, scores)
+        self._rows[stage] = MatrixRow(stage, self._label(stage), step, scores)
         self._items[stage] = items
         self._log(trainer)
         self._write(trainer)
@@ -198,10 +223,12 @@ class ForgettingMatrix(pl.Callback):
         ]
         detectable = {task: tuple(found) for task, found in self._detectable.items()}
         inside = [found._asdict() for found in self._inside.values()]
-        return {"found": list(self._found), "rows": rows, "detectable": detectable, "inside": inside}
+        found = {"found": list(self._found), "rows": rows, "detectable": detectable, "inside": inside}
+        return found | {"clock": self._clock.state_dict()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._clock.load_state_dict(state_dict.get("clock"))
         self._found = list(state_dict["found"])
         rows = state_dict["rows"]
         self._rows = {r["stage"]: MatrixRow(r["stage"], r["label"], r["step"], dict(r["scores"])) for r in rows}
@@ -212,7 +239,15 @@ class ForgettingMatrix(pl.Callback):
     def _label(self, stage: int) -> str:
         if stage == 0:
             return "base"
+        if stage in self._rows:
+            return self._rows[stage].label
         return self.stages[stage - 1] if self.stages and stage <= len(self.stages) else "stage"
+
+    def _names(self, which: str, so_far: list[str] | None, found: Sequence[str] | None) -> list[str] | None:
+        """What the user gave, else the names of this fit's data module behind those of earlier ones."""
+        if which in self._given or found is None:
+            return so_far
+        return list(dict.fromkeys([*(so_far or []), *map(str, found)]))
 
     def _scores(self, logged: dict[str, Any]) -> dict[str, float]:
         found = {task: x for task, x in _matching(self.metric, logged).items() if task not in self._losses}
@@ -250,7 +285,7 @@ class ForgettingMatrix(pl.Callback):
     def _log(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero:
             return
-        matrix, step, items = self.matrix, trainer.global_step, self._known_items
+        matrix, step, items = self.matrix, self._clock.step(trainer), self._known_items
         numbers = dict(summarize(matrix))
         last = matrix.rows[-1].stage
         for record in score_records(matrix, items):
@@ -261,11 +296,9 @@ class ForgettingMatrix(pl.Callback):
             if record["stage"] == last and "lost" in record:
                 numbers |= {f"{record['task']}/{k}": record[k] for k in ("lost", "won")}
         numbers = {f"continual/{name}": x for name, x in numbers.items() if math.isfinite(x)}
-        for logger in trainer.loggers:
-            logger.log_metrics(numbers, step=step)
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("continual/matrix", heat_map(matrix, title=self.metric), step)
-                logger.experiment.add_text("continual/matrix", matrix.markdown(), step)
+        loggers.log_numbers(trainer, numbers, step)
+        loggers.log_figure(trainer, "continual/matrix", lambda: heat_map(matrix, title=self.metric), step)
+        loggers.log_table(trainer, "continual/matrix", matrix, step)
 
     def _write(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero or self._folder is None:
@@ -333,11 +366,6 @@ def _matching(metric: str, logged: dict[str, Any]) -> dict[str, float]:
     prefix, suffix = metric.split("{task}")
     pattern = re.compile(re.escape(prefix) + "(.+)" + re.escape(suffix))
     return {match[1]: float(x) for name, x in logged.items() if (match := pattern.fullmatch(name))}
-
-
-def _names(given: list[str] | None, known: list[str]) -> list[str] | None:
-    """What was given, else what the data module says, if it does."""
-    return [str(name) for name in given] if given is not None else known or None
 
 
 def _floats(scores: Any) -> list[float]:

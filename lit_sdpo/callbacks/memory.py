@@ -12,6 +12,7 @@ from lit_sdpo.callbacks.rollout.callback import RolloutCallback
 from lit_sdpo.callbacks.rollout.checks import check_module
 from lit_sdpo.data.base import stream_of
 from lit_sdpo.errors import UserError
+from lit_sdpo.lightning_names import both
 from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.policies.memory import UNCOUNTABLE, Placement, StepCount, StepMemory
 from lit_sdpo.ranges import check_number
@@ -35,8 +36,8 @@ class MemoryBudget(Callback):
             leaves ``accumulate_grad_batches`` as it is.
 
     Raises:
-        UserError: Not even a slice of the longest prompt and completion fits, or ``accumulate_grad_batches`` is given
-            too.
+        UserError: Not even a slice of the longest prompt and completion fits, ``accumulate_grad_batches`` is given
+            too, or nothing samples completions.
     """
 
     def __init__(self, gib: float | None = None) -> None:
@@ -46,6 +47,13 @@ class MemoryBudget(Callback):
         """Estimate, cut, tell."""
         rollout = next((c for c in trainer.callbacks if isinstance(c, RolloutCallback)), None)  # type: ignore[attr-defined]
         if rollout is None:
+            if self.gib is not None:
+                raise UserError(
+                    f"a step without rollouts cannot be estimated, and {type(pl_module).__name__} is trained without",
+                    where="memory.gib",
+                    fix="set trainer.accumulate_grad_batches instead, and leave MemoryBudget out",
+                )
+            rank_zero_info("MemoryBudget has nothing to estimate: there is no RolloutCallback.")
             return
         module = check_module(pl_module)
         if module.policy is None:
@@ -97,8 +105,8 @@ def slices_of(count: StepCount, gib: float | None, given: int) -> int:
 def placement_of(trainer: pl.Trainer) -> Placement:
     """Where a trainer's processes compute."""
     strategy = trainer.strategy
-    buckets, shards = isinstance(strategy, DDPStrategy), 1
-    if isinstance(strategy, ModelParallelStrategy):
+    buckets, shards = isinstance(strategy, both(DDPStrategy)), 1
+    if isinstance(strategy, both(ModelParallelStrategy)):
         share = strategy._data_parallel_size
         shards = strategy.num_nodes if isinstance(share, str) else share
     return Placement(

@@ -7,12 +7,13 @@ import sys
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from typing_extensions import override
 
 from lit_sdpo.data.base import stream_of
 from lit_sdpo.heartbeat import Heartbeat, to_stdout
+from lit_sdpo.lightning_names import check_trainer, under_both_names
 from lit_sdpo.ranges import check_integer, check_number
 
 
@@ -25,7 +26,7 @@ class StreamProgressBar(TQDMProgressBar):
     anything else of a run takes longer than that.
 
     Numbers that nothing logs are left out, and the task's name needs a data module with ``stage_names``: the bar works
-    in any Lightning project.
+    in any Lightning project, under both names of Lightning.
 
     Args:
         refresh_rate: Optimizer steps between two refreshes of the bar; 0 shows nothing at all.
@@ -39,6 +40,7 @@ class StreamProgressBar(TQDMProgressBar):
         check_integer("refresh_rate", refresh_rate)
         check_number("seconds_between_lines", seconds_between_lines, at_least=0)
         super().__init__(refresh_rate=refresh_rate)
+        under_both_names(StreamProgressBar, ProgressBar)
         self.seconds_between_lines = seconds_between_lines
         self._heartbeat = Heartbeat(seconds_between_lines, to_stdout)
 
@@ -76,6 +78,7 @@ class StreamProgressBar(TQDMProgressBar):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        check_trainer(trainer, self, ProgressBar)
         super().setup(trainer, pl_module, stage)
         if self.is_enabled and not self.draws and self.seconds_between_lines > 0:
             self._heartbeat.start(f"{stage}: getting ready")

@@ -1,4 +1,4 @@
-"""What the model actually writes: every completion to a file, a few to TensorBoard."""
+"""What the model actually writes: every completion to a file, a few to the loggers."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
+from lit_sdpo.callbacks import loggers
+from lit_sdpo.callbacks.clock import StreamClock
+from lit_sdpo.callbacks.rollout.seen import say_if_nothing_samples
 from lit_sdpo.callbacks.weights.base import folders_above
 from lit_sdpo.files import set_aside
 from lit_sdpo.folders import run_folder
 from lit_sdpo.ranges import check_integer
+from lit_sdpo.report.text_table import TextTable
 from lit_sdpo.rollouts.types import Rollouts
-from lit_sdpo.text import escape
 
 
 class SampleLogger(pl.Callback):
-    """Write sampled completions to ``samples.jsonl`` in the run folder and show a few in TensorBoard.
+    """Write sampled completions to ``samples.jsonl`` in the run folder and show a few in the loggers.
 
     Every line of the file is one completion: ``id, task, stage, step, split, prompt`` (chat messages), ``completion,
     reward`` (the weighted one; null where every reward abstained), ``advantage`` (what the loss multiplies its tokens
@@ -30,9 +32,9 @@ class SampleLogger(pl.Callback):
     distilled instead), ``score`` (the verifier's alone, which decides what is a success), ``finished, length``
     (tokens), ``flags`` and, where it is asked for, ``ids`` (tokens). In training a method with a teacher adds
     ``teacher_context``: whether the teacher had one.
-    ``step`` is the number of optimizer steps taken before the completion was sampled.
+    ``step`` is the number of optimizer steps taken before the completion was sampled, over all fits of this callback.
 
-    TensorBoard shows the first completion of each of ``num_shown`` prompts per task and occasion as a table
+    Loggers show the first completion of each of ``num_shown`` prompts per task and occasion as a table
     ``samples/<task>`` in which no text of the model can act as Markdown or HTML. Evaluations show the same prompts each
     time, next to what the model wrote at the first evaluation.
 
@@ -63,12 +65,25 @@ class SampleLogger(pl.Callback):
         self._resumed: dict[str, Any] = {}
         self._shown: tuple[str, str, int] | None = None
         self._begins = False
+        self._clock = StreamClock()
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        say_if_nothing_samples(trainer, self, "it writes nothing")
+        loggers.say_what_is_not_shown(trainer)
         folder = run_folder(trainer)
         self._begins = stage == "fit"
         self._path = folder / "samples.jsonl" if folder is not None and trainer.is_global_zero else None
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock.start(trainer)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._clock.see(trainer)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -102,13 +117,20 @@ class SampleLogger(pl.Callback):
             stage: Index of the stage in the stream.
             step: The sampler's own count; not used.
         """
-        at = trainer.global_step
+        at, stage = self._clock.step(trainer), self._clock.stages_before + stage
         if not trainer.is_global_zero or trainer.sanity_checking or (split == "train" and at % self.every_n_steps):
             return
         if rollouts.replayed is not None:  # those belong to earlier tasks
             rollouts = rollouts.take(range(int(rollouts.own.sum()) // rollouts.num_generations))
         records = [
-            {"id": r["id"], "task": r.get("task", task), "stage": stage, "step": at, "split": split, **r}
+            {
+                "id": r["id"],
+                "task": r.get("task", task),
+                "stage": stage,
+                "step": at,
+                "split": split,
+                **r,
+            }
             for r in _records(rollouts, token_ids=self.token_ids)
         ]
         if self._path is not None:
@@ -121,9 +143,7 @@ class SampleLogger(pl.Callback):
             shown = records[:: rollouts.num_generations][: self.num_shown]
             first = self._followed(task, shown) if split != "train" else None
             table = samples_table(shown, max_characters=self.max_characters, first=first)
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_text(f"samples/{task}", table, at)
+            loggers.log_table(trainer, f"samples/{task}", table, at)
 
     def _followed(self, task: str, shown: Sequence[dict[str, Any]]) -> dict[str, str]:
         """What was first written for these prompts; an empty mapping at the first time."""
@@ -134,13 +154,17 @@ class SampleLogger(pl.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"first": {task: dict(texts) for task, texts in self._first.items()}}
+        state: dict[str, Any] = {
+            "clock": self._clock.state_dict(),
+            "first": {task: dict(texts) for task, texts in self._first.items()},
+        }
         if self._path is not None:
             state["size"] = self._path.stat().st_size if self._path.exists() else 0
         return state
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._clock.load_state_dict(state_dict.get("clock"))
         self._resumed = state_dict
         self._first = state_dict.get("first", {})
 
@@ -158,8 +182,8 @@ def _append(path: Path, text: str) -> None:
 
 def samples_table(
     records: Sequence[dict[str, Any]], *, max_characters: int = 400, first: Mapping[str, str] | None = None
-) -> str:
-    """A Markdown table of prompt, completion, reward and task; texts are shortened and escaped.
+) -> TextTable:
+    """Prompt, completion, reward and task as a table; texts are shortened, and escaped in Markdown.
 
     Args:
         records: Lines of ``samples.jsonl``.
@@ -168,23 +192,22 @@ def samples_table(
 
     Example:
         >>> record = {"prompt": [{"role": "user", "content": "1 | 2?"}], "completion": "<b>", "reward": 1.0}
-        >>> print(samples_table([{**record, "task": "math", "split": "train", "finished": True, "length": 3}]))
+        >>> record |= {"task": "math", "split": "train", "finished": True, "length": 3}
+        >>> print(samples_table([record]).markdown())
         | task | split | prompt | completion | reward | tokens |
         | --- | --- | --- | --- | --- | --- |
         | math | train | 1 &#124; 2? | &#60;b&#62; | 1.000 | 3 |
     """
-    names = ["task", "split", "prompt", *(["at first"] if first else []), "completion", "reward", "tokens"]
-    lines = [f"| {' | '.join(names)} |", "| " + " | ".join("---" for _ in names) + " |"]
+    foreign = ["task", "split", "prompt", *(["at first"] if first else []), "completion"]
+    rows = []
     for record in records:
         prompt = "\n".join(message["content"] for message in record["prompt"])
         before = [first.get(record["id"], "")] if first else []
-        texts = [escape(_shorten(text, max_characters)) for text in (prompt, *before, record["completion"])]
+        texts = [_shorten(text, max_characters) for text in (prompt, *before, record["completion"])]
         reward = "abstained" if record["reward"] is None else f"{record['reward']:.3f}"
         tokens = f"{record['length']}" + ("" if record["finished"] else " (cut off)")
-        lines.append(
-            f"| {escape(record['task'])} | {escape(record['split'])} | {' | '.join(texts)} | {reward} | {tokens} |"
-        )
-    return "\n".join(lines)
+        rows.append([record["task"], record["split"], *texts, reward, tokens])
+    return TextTable([*foreign, "reward", "tokens"], rows, numbers=(), foreign=foreign)
 
 
 def _shorten(text: str, limit: int) -> str:

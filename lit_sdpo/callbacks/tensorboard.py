@@ -7,10 +7,14 @@ import re
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard.summary import hparams
 from typing_extensions import override
+
+from lit_sdpo.callbacks.loggers import event_writer
+from lit_sdpo.callbacks.rollout.callback import RolloutCallback
+from lit_sdpo.data.base import stream_of
+from lit_sdpo.policies.held import policy_in
 
 #: Curves whose last value stands on the HParams page.
 RESULTS = ("continual/average_accuracy", "continual/forgetting", "continual/bwt", "continual/ood_change")
@@ -37,19 +41,17 @@ class TensorBoardLayout(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        data = getattr(trainer, "datamodule", None)
-        names = ("task_names", "probe_names", "loss_names")
-        arranged = layout(*(getattr(data, name, None) for name in names))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_custom_scalars(arranged)
-                writer = logger.experiment._get_file_writer()
-                if trainer.global_step:
-                    # Evaluations of the checkpoint's own step stay: they are not done again.
-                    start = SessionLog(status=SessionLog.START)
-                    writer.add_event(Event(step=trainer.global_step + 1, session_log=start))
-                for summary in hparams(settings(trainer, pl_module), dict.fromkeys(RESULTS, 0.0)):
-                    writer.add_summary(summary)
+        data = stream_of(trainer)
+        arranged = layout(data.task_names or None, data.probe_names, data.loss_names)
+        for writer in filter(None, map(event_writer, trainer.loggers)):
+            writer.add_custom_scalars(arranged)
+            file = writer._get_file_writer()
+            if trainer.global_step:
+                # Evaluations of the checkpoint's own step stay: they are not done again.
+                start = SessionLog(status=SessionLog.START)
+                file.add_event(Event(step=trainer.global_step + 1, session_log=start))
+            for summary in hparams(settings(trainer, pl_module), dict.fromkeys(RESULTS, 0.0)):
+                file.add_summary(summary)
 
 
 def layout(tasks: list[str] | None = None, probes: list[str] | None = None, losses: list[str] | None = None) -> Layout:
@@ -130,9 +132,8 @@ def settings(trainer: pl.Trainer, module: Any) -> dict[str, str | float]:
         trainer: Gives the stages, the optimizer and how completions are drawn.
         module: Gives the method, its teacher and its model.
     """
-    teacher, policy = getattr(module, "teacher", None), getattr(module, "policy", None)
-    rollout: Any = next((c for c in trainer.callbacks if hasattr(c, "sampling")), None)  # type: ignore[attr-defined]
-    stages = getattr(getattr(trainer, "datamodule", None), "stages", ())
+    teacher, policy, stages = getattr(module, "teacher", None), policy_in(module), stream_of(trainer).stages
+    rollout = next((c for c in trainer.callbacks if isinstance(c, RolloutCallback)), None)  # type: ignore[attr-defined]
     group = trainer.optimizers[0].param_groups[0] if trainer.optimizers else {}
     found = {
         "method": type(module).__name__,
@@ -146,7 +147,7 @@ def settings(trainer: pl.Trainer, module: Any) -> dict[str, str | float]:
         "gradient_clip": trainer.gradient_clip_val,
         "stages": ", ".join(f"{stage.task.name} {stage.steps}" for stage in stages),
         "prompts_per_step": stages[0].prompts_per_step if stages else None,
-        "num_generations": getattr(rollout, "num_generations", None),
+        "num_generations": rollout.num_generations if rollout else None,
         "max_new_tokens": rollout.sampling.max_new_tokens if rollout else None,
         "temperature": rollout.sampling.temperature if rollout else None,
         "seed": os.environ.get("PL_GLOBAL_SEED"),

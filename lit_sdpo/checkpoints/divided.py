@@ -16,6 +16,7 @@ from lit_sdpo.checkpoints.schema import check_schema
 from lit_sdpo.checkpoints.writing import explained, remove, tensor_bytes
 from lit_sdpo.errors import UserError
 from lit_sdpo.files import sync
+from lit_sdpo.lightning_names import both
 
 
 def guard(strategy: Any) -> None:
@@ -25,7 +26,7 @@ def guard(strategy: Any) -> None:
     into place and writes its manifest. A load, of a file too, compares first: what is damaged is renamed, and the
     newest good checkpoint that was written before is taken.
     """
-    if isinstance(strategy, ModelParallelStrategy) and "load_checkpoint" not in vars(strategy):
+    if isinstance(strategy, both(ModelParallelStrategy)) and "load_checkpoint" not in vars(strategy):
         strategy.load_checkpoint = _loading(strategy, strategy.load_checkpoint)  # type: ignore[method-assign]
         if strategy._save_distributed_checkpoint:
             strategy.save_checkpoint = _saving(strategy, strategy.save_checkpoint)  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from typing_extensions import override
 
 from lit_sdpo.checkpoints.damaged import DAMAGED, DamagedError, compare, newest_good, warn_not_compared
@@ -16,6 +16,7 @@ from lit_sdpo.checkpoints.manifest import Contents, Manifest, is_divided
 from lit_sdpo.checkpoints.schema import check_schema
 from lit_sdpo.checkpoints.writing import save
 from lit_sdpo.errors import UserError
+from lit_sdpo.lightning_names import under_both_names
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -29,12 +30,16 @@ class SafeCheckpointIO(TorchCheckpointIO):
     and the newest good one in its folder that was written before is taken, with a message. Files are read as tensors
     and plain values only: nothing in them is run.
 
-    Remote paths (``s3://...``) are left to Lightning.
+    Remote paths (``s3://...``) are left to Lightning. Works under both names of Lightning.
 
     Example:
         >>> import lightning.pytorch as pl
         >>> trainer = pl.Trainer(plugins=[SafeCheckpointIO()], logger=False, enable_checkpointing=False)
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        under_both_names(SafeCheckpointIO, CheckpointIO)
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from lit_sdpo.lightning_names import both
+
 #: The key of an object's class among its settings.
 CLASS = "class"
 #: How far objects within objects are followed, and how many values of one are written down.
@@ -87,11 +89,11 @@ def _of_object(thing: Any, depth: int) -> dict[str, Any]:
         value = vars(thing).get(name, _MISSING) if hasattr(thing, "__dict__") else getattr(thing, name, _MISSING)
         if value is not _MISSING and name not in MADE and not isinstance(value, torch.Tensor | nn.Module):
             found[name] = _plain(value, depth)
-    if isinstance(thing, pl.LightningModule):
+    if isinstance(thing, both(pl.LightningModule)):
         found |= {name: _plain(value, depth) for name, value in dict(thing.hparams).items()}
     if isinstance(thing, nn.Module):
         parts = ((name, part) for name, part in thing.named_children() if name not in WEIGHTS and name not in found)
-        if depth and (isinstance(thing, pl.LightningModule) or _is_ours(thing)):
+        if depth and (isinstance(thing, both(pl.LightningModule)) or _is_ours(thing)):
             found |= {name: _of_object(part, depth - 1) for name, part in parts if _is_ours(part)}
     return found
 

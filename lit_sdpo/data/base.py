@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-import lightning.pytorch as pl
+if TYPE_CHECKING:  # callbacks that need torch and Lightning alone ask here
+    import lightning.pytorch as pl
 
-from lit_sdpo.data.task import Row, Split, Stage, Task
-from lit_sdpo.likelihood.tasks import LikelihoodTask
+    from lit_sdpo.data.task import Row, Split, Stage, Task
+    from lit_sdpo.likelihood.tasks import LikelihoodTask
 
 
 class TaskStream:

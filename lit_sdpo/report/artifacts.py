@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lit_sdpo.text import escape
+from lit_sdpo.report.text_table import TextTable
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,18 @@ def artifacts_jsonl(rows: Sequence[ArtifactRow]) -> str:
     return "".join(lines)
 
 
-def ngram_table(row: ArtifactRow) -> str:
-    """The most amplified n-grams as a Markdown table without any effect of its own.
+def ngram_table(row: ArtifactRow) -> TextTable:
+    """The most amplified n-grams; without any effect of their own in Markdown.
 
     Example:
         >>> one = {"ngram": "a |", "z": 3.21, "ratio": 9.5, "per_1000": 20.0, "gain": 0.25}
-        >>> print(ngram_table(ArtifactRow(10, 1, "math", {}, [one])))
+        >>> print(ngram_table(ArtifactRow(10, 1, "math", {}, [one])).markdown())
         | n-gram | z | times base | per 1,000 | loop gain |
         | --- | ---: | ---: | ---: | ---: |
         | a &#124; | 3.2 | 9.5 | 20 | +0.25 |
     """
-    lines = ["| n-gram | z | times base | per 1,000 | loop gain |", "| --- | ---: | ---: | ---: | ---: |"]
+    cells = []
     for one in row.ngrams:
         gain = f"{one['gain']:+.3g}" if "gain" in one else "-"
-        cells = f"{one['z']:.1f} | {one['ratio']:.3g} | {one['per_1000']:.3g} | {gain}"
-        lines.append(f"| {escape(one['ngram'][:80])} | {cells} |")
-    return "\n".join(lines)
+        cells.append([one["ngram"][:80], f"{one['z']:.1f}", f"{one['ratio']:.3g}", f"{one['per_1000']:.3g}", gain])
+    return TextTable(["n-gram", "z", "times base", "per 1,000", "loop gain"], cells, foreign=["n-gram"])

@@ -1,4 +1,4 @@
-"""Parameter drift by type of matrix: means over the layers with their intervals, as rows, Markdown and CSV."""
+"""Parameter drift by type of matrix: means over the layers with their intervals, as rows, a table and CSV."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from lit_sdpo.functional import MatrixDrift, mean_with_interval
+from lit_sdpo.report.text_table import TextTable
 
 #: How far the intervals in ``drift.md`` hold, from ``python -m benchmarks.coverage``.
 SKEWED = (
@@ -66,12 +67,11 @@ def drift_csv(rows: Sequence[DriftRow]) -> str:
     return buffer.getvalue()
 
 
-def drift_markdown(rows: Sequence[DriftRow]) -> str:
-    """A table of the means by type, with half the width of Student's interval behind them, and how far that holds."""
-    lines = [f"| type | {' | '.join(MatrixDrift._fields)} |", "| --- |" + " ---: |" * len(MatrixDrift._fields)]
-    for kind, numbers in by_kind(rows).items():
-        lines.append(f"| {kind} | {' | '.join(_cell(mean, low) for mean, low, _ in numbers.values())} |")
-    return "\n".join([*lines, "", SKEWED])
+def drift_table(rows: Sequence[DriftRow]) -> TextTable:
+    """The means by type, with half the width of Student's interval behind them, and how far that holds."""
+    kinds = by_kind(rows).items()
+    cells = [[kind, *(_cell(mean, low) for mean, low, _ in numbers.values())] for kind, numbers in kinds]
+    return TextTable(["type", *MatrixDrift._fields], cells, note=SKEWED)
 
 
 def _cell(mean: float, low: float) -> str:

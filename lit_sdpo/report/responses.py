@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from lit_sdpo.report.text_table import TextTable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -107,14 +109,11 @@ def responses_scalars(rows: Sequence[ResponseRow]) -> dict[str, float]:
     return found
 
 
-def responses_markdown(rows: Sequence[ResponseRow]) -> str:
-    """A table with a line per task and a column per number, interval in brackets."""
+def responses_table(rows: Sequence[ResponseRow]) -> TextTable:
+    """A line per task and a column per number, interval in brackets."""
     names = list(dict.fromkeys(name for row in rows for name in row.numbers))
-    lines = [f"| task | role | {' | '.join(names)} |", "| --- | --- |" + " ---: |" * len(names)]
-    for row in rows:
-        cells = " | ".join(_cell(row.numbers.get(name)) for name in names)
-        lines.append(f"| {row.task} | {row.role} | {cells} |")
-    return "\n".join(lines)
+    cells = [[row.task, row.role, *(_cell(row.numbers.get(name)) for name in names)] for row in rows]
+    return TextTable(["task", "role", *names], cells, numbers=names)
 
 
 def _cell(estimate: Estimate | None) -> str:

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 from lit_sdpo.text import tasks_of
 
@@ -168,19 +169,7 @@ def show(
         intervals: 95 % intervals of numbers that have one.
         reasons: Why a number is undefined.
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    if console.is_terminal:
-        header, *body = matrix.cells()
-        table = Table(title="score on each task after each stage")
-        for k, name in enumerate(header):
-            table.add_column(name, justify="left" if k == 0 else "right")
-        for row in body:
-            table.add_row(*row)
-        console.print(table)
-    else:
+    if not _drawn(matrix.cells()):
         print(matrix.plain())
     width = max(map(len, summary), default=0)
     for name, value in summary.items():
@@ -192,3 +181,22 @@ def show(
             if intervals and name in intervals:
                 text += "  [{:.3f}, {:.3f}]".format(*intervals[name])
         print(f"{name:<{width}}  {text}")
+
+
+def _drawn(cells: Sequence[Sequence[str]]) -> bool:
+    """Draw a table where there is a terminal, and rich."""
+    if find_spec("rich") is None:
+        return False
+    from rich.console import Console
+    from rich.table import Table
+
+    if not (console := Console()).is_terminal:
+        return False
+    header, *body = cells
+    table = Table(title="score on each task after each stage")
+    for k, name in enumerate(header):
+        table.add_column(name, justify="left" if k == 0 else "right")
+    for row in body:
+        table.add_row(*row)
+    console.print(table)
+    return True

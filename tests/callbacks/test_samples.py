@@ -54,11 +54,18 @@ def rollouts(texts=("yes", "no", "four", "five"), rewards=(1.0, 0.0, math.nan, 0
     )
 
 
+class Run(SimpleNamespace):
+    """What the callback asks of a trainer; a set can hold it."""
+
+    __hash__ = object.__hash__
+
+
 def ready(tmp_path, step=0, logger=False, sanity_checking=False, callback=None, zero=True, ckpt_path=None):
     """A logger and as much of a trainer as it looks at."""
-    trainer = SimpleNamespace(
+    trainer = Run(
         logger=InFolder(tmp_path),
         loggers=[logger] if logger else [],
+        callbacks=[],
         strategy=SimpleNamespace(broadcast=lambda value: value),
         default_root_dir=str(tmp_path),
         fast_dev_run=False,
@@ -304,7 +311,7 @@ def test_later_evaluations_show_what_was_written_at_first(tmp_path):
 @pytest.mark.parametrize("text", NASTY)
 def test_g15_no_text_can_act_as_markdown_or_html(text):
     record = {"prompt": [{"role": "user", "content": text}], "completion": text, "reward": 0.5}
-    table = samples_table([{**record, "task": "a|b", "split": "train", "finished": True, "length": 3}])
+    table = samples_table([{**record, "task": "a|b", "split": "train", "finished": True, "length": 3}]).markdown()
     assert len(table.splitlines()) == 3
     # What TensorBoard renders with, here without the sanitizer behind it.
     page = markdown.markdown(table, extensions=["markdown.extensions.tables"])
@@ -325,7 +332,7 @@ def test_escaping_keeps_what_can_be_seen(text):
 
 def test_long_texts_lose_their_middle():
     record = {"prompt": [], "completion": "a" * 500 + "b" * 500, "reward": 0.0, "task": "t", "split": "train"}
-    table = samples_table([{**record, "finished": True, "length": 1}], max_characters=30)
+    table = samples_table([{**record, "finished": True, "length": 1}], max_characters=30).markdown()
     assert "a" * 20 + " … 970 characters left out … " + "b" * 10 in table
 
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
+from lit_sdpo.callbacks import loggers
+from lit_sdpo.callbacks.clock import StreamClock
 from lit_sdpo.callbacks.responses.loop_gain import LoopGain, has_teacher, loop_gain
+from lit_sdpo.callbacks.rollout.seen import say_if_nothing_samples
 from lit_sdpo.data.base import stream_of
 from lit_sdpo.errors import UserError
 from lit_sdpo.files import write_atomically
@@ -59,7 +61,7 @@ class ArtifactMonitor(pl.Callback):
       ``teacher`` and a ``reprompt`` as SDPO has.
 
     Loggers get them as ``artifacts/<task>/<number>``; ``artifacts.csv`` in the run folder has them all, and
-    ``artifacts.jsonl`` the n-grams and the matches of each marker too; TensorBoard gets a table of the n-grams. Of
+    ``artifacts.jsonl`` the n-grams and the matches of each marker too; loggers get a table of the n-grams. Of
     training, means over the completions of the stage: ``artifacts/<task>/train/leakage``, ``boxed``, ``loops``; of each
     step ``artifacts/leakage``. ``time/artifacts`` is its own time in seconds, since it was last logged. It draws
     nothing at random, so a run is the same with it and without.
@@ -93,6 +95,7 @@ class ArtifactMonitor(pl.Callback):
         self._train: dict[str, dict[str, float]] = {}
         self._last: tuple[str, Rollouts] | None = None
         self._seconds = 0.0
+        self._clock = StreamClock()
         self._folder: Path | None = None
 
     # ------------------------------------------------------------------------------------------ what there is to see
@@ -165,10 +168,22 @@ class ArtifactMonitor(pl.Callback):
     # ------------------------------------------------------------------------------------------ hooks
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        say_if_nothing_samples(trainer, self, "it sees what its observe() is given")
+        loggers.say_what_is_not_shown(trainer)
         self._folder = run_folder(trainer)
         if self.markers is None:
             data = stream_of(trainer)
             self._patterns = _compiled({task.name: task.markers for task in [*data.tasks, *data.evaluated]})
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock.start(trainer)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._clock.see(trainer)
 
     @override
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -199,24 +214,25 @@ class ArtifactMonitor(pl.Callback):
     def _report(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         started = time.perf_counter()
         mine, self._seen = self._seen, {}
+        if not trainer.global_step and self._clock.stages_before:
+            return  # the fit before has ended with these weights
         seen: dict[str, list[str]] = {}
         for part in _of_all_ranks(mine):
             for task, texts in part.items():
                 seen.setdefault(task, []).extend(texts)
         if not trainer.is_global_zero or not any(seen.values()):
             return
-        stage = trainer.current_epoch + 1 if trainer.global_step else 0
-        rows = [self._row(trainer.global_step, stage, task, texts, module) for task, texts in seen.items() if texts]
+        step = self._clock.step(trainer)
+        stage = self._clock.stage(trainer) + 1 if trainer.global_step else self._clock.stages_before
+        rows = [self._row(step, stage, task, texts, module) for task, texts in seen.items() if texts]
         self.rows += rows
         self._seconds += time.perf_counter() - started
         numbers = {f"artifacts/{row.task}/{name}": x for row in rows for name, x in row.numbers.items()}
-        _log(trainer, numbers | {"time/artifacts": self._seconds})
+        _log(trainer, numbers | {"time/artifacts": self._seconds}, step)
         self._seconds = 0.0
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for row in rows:
-                    if row.ngrams:
-                        logger.experiment.add_text(f"artifacts/{row.task}", ngram_table(row), trainer.global_step)
+        for row in rows:
+            if row.ngrams:
+                loggers.log_table(trainer, f"artifacts/{row.task}", ngram_table(row), step)
         self._write()
 
     def _row(self, step: int, stage: int, task: str, texts: list[str], module: Any) -> ArtifactRow:
@@ -273,7 +289,8 @@ class ArtifactMonitor(pl.Callback):
         if trainer.is_global_zero:
             names = ("leakage", "boxed", "loops")
             means = {t: {name: some[name] / max(some["responses"], 1) for name in names} for t, some in sums.items()}
-            _log(trainer, {f"artifacts/{t}/train/{name}": x for t, some in means.items() for name, x in some.items()})
+            found = {f"artifacts/{t}/train/{name}": x for t, some in means.items() for name, x in some.items()}
+            _log(trainer, found, self._clock.step(trainer))
 
     def _write(self) -> None:
         if self._folder is not None and self.rows:
@@ -284,6 +301,7 @@ class ArtifactMonitor(pl.Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         return {
+            "clock": self._clock.state_dict(),
             "bases": {task: base.state_dict() for task, base in self._bases.items()},
             "rows": [asdict(row) for row in self.rows],
             "train": {task: dict(some) for task, some in self._train.items()},
@@ -291,6 +309,7 @@ class ArtifactMonitor(pl.Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._clock.load_state_dict(state_dict.get("clock"))
         self._bases = {task: BaseTexts.from_state_dict(base) for task, base in state_dict["bases"].items()}
         self.rows = [ArtifactRow(**row) for row in state_dict["rows"]]
         self._train = {task: dict(some) for task, some in state_dict["train"].items()}
@@ -321,10 +340,9 @@ def _of_all_ranks(mine: dict[str, Any]) -> list[dict[str, Any]]:
     return parts
 
 
-def _log(trainer: pl.Trainer, numbers: Mapping[str, float]) -> None:
-    for logger in trainer.loggers:
-        known = {name: x for name, x in numbers.items() if math.isfinite(x)}
-        logger.log_metrics(known, step=trainer.global_step)
+def _log(trainer: pl.Trainer, numbers: Mapping[str, float], step: int) -> None:
+    known = {name: x for name, x in numbers.items() if math.isfinite(x)}
+    loggers.log_numbers(trainer, known, step)
 
 
 def _mean(values: Sequence[float]) -> float:

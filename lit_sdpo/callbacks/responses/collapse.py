@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -11,12 +11,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
+from lit_sdpo.callbacks import loggers
+from lit_sdpo.callbacks.clock import StreamClock
 from lit_sdpo.checkpoints.position import evaluation_due, inside_stage
 from lit_sdpo.errors import UserError
 from lit_sdpo.folders import run_folder
-from lit_sdpo.policies.teachers import Teacher
 from lit_sdpo.report.health import METRICS, STATES, Health, Watch
-from lit_sdpo.rollouts.types import Completions, Rollouts
+
+if TYPE_CHECKING:
+    from lit_sdpo.rollouts.types import Completions, Rollouts
 
 Action = Literal["warn", "save", "restart_teacher", "freeze_teacher", "stop"]
 ACTIONS: tuple[Action, ...] = ("warn", "save", "restart_teacher", "freeze_teacher", "stop")
@@ -74,10 +77,12 @@ class CollapseMonitor(pl.Callback):
         self.alarms: list[dict[str, Any]] = []
         self._stage, self._step, self._frozen, self._stopped = 0, 0, False, ""
         self._save_due = False
+        self._clock = StreamClock()
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stopped = ""
+        self._clock.start(trainer)
         for action in ("restart_teacher", "freeze_teacher"):
             if action in self.actions:
                 _check_teacher(action, pl_module)
@@ -86,7 +91,7 @@ class CollapseMonitor(pl.Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._step = trainer.global_step  # of a resumed run it is restored by now
+        self._step = self._clock.step(trainer)  # of a resumed run it is restored by now
 
     def on_rollouts(
         self,
@@ -129,8 +134,8 @@ class CollapseMonitor(pl.Callback):
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.stage_per_epoch and trainer.current_epoch != self._stage:
-            self._stage = trainer.current_epoch
+        if self.stage_per_epoch and self._clock.stage(trainer) != self._stage:
+            self._stage = self._clock.stage(trainer)
             self.watch.start_stage()
             self.health = Health()
 
@@ -138,13 +143,14 @@ class CollapseMonitor(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step > self._step:  # a window's last slice
+        self._clock.see(trainer)
+        if self._clock.step(trainer) > self._step:  # a window's last slice
             self._judge(trainer, pl_module)
         if self._save_due and inside_stage(trainer) and not evaluation_due(trainer):
             self._save(trainer)
 
     def _judge(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._step = trainer.global_step
+        self._step = self._clock.step(trainer)
         before = self.health.state
         self.health = self.watch.see(self._values(trainer, pl_module))
         for name, value in (("state", STATES.index(self.health.state)), ("points", self.health.points)):
@@ -165,9 +171,7 @@ class CollapseMonitor(pl.Callback):
         reasons = list(self.health.reasons)
         self.alarms.append({"step": self._step, "stage": self._stage, "reasons": reasons})
         text = f"the run is collapsing at step {self._step} of stage {self._stage}: {'; '.join(reasons)}"
-        for logger in trainer.loggers:
-            if isinstance(logger, pl.loggers.TensorBoardLogger) and trainer.is_global_zero:
-                logger.experiment.add_text("health/alarm", text, self._step)
+        loggers.log_text(trainer, "health/alarm", text, self._step)
         if "warn" in self.actions:
             rank_zero_warn(text)
         if "restart_teacher" in self.actions:
@@ -206,6 +210,7 @@ class CollapseMonitor(pl.Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         return {
+            "clock": self._clock.state_dict(),
             "watch": self.watch.state_dict(),
             "stage": self._stage,
             "state": self.health.state,
@@ -215,6 +220,7 @@ class CollapseMonitor(pl.Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._clock.load_state_dict(state_dict.get("clock"))
         self.watch.load_state_dict(state_dict["watch"])
         self.health = Health(state_dict["state"])
         self.alarms = [dict(alarm) for alarm in state_dict["alarms"]]
@@ -235,6 +241,7 @@ def repeated_share(completions: Completions, order: int) -> Tensor:
         float32 [N]; 0 for a completion shorter than an n-gram.
 
     Example:
+        >>> from lit_sdpo import Completions
         >>> ids, lengths = torch.tensor([[7, 8, 7, 8, 7, 8], [1, 2, 3, 0, 0, 0]]), torch.tensor([6, 3])
         >>> repeated_share(Completions(ids, lengths, torch.zeros(2, 6), torch.ones(2).bool()), order=2)
         tensor([0.6000, 0.0000])
@@ -256,6 +263,8 @@ def repeated_share(completions: Completions, order: int) -> Tensor:
 
 
 def _check_teacher(action: str, module: Any) -> None:
+    from lit_sdpo.policies.teachers import Teacher  # where nothing is done to a teacher, no model is needed either
+
     needed = "refresh" if action == "restart_teacher" else "update"
     teacher = getattr(module, "teacher", None)
     if not hasattr(teacher, needed):

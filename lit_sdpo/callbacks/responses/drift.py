@@ -10,11 +10,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
+from lit_sdpo.callbacks import loggers
+from lit_sdpo.callbacks.clock import StreamClock
 from lit_sdpo.callbacks.responses.models import Weights, adapted, base_of, policy_of, tokenizer_of
 from lit_sdpo.callbacks.responses.prompts import GivenPrompts, Prompts, evaluated_prompts, given_prompts
 from lit_sdpo.callbacks.responses.scoring import Responses, prompt_features, respond, response_numbers
@@ -35,8 +36,8 @@ from lit_sdpo.report.responses import (
     distance_map,
     distances_csv,
     responses_csv,
-    responses_markdown,
     responses_scalars,
+    responses_table,
     similarities_csv,
 )
 from lit_sdpo.text import tasks_of
@@ -136,9 +137,25 @@ class ResponseDrift(pl.Callback):
         self._base = BaseWeights(self.file, "ResponseDrift")
         self._base_responses: dict[str, Responses] = {}
         self._asked: list[Prompts] = []
+        self._clock = StreamClock()
+        self._stages_given = stages is not None
         self._folder: Path | None = None
 
     # ------------------------------------------------------------------------------------------------------------ hooks
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        loggers.say_what_is_not_shown(trainer)
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock.start(trainer)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._clock.see(trainer)
+
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._folder = run_folder(trainer)
@@ -161,17 +178,19 @@ class ResponseDrift(pl.Callback):
         self._asked = [task.first(self.num_prompts) for task in every]
         self.stages = self._stages(trainer)
         self._base_responses = {}
-        if self.rows:  # resumed, perhaps into a new folder
+        if self.rows:  # resumed, perhaps into a new folder, or after an earlier fit
             if not adapted(policy):
                 self._base.open(folders_above(trainer.ckpt_path), policy.state_dict())
             self._write()
             return
-        if trainer.global_step > 0:
-            rank_zero_warn(f"ResponseDrift is new to this run: its base is the policy at step {trainer.global_step}.")
+        if self._clock.step(trainer) > 0:
+            rank_zero_warn(
+                f"ResponseDrift is new to this run: its base is the policy at step {self._clock.step(trainer)}."
+            )
         if not adapted(policy):
             self._base.keep(policy.state_dict(), self._folder)
         with self._ready(trainer, policy):
-            self._measure(trainer, pl_module, stage=trainer.current_epoch, base=Weights(policy))
+            self._measure(trainer, pl_module, stage=self._clock.stage(trainer), base=Weights(policy))
             if self.distance_prompts:
                 self._measure_distances(trainer, every, Weights(policy))
 
@@ -179,11 +198,15 @@ class ResponseDrift(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero or not trainer.is_last_batch:  # stopped inside the stage
             return
-        if self.rows[-1].step == trainer.global_step:  # nothing was trained, or a resumed run ends its stage again
+        if self.rows[-1].step == self._clock.step(
+            trainer
+        ):  # nothing was trained, or a resumed run ends its stage again
             return
         policy = policy_of(pl_module)
         with self._ready(trainer, policy):
-            self._measure(trainer, pl_module, stage=trainer.current_epoch + 1, base=base_of(policy, self._base.weights))
+            self._measure(
+                trainer, pl_module, stage=self._clock.stage(trainer) + 1, base=base_of(policy, self._base.weights)
+            )
 
     @contextmanager
     def _ready(self, trainer: pl.Trainer, policy: Any) -> Iterator[None]:
@@ -191,9 +214,11 @@ class ResponseDrift(pl.Callback):
             yield
 
     def _stages(self, trainer: pl.Trainer) -> list[str] | None:
-        names = self.stages
-        if names is None:
-            names = stream_of(trainer).stage_names or None
+        names, before = self.stages, self._clock.stages_before
+        found = stream_of(trainer).stage_names
+        if not self._stages_given and found:
+            earlier = (names or [])[:before]
+            names = [*earlier, *[""] * (before - len(earlier)), *found]
         if names is None and self.prompts is not None and trainer.max_epochs == len(self.prompts):
             names = list(self.prompts)
         return None if names is None else [str(name) for name in names]
@@ -238,11 +263,9 @@ class ResponseDrift(pl.Callback):
         self.distances = names, matrix
         if self._folder is not None:
             write_atomically(self._folder / "prompt_distance.csv", distances_csv(names, matrix))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                title = f"squared MMD between prompts, bandwidth {float(sigma):.3g}"
-                figure = distance_map(names, matrix, title=title)
-                logger.experiment.add_figure("drift/prompt_distance", figure, trainer.global_step)
+        title = f"squared MMD between prompts, bandwidth {float(sigma):.3g}"
+        step = self._clock.step(trainer)
+        loggers.log_figure(trainer, "drift/prompt_distance", lambda: distance_map(names, matrix, title=title), step)
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
         encoder: Any = self.encoder
@@ -276,15 +299,13 @@ class ResponseDrift(pl.Callback):
         before = next((row for row in self.rows if row.task == task), None)
         if before is not None and "similarity" in before.numbers and task not in ("current", "earlier"):
             numbers["similarity_floor"] = before.numbers["similarity"]
-        return ResponseRow(trainer.global_step, stage, task, role, numbers, similarities)
+        return ResponseRow(self._clock.step(trainer), stage, task, role, numbers, similarities)
 
     # ---------------------------------------------------------------------------------------------------------- results
     def _log(self, trainer: pl.Trainer, rows: Sequence[ResponseRow], seconds: float) -> None:
         numbers = {"time/response_drift": seconds} | responses_scalars(rows)
-        for logger in trainer.loggers:
-            logger.log_metrics(numbers, step=trainer.global_step)
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("drift/responses", responses_markdown(rows), trainer.global_step)
+        loggers.log_numbers(trainer, numbers, self._clock.step(trainer))
+        loggers.log_table(trainer, "drift/responses", responses_table(rows), self._clock.step(trainer))
 
     def _write(self) -> None:
         if self._folder is not None and self.rows:
@@ -294,10 +315,12 @@ class ResponseDrift(pl.Callback):
     # ----------------------------------------------------------------------------------------------------------- resume
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": [row.plain() for row in self.rows], "base": self._base.state_dict()}
+        rows = [row.plain() for row in self.rows]
+        return {"rows": rows, "base": self._base.state_dict(), "clock": self._clock.state_dict()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._clock.load_state_dict(state_dict.get("clock"))
         self._base.load_state_dict(state_dict["base"])
         self.rows = [ResponseRow.from_plain(*row) for row in state_dict["rows"]]
 

@@ -60,6 +60,9 @@ class BaseWeights:
         Raises:
             UserError: It is in none of them, or holds the weights of another model.
         """
+        if self.path is None and self.weights:  # kept in memory, by an earlier fit
+            check_same(self.weights, wanted, self.owner, "give each model callbacks of its own")
+            return
         candidates = [Path(self.path)] if self.path else []
         if self.token is not None:  # what another run has kept is where the user says
             candidates += [folder / self.file for folder in folders]

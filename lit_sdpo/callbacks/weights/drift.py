@@ -11,18 +11,19 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
+from lit_sdpo.callbacks import loggers
+from lit_sdpo.callbacks.clock import StreamClock
 from lit_sdpo.callbacks.weights.base import BaseWeights, folders_above
 from lit_sdpo.callbacks.weights.trained import TrainedWeight, check_whole, trained_parameters, trained_weights
 from lit_sdpo.files import write_atomically
 from lit_sdpo.folders import run_folder
 from lit_sdpo.functional import MatrixDrift, WeightChange, matrix_drift, merge_changes, weight_change
 from lit_sdpo.ranges import check_integer, check_number
-from lit_sdpo.report.drift import DriftRow, by_kind, drift_csv, drift_markdown
+from lit_sdpo.report.drift import DriftRow, by_kind, drift_csv, drift_table
 
 FILE = "parameter_drift_base.pt"
 
@@ -39,11 +40,12 @@ class ParameterDrift(pl.Callback):
     The means over the layers of each type of matrix (``q_proj``, ...) go to every logger as
     ``drift/parameters/<type>/<number>``, and ``drift/parameters/relative_norm`` and ``bf16_sparsity`` over all trained
     weights, vectors too. ``drift.csv`` in the run folder has every matrix, ``drift.md`` the last means with their 95 %
-    intervals over the layers; TensorBoard gets them as text.
+    intervals over the layers; loggers get them as a table.
 
     The weights of the start lie in ``parameter_drift_base.pt`` in the run folder, in the parameters' own precision, and
     are read from there one at a time; without a run folder they stay in memory. A checkpoint holds what was measured
-    and where that file is; a resumed run needs it. Only the first process measures, the others wait. It reads weights
+    and where that file is; a resumed run needs it. Where one ``fit`` follows another, stages and steps count on, and
+    the start is the first one's. Only the first process measures, the others wait. It reads weights
     and no random numbers, so a run is the same with it and without.
 
     Args:
@@ -85,12 +87,21 @@ class ParameterDrift(pl.Callback):
         self._base = BaseWeights(FILE, "ParameterDrift", base, remedy=", or give its path as base")
         self._folder: Path | None = None
         self._measured_step = 0
+        self._clock = StreamClock()
 
     # ------------------------------------------------------------------------------------------------------ the start
     @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        loggers.say_what_is_not_shown(trainer)
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock.start(trainer)
+
+    @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._folder = run_folder(trainer)
-        self._measured_step = trainer.global_step
+        self._measured_step = self._clock.step(trainer)
         check_whole(pl_module)
         if not trainer.is_global_zero:
             return
@@ -108,7 +119,8 @@ class ParameterDrift(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        every, step = self.every_n_steps, trainer.global_step
+        self._clock.see(trainer)
+        every, step = self.every_n_steps, self._clock.step(trainer)
         if every is not None and step % every == 0 and step > self._measured_step:
             self._measure(trainer, pl_module)
 
@@ -116,21 +128,19 @@ class ParameterDrift(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_last_batch:  # stopped inside the stage
             return
-        if trainer.global_step > self._measured_step:
+        if self._clock.step(trainer) > self._measured_step:
             self._measure(trainer, pl_module)
         rows = self._last()
         if not rows or not trainer.is_global_zero:
             return
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("drift/parameters", drift_markdown(rows), trainer.global_step)
+        loggers.log_table(trainer, "drift/parameters", drift_table(rows), self._clock.step(trainer))
 
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._measured_step = step = trainer.global_step
+        self._measured_step = step = self._clock.step(trainer)
         if not trainer.is_global_zero:
             return
         total, rows = measure(module, self._base.weights.__getitem__, **self.options)
-        self.rows += [replace(row, step=step, stage=trainer.current_epoch + 1) for row in rows]
+        self.rows += [replace(row, step=step, stage=self._clock.stage(trainer) + 1) for row in rows]
         numbers = {
             f"{kind}/{field}": mean
             for kind, fields in by_kind(rows).items()
@@ -138,8 +148,7 @@ class ParameterDrift(pl.Callback):
             if math.isfinite(mean)
         }
         numbers |= {"relative_norm": float(total.relative_l2), "bf16_sparsity": float(total.bf16_sparsity)}
-        for logger in trainer.loggers:
-            logger.log_metrics({f"drift/parameters/{name}": x for name, x in numbers.items()}, step=step)
+        loggers.log_numbers(trainer, {f"drift/parameters/{name}": x for name, x in numbers.items()}, step)
         self._write()
 
     def _last(self) -> list[DriftRow]:
@@ -148,7 +157,7 @@ class ParameterDrift(pl.Callback):
     def _write(self) -> None:
         if self._folder is not None and self.rows:
             write_atomically(self._folder / "drift.csv", drift_csv(self.rows))
-            write_atomically(self._folder / "drift.md", drift_markdown(self._last()) + "\n")
+            write_atomically(self._folder / "drift.md", drift_table(self._last()).markdown() + "\n")
 
     # ---------------------------------------------------------------------------------------------------------- resume
     @override
@@ -156,6 +165,7 @@ class ParameterDrift(pl.Callback):
         names = {row.name: (row.kind, row.layer) for row in self.rows}
         order = {name: i for i, name in enumerate(names)}
         return {
+            "clock": self._clock.state_dict(),
             "base": self._base.path,
             "token": self._base.token,
             "names": [(name, *rest) for name, rest in names.items()],
@@ -165,6 +175,7 @@ class ParameterDrift(pl.Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._clock.load_state_dict(state_dict.get("clock"))
         # A file that was asked for on resuming goes before the one of the checkpoint.
         if self._base.path is None:
             self._base.path, self._base.token = state_dict["base"], state_dict["token"]

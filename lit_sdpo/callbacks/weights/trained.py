@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lit_sdpo.errors import UserError
 
 Lookup = Callable[[str], Tensor]
+
+
+@runtime_checkable
+class AdaptedLinear(Protocol):
+    """A layer that adds a low-rank update to its frozen weight, as litgpt's ``LoRALinear`` and ``LoRAQKVLinear`` do.
+
+    Attributes:
+        linear: The layer below, with the frozen ``weight``.
+    """
+
+    linear: nn.Linear
+
+    def get_lora_AB(self) -> Tensor:  # noqa: N802
+        """The update from the layer's parameters, in the shape of the weight, scaled."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +64,14 @@ def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 def trained_weights(module: nn.Module) -> Iterator[TrainedWeight]:
     r"""Each weight that training changes.
 
-    A layer with a low-rank adapter gives its merged weight :math:`W + s B A`, of the active adapter. PEFT's layers are
-    known by what they have (``lora_A``, ``lora_B``, ``scaling``, ``base_layer``); adapters of another kind give their
-    parameters as they stand.
+    A layer with a low-rank adapter gives its merged weight :math:`W + s B A`. Two kinds are known, by what they have:
+    PEFT's (``lora_A``, ``lora_B``, ``scaling``, ``base_layer``), of the active adapters, and an :class:`AdaptedLinear`,
+    as litgpt's are. Adapters of another kind give their parameters as they stand.
     """
     trained = trained_parameters(module)
     merged: set[str] = set()
     for prefix, layer in module.named_modules():
-        weight = _merged(prefix, layer, trained)
+        weight = _merged(prefix, layer, trained) or _added(prefix, layer, trained)
         if weight is not None:
             merged.update(weight.sources)
             yield weight
@@ -87,6 +102,35 @@ def _merged(prefix: str, layer: Any, trained: Mapping[str, nn.Parameter]) -> Tra
         return weight
 
     return TrainedWeight(f"{dot}weight", tuple(name for pair in pairs.values() for name in pair), value)
+
+
+def _added(prefix: str, layer: nn.Module, trained: Mapping[str, nn.Parameter]) -> TrainedWeight | None:
+    if not isinstance(layer, AdaptedLinear):
+        return None
+    dot, base = f"{prefix}." if prefix else "", layer.linear.weight
+    # The layer's own weight may be trained beside its adapter.
+    own = [name for name, _ in layer.named_parameters() if f"{dot}{name}" in trained and not name.endswith("bias")]
+    if "linear.weight" in own or not base.is_floating_point():
+        return None
+    update = _Update(layer)
+
+    def value(get: Lookup) -> Tensor:
+        values = {f"layer.{name}": get(f"{dot}{name}") for name in own}
+        added: Tensor = functional_call(update, values, ())
+        return base.detach().float().to(added.device) + added.float()
+
+    return TrainedWeight(f"{dot}weight", tuple(f"{dot}{name}" for name in own), value) if own else None
+
+
+class _Update(nn.Module):
+    """What a layer's adapter adds to its weight, as a module, so that it can be asked with other parameters."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self) -> Tensor:
+        return self.layer.get_lora_AB()  # type: ignore[operator]
 
 
 def check_whole(module: pl.LightningModule) -> None:

@@ -161,7 +161,7 @@ def test_what_the_sanity_check_saw_does_not_count(tiny, tmp_path):
 def test_tables_hold_any_text():
     row = ArtifactRow(1, 1, "t", {"x": math.nan}, [{"ngram": "<b> |", "z": 2.0, "ratio": 1.5, "per_1000": 3.0}])
     assert json.loads(artifacts_jsonl([row]))["numbers"] == {"x": None}
-    assert ngram_table(row).splitlines()[-1] == "| &#60;b&#62; &#124; | 2.0 | 1.5 | 3 | - |"
+    assert ngram_table(row).markdown().splitlines()[-1] == "| &#60;b&#62; &#124; | 2.0 | 1.5 | 3 | - |"
 
 
 @pytest.mark.parametrize("options", [{"max_order": 0}, {"num_shown": 0}, {"markers": {"math": ["("]}}])

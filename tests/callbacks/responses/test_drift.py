@@ -19,8 +19,8 @@ from lit_sdpo.report.responses import (
     Estimate,
     ResponseRow,
     responses_csv,
-    responses_markdown,
     responses_scalars,
+    responses_table,
     similarities_csv,
 )
 from tests.training import Toy, assert_equal, fit, lively, method, rollout_callback, toy_data, weights
@@ -266,7 +266,7 @@ def test_tables():
         "3,1,a,current,1,",
     ]
     assert responses_scalars(rows) == {"drift/responses/a/js": 0.25}
-    assert responses_markdown(rows).splitlines()[2] == "| a | current | 0.25 [0.125, 0.5] | - |"
+    assert responses_table(rows).markdown().splitlines()[2] == "| a | current | 0.25 [0.125, 0.5] | - |"
 
 
 def test_a_row_comes_back_from_plain_values():
