@@ -12,6 +12,7 @@ from lit_sdpo.moved import install as _install
 if TYPE_CHECKING:
     from lit_sdpo.callbacks import (
         ArtifactMonitor,
+        AveragedPolicy,
         CollapseMonitor,
         ExportPolicy,
         ForgettingMatrix,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         RolloutCallback,
         SampleLogger,
         StageCheckpoint,
+        StageMerge,
         StreamProgressBar,
         TensorBoardLayout,
     )
@@ -81,6 +83,7 @@ __all__ = [
     "SFT",
     "SRPO",
     "ArtifactMonitor",
+    "AveragedPolicy",
     "CollapseMonitor",
     "Completions",
     "ContinualDataModule",
@@ -120,6 +123,7 @@ __all__ = [
     "Source",
     "Stage",
     "StageCheckpoint",
+    "StageMerge",
     "StreamProgressBar",
     "Task",
     "Teacher",
@@ -138,9 +142,9 @@ __all__ = [
 #: Where the public names are, as they are imported above for type checkers.
 _MODULES = {
     "lit_sdpo.callbacks": (
-        "ArtifactMonitor CollapseMonitor ExportPolicy ForgettingMatrix InitialEvaluation LikelihoodEvaluation "
-        "MemoryBudget ParameterDrift ResponseDrift RolloutCallback SampleLogger StageCheckpoint StreamProgressBar "
-        "TensorBoardLayout"
+        "ArtifactMonitor AveragedPolicy CollapseMonitor ExportPolicy ForgettingMatrix InitialEvaluation "
+        "LikelihoodEvaluation MemoryBudget ParameterDrift ResponseDrift RolloutCallback SampleLogger StageCheckpoint "
+        "StageMerge StreamProgressBar TensorBoardLayout"
     ),
     "lit_sdpo.data.datamodule": "ContinualDataModule",
     "lit_sdpo.data.jsonl": "JsonlTask",

@@ -20,6 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # A name that is added or removed here is a change that users see.
 PUBLIC = [
     "ArtifactMonitor",
+    "AveragedPolicy",
     "CISPO",
     "CollapseMonitor",
     "Completions",
@@ -67,6 +68,7 @@ PUBLIC = [
     "Source",
     "Stage",
     "StageCheckpoint",
+    "StageMerge",
     "StreamProgressBar",
     "Task",
     "Teacher",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -25,7 +25,15 @@ from lit_sdpo.policies.chat import check_template
 from lit_sdpo.policies.copies import ModelCopy
 from lit_sdpo.policies.fitting import check_finite
 from lit_sdpo.policies.load import Lora, check_vocabulary, load_policy, load_tokenizer
-from lit_sdpo.policies.masters import MasterWeights, exact_values, is_rounded, say_what_is_rounded, trained, what_moves
+from lit_sdpo.policies.masters import (
+    MasterWeights,
+    exact_values,
+    is_rounded,
+    say_what_is_rounded,
+    set_values,
+    trained,
+    what_moves,
+)
 from lit_sdpo.policies.moved import MovedShare
 from lit_sdpo.policies.scoring import weighted_loss
 from lit_sdpo.policies.sharding import is_sharded, release, shard, whole
@@ -156,7 +164,16 @@ class OnPolicyModule(pl.LightningModule):
         """What the loss says about the weights rather than about tokens; counted once per step."""
         if self.weight_anchor is None:
             return None
-        return self.weight_anchor.penalty(self.policy, exact_values(self.policy, self._masters))
+        return self.weight_anchor.penalty(self.policy, self.exact_weights)
+
+    @property
+    def exact_weights(self) -> list[Tensor]:
+        """The trained weights, where they have float32 masters these."""
+        return exact_values(self.policy, self._masters)
+
+    def set_exact_weights(self, values: Sequence[Tensor]) -> None:
+        """Give the trained weights, and their masters, other values; in the order of :attr:`exact_weights`."""
+        set_values(self.policy, self._masters, values)
 
     # ------------------------------------------------------------------------------------------------------- Lightning
     def configure_model(self) -> None:
@@ -241,7 +258,7 @@ class OnPolicyModule(pl.LightningModule):
         for term in self.terms.values():
             term.start_stage(self)
         if self.weight_anchor is not None:
-            self.weight_anchor.start_stage(self.policy, exact_values(self.policy, self._masters))
+            self.weight_anchor.start_stage(self.policy, self.exact_weights)
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """The loss of one slice, scaled so that the step's gradient is that of the whole window."""
