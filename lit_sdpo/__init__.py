@@ -51,7 +51,9 @@ if TYPE_CHECKING:
         SRPO,
         DemoPSD,
         GeoSD,
+        OnlineEWC,
         OnPolicyModule,
+        Tilt,
         WeightAnchor,
     )
     from lit_sdpo.optimizers import MuonAdamW, WarmupConstant, WarmupLinearDecay
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
         Teacher,
         TrustRegionTeacher,
     )
+    from lit_sdpo.policies.train_only import TrainOnly
     from lit_sdpo.rewards.base import Reward, Verdict
     from lit_sdpo.rewards.combine import WeightedRewards
     from lit_sdpo.rollouts.engines.base import Completions, RolloutEngine, Sampling
@@ -108,6 +111,7 @@ __all__ = [
     "NamedTask",
     "NativeEngine",
     "OnPolicyModule",
+    "OnlineEWC",
     "ParameterDrift",
     "Reprompt",
     "ResponseDrift",
@@ -129,6 +133,8 @@ __all__ = [
     "Teacher",
     "TensorBoardLayout",
     "TextLikelihood",
+    "Tilt",
+    "TrainOnly",
     "TrustRegionTeacher",
     "UserError",
     "Verdict",
@@ -158,9 +164,12 @@ _MODULES = {
     "lit_sdpo.data.task": "Row Stage Task",
     "lit_sdpo.errors": "UserError",
     "lit_sdpo.likelihood.tasks": "LikelihoodTask MultipleChoiceLikelihood TextLikelihood",
-    "lit_sdpo.modules": "CISPO DemoPSD GRPO GSPO GeoSD OnPolicyModule SCSDPO SDPG SDPO SFT SRPO WeightAnchor",
+    "lit_sdpo.modules": (
+        "CISPO DemoPSD GRPO GSPO GeoSD OnPolicyModule OnlineEWC SCSDPO SDPG SDPO SFT SRPO Tilt WeightAnchor"
+    ),
     "lit_sdpo.optimizers": "MuonAdamW WarmupConstant WarmupLinearDecay",
     "lit_sdpo.policies.teachers": "EMATeacher FrozenTeacher GatedTeacher RestartTeacher Teacher TrustRegionTeacher",
+    "lit_sdpo.policies.train_only": "TrainOnly",
     "lit_sdpo.rewards.base": "Reward Verdict",
     "lit_sdpo.rewards.combine": "WeightedRewards",
     "lit_sdpo.rollouts.engines.base": "Completions RolloutEngine Sampling",

@@ -46,6 +46,8 @@ def describe(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
     if hasattr(data, "evaluation_rows"):
         for task in data.evaluated:
             found[f"evaluation of {task.name}"] = f"data {fingerprint(data.evaluation_rows(task))}"
+    for task in getattr(data, "replay_tasks", ()):
+        found[f"replay of {task.name}"] = f"data {fingerprint(task.rows('train'))}"
     for task in getattr(data, "likelihood", ()):
         found[f"evaluation of {task.name}"] = f"data {fingerprint(task.rows('validation'))}"
     for name in ("seed", "updates_per_rollout", "replay_share", "eval_every", "eval_generations"):

@@ -15,6 +15,7 @@ from lit_sdpo.data.mixture import Mixture, Share
 from lit_sdpo.likelihood.tasks import TextLikelihood
 from lit_sdpo.rewards.base import Verdict
 from tests.faults.runs import assert_same, model, stream, train
+from tests.modules.test_remedies import REMEDIES
 from tests.training import (
     Toy,
     assert_close_gradients,
@@ -180,6 +181,20 @@ def test_two_processes_hand_on_what_one_does(tmp_path, tiny, name):
         before, data = weights(module), toy_data(["a", "b"], steps=2, eval_prompts=3)
         rollout = rollout_callback(rewards=lively())
         fit(tmp_path, module, data, HANDED_ON[name](), rollout=rollout, limit_val_batches=1.0, **options)
+        return {n: before[n] - after for n, after in weights(module).items()}
+
+    assert_close_gradients(end(strategy="ddp_fork", devices=2), end(accumulate_grad_batches=2), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_two_processes_take_the_steps_of_one_with_a_remedy(tmp_path, tiny, name):
+    kind, options, more = REMEDIES[name]
+
+    def end(**how):
+        module = method(kind, tiny, **options())
+        module.configure_model()
+        before, data = weights(module), toy_data(["a", "b"], steps=2, prompts=4, **more)
+        fit(tmp_path, module, data, **how)
         return {n: before[n] - after for n, after in weights(module).items()}
 
     assert_close_gradients(end(strategy="ddp_fork", devices=2), end(accumulate_grad_batches=2), rtol=1e-3)

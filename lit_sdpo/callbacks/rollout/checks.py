@@ -97,10 +97,11 @@ def check_replay(trainer: pl.Trainer, module: Any, resample_rounds: int) -> None
             where="data.replay_share" if share else "rollout.resample_rounds",
             fix="set it to 0",
         )
-    learns = "replay" in getattr(module, "terms", {})
+    learns = any(getattr(term, "replays", False) for term in dict(getattr(module, "terms", {})).values())
     if bool(share) != learns:
         raise UserError(
-            "replay needs both the data module's replay_share and the module's replay_coefficient",
+            "replay needs both the data module's replay_share and a term that uses it: the module's replay_coefficient"
+            " or prompt_anchor_coefficient",
             where="model.replay_coefficient" if share else "data.replay_share",
             fix="set both above 0, or neither",
         )
