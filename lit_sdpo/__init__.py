@@ -12,6 +12,7 @@ from lit_sdpo.moved import install as _install
 if TYPE_CHECKING:
     from lit_sdpo.callbacks import (
         ArtifactMonitor,
+        AveragedPolicy,
         CollapseMonitor,
         ExportPolicy,
         ForgettingMatrix,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         RolloutCallback,
         SampleLogger,
         StageCheckpoint,
+        StageMerge,
         StreamProgressBar,
         TensorBoardLayout,
     )
@@ -50,8 +52,10 @@ if TYPE_CHECKING:
         SRPO,
         DemoPSD,
         GeoSD,
+        OnlineEWC,
         OnPolicyModule,
         RolloutModule,
+        Tilt,
         WeightAnchor,
     )
     from lit_sdpo.optimizers import MuonAdamW, WarmupConstant, WarmupLinearDecay
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
         Teacher,
         TrustRegionTeacher,
     )
+    from lit_sdpo.policies.train_only import TrainOnly
     from lit_sdpo.rewards.base import Reward, Verdict
     from lit_sdpo.rewards.combine import WeightedRewards
     from lit_sdpo.rollouts.engines.base import Completions, RolloutEngine, Sampling
@@ -83,6 +88,7 @@ __all__ = [
     "SFT",
     "SRPO",
     "ArtifactMonitor",
+    "AveragedPolicy",
     "CollapseMonitor",
     "Completions",
     "ContinualDataModule",
@@ -107,6 +113,7 @@ __all__ = [
     "NamedTask",
     "NativeEngine",
     "OnPolicyModule",
+    "OnlineEWC",
     "ParameterDrift",
     "Reprompt",
     "ResponseDrift",
@@ -123,12 +130,15 @@ __all__ = [
     "Source",
     "Stage",
     "StageCheckpoint",
+    "StageMerge",
     "StreamProgressBar",
     "Task",
     "TaskStream",
     "Teacher",
     "TensorBoardLayout",
     "TextLikelihood",
+    "Tilt",
+    "TrainOnly",
     "TrustRegionTeacher",
     "UserError",
     "Verdict",
@@ -142,9 +152,9 @@ __all__ = [
 #: Where the public names are, as they are imported above for type checkers.
 _MODULES = {
     "lit_sdpo.callbacks": (
-        "ArtifactMonitor CollapseMonitor ExportPolicy ForgettingMatrix InitialEvaluation LikelihoodEvaluation "
-        "MemoryBudget ParameterDrift ResponseDrift RolloutCallback SampleLogger StageCheckpoint StreamProgressBar "
-        "TensorBoardLayout"
+        "ArtifactMonitor AveragedPolicy CollapseMonitor ExportPolicy ForgettingMatrix InitialEvaluation "
+        "LikelihoodEvaluation MemoryBudget ParameterDrift ResponseDrift RolloutCallback SampleLogger StageCheckpoint "
+        "StageMerge StreamProgressBar TensorBoardLayout"
     ),
     "lit_sdpo.data.base": "TaskStream",
     "lit_sdpo.data.datamodule": "ContinualDataModule",
@@ -160,10 +170,12 @@ _MODULES = {
     "lit_sdpo.errors": "UserError",
     "lit_sdpo.likelihood.tasks": "LikelihoodTask MultipleChoiceLikelihood TextLikelihood",
     "lit_sdpo.modules": (
-        "CISPO DemoPSD GRPO GSPO GeoSD OnPolicyModule RolloutModule SCSDPO SDPG SDPO SFT SRPO WeightAnchor"
+        "CISPO DemoPSD GRPO GSPO GeoSD OnPolicyModule OnlineEWC RolloutModule SCSDPO SDPG SDPO SFT SRPO Tilt "
+        "WeightAnchor"
     ),
     "lit_sdpo.optimizers": "MuonAdamW WarmupConstant WarmupLinearDecay",
     "lit_sdpo.policies.teachers": "EMATeacher FrozenTeacher GatedTeacher RestartTeacher Teacher TrustRegionTeacher",
+    "lit_sdpo.policies.train_only": "TrainOnly",
     "lit_sdpo.rewards.base": "Reward Verdict",
     "lit_sdpo.rewards.combine": "WeightedRewards",
     "lit_sdpo.rollouts.engines.base": "Completions RolloutEngine Sampling",

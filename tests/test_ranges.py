@@ -145,6 +145,7 @@ def test_what_is_given_by_default_is_in_range(kind, name, what):
             "outcome_coefficient",
             "distillation_coefficient",
             "anchor_coefficient",
+            "prompt_anchor_coefficient",
             "warmup_steps",
         )
     ],

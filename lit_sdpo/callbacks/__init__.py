@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from lit_sdpo.callbacks.rollout.callback import RolloutCallback
     from lit_sdpo.callbacks.samples import SampleLogger
     from lit_sdpo.callbacks.tensorboard import TensorBoardLayout
+    from lit_sdpo.callbacks.weights.average import AveragedPolicy
     from lit_sdpo.callbacks.weights.drift import ParameterDrift
+    from lit_sdpo.callbacks.weights.merge import StageMerge
 
 __all__ = [
     "ArtifactMonitor",
+    "AveragedPolicy",
     "CollapseMonitor",
     "ExportPolicy",
     "ForgettingMatrix",
@@ -33,6 +36,7 @@ __all__ = [
     "RolloutCallback",
     "SampleLogger",
     "StageCheckpoint",
+    "StageMerge",
     "StreamProgressBar",
     "TensorBoardLayout",
 ]
@@ -47,7 +51,9 @@ _MODULES = {
     "lit_sdpo.callbacks.forgetting": "ForgettingMatrix",
     "lit_sdpo.callbacks.likelihood": "LikelihoodEvaluation",
     "lit_sdpo.callbacks.memory": "MemoryBudget",
+    "lit_sdpo.callbacks.weights.average": "AveragedPolicy",
     "lit_sdpo.callbacks.weights.drift": "ParameterDrift",
+    "lit_sdpo.callbacks.weights.merge": "StageMerge",
     "lit_sdpo.callbacks.progress": "StreamProgressBar",
     "lit_sdpo.callbacks.responses.drift": "ResponseDrift",
     "lit_sdpo.callbacks.rollout.callback": "RolloutCallback",

@@ -47,6 +47,8 @@ def describe(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         found[f"stage {number}"] = f"{stage.task}, {stage.steps} steps of {stage.prompts_per_step} prompts, data {rows}"
     for task in data.evaluated:
         found[f"evaluation of {task.name}"] = f"data {fingerprint(data.evaluation_rows(task))}"
+    for task in data.replay_tasks:
+        found[f"replay of {task.name}"] = f"data {fingerprint(task.rows('train'))}"
     for scored in data.likelihood:
         found[f"evaluation of {scored.name}"] = f"data {fingerprint(scored.rows('validation'))}"
     if data.stages:

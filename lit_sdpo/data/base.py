@@ -38,6 +38,8 @@ class TaskStream:
     updates_per_rollout: int = 1
     #: Prompts of earlier tasks along with each step's, as a share of these.
     replay_share: float = 0.0
+    #: Tasks whose prompts are replayed though no stage trains them.
+    replay_tasks: Sequence[Task] = ()
     #: Of the order of the training prompts.
     seed: int = 0
 
@@ -88,7 +90,7 @@ class TaskStream:
         """
         split: Split = "test" if stage == "test" else "validation"
         if stage == "fit":
-            for task in self.tasks:
+            for task in [*self.tasks, *self.replay_tasks]:
                 yield task, "train", partial(task.rows, "train")
         for task in self.evaluated:
             yield task, split, partial(self.evaluation_rows, task, split)

@@ -37,8 +37,10 @@ class ContinualDataModule(TaskStream, pl.LightningDataModule):
             evaluates at stage ends only.
         evaluate_trained: Evaluate the trained tasks too; without, the probes alone.
         replay_share: Prompts of earlier stages' tasks that are sampled along with each step's, as a share of its
-            prompts (arXiv:2605.29495: 0.01 to 0.1); their verified completions are learned from. Needs the module's
-            ``replay_coefficient``.
+            prompts (arXiv:2605.29495: 0.01 to 0.1). Needs the module's ``replay_coefficient``, which learns from their
+            verified completions, or ``prompt_anchor_coefficient``, which holds the policy there.
+        replay_tasks: Further tasks whose training prompts take turns with those of earlier stages, from the first stage
+            on, such as general instructions; they are neither trained on nor evaluated. Needs ``replay_share``.
         updates_per_rollout: Optimizer steps on the same rollouts (the paper: 1, strictly on-policy).
         seed: Seed of the order of the training prompts; ``None`` takes that of ``seed_everything``.
         override_prompts_per_step: Prompts of one step in every stage; ``None`` leaves it to the stages.
@@ -66,6 +68,7 @@ class ContinualDataModule(TaskStream, pl.LightningDataModule):
         override_prompts_per_step: int | None = None,
         verifiers: dict[str, str] | None = None,
         likelihood: list[LikelihoodTask] | None = None,
+        replay_tasks: list[Task] | None = None,
     ) -> None:
         super().__init__()
         register_verifiers(verifiers or {})
@@ -86,6 +89,7 @@ class ContinualDataModule(TaskStream, pl.LightningDataModule):
         if override_prompts_per_step is not None:
             stages = [replace(stage, prompts_per_step=override_prompts_per_step) for stage in stages]
         self.stages, self.probes, self.likelihood = stages, probes or [], likelihood or []
+        self.replay_tasks = replay_tasks or []
         self.eval_prompts, self.eval_generations, self.eval_batch_size = eval_prompts, eval_generations, eval_batch_size
         self.eval_every, self.updates_per_rollout, self.seed = eval_every, updates_per_rollout, run_seed(seed)
         self.evaluate_trained, self.replay_share = evaluate_trained, replay_share
@@ -117,6 +121,13 @@ class ContinualDataModule(TaskStream, pl.LightningDataModule):
         if clash := set(self.task_names) & set(self.probe_names):
             raise UserError(
                 f"{sorted(clash)} are both trained and probes", where="data.probes", fix="name them differently"
+            )
+        if self.replay_tasks and not self.replay_share:
+            what, fix = "their prompts are never drawn", "set data.replay_share above 0"
+            raise UserError(what, where="data.replay_tasks", fix=fix)
+        if clash := {task.name for task in self.replay_tasks} & {*self.task_names, *self.probe_names}:
+            raise UserError(
+                f"{sorted(clash)} are trained or evaluated too", where="data.replay_tasks", fix="name them differently"
             )
         if len(set(self.probe_names)) < len(self.probe_names):
             what = "two tasks that are only evaluated share a name"
@@ -150,6 +161,9 @@ class ContinualDataModule(TaskStream, pl.LightningDataModule):
                 for task in entry.task.parts:
                     if not len(task.rows("train")):
                         raise UserError(f"task {task.name!r} has no training rows", where=f"data.stages[{i}].task")
+            for task in self.replay_tasks:
+                if not len(task.rows("train")):
+                    raise UserError(f"task {task.name!r} has no training rows", where="data.replay_tasks")
             self._check_trainer()
         elif self.trainer and not self.trainer.fast_dev_run and self._evaluates:  # type: ignore[attr-defined]
             check_evaluation(self.trainer, "limit_test_batches" if stage == "test" else "limit_val_batches")
@@ -199,7 +213,7 @@ class ContinualDataModule(TaskStream, pl.LightningDataModule):
             slots=slots,
             updates_per_rollout=self.updates_per_rollout,
             seed=self.seed,
-            earlier=self.earlier_tasks(index),
+            earlier=self.replayed_tasks(index),
             replay_share=self.replay_share,
             **self._place(),
         )
@@ -209,6 +223,10 @@ class ContinualDataModule(TaskStream, pl.LightningDataModule):
         own = {task.name for task in self.stages[index].task.parts}
         parts = [task for stage in self.stages[:index] for task in stage.task.parts if task.name not in own]
         return list({task.name: task for task in parts}.values())
+
+    def replayed_tasks(self, index: int) -> list[Task]:
+        """The tasks whose prompts are drawn along with those of a stage."""
+        return [*self.earlier_tasks(index), *self.replay_tasks]
 
     def val_dataloader(self) -> list[EvaluationLoader | LikelihoodLoader]:
         """One loader per task, probe and task of likelihood, over the validation split."""

@@ -7,11 +7,13 @@ from lit_sdpo.modules.demo_psd import DemoPSD
 from lit_sdpo.modules.geo_sd import GeoSD
 from lit_sdpo.modules.grpo import GRPO
 from lit_sdpo.modules.gspo import GSPO
+from lit_sdpo.modules.online_ewc import OnlineEWC
 from lit_sdpo.modules.sc_sdpo import SCSDPO
 from lit_sdpo.modules.sdpg import SDPG
 from lit_sdpo.modules.sdpo import SDPO
 from lit_sdpo.modules.sft import SFT
 from lit_sdpo.modules.srpo import SRPO
+from lit_sdpo.modules.tilt import Tilt
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "DemoPSD",
     "GeoSD",
     "OnPolicyModule",
+    "OnlineEWC",
     "RolloutModule",
+    "Tilt",
     "WeightAnchor",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -19,16 +19,26 @@ from lit_sdpo.errors import UserError, explained
 from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.modules.logit_memory import logit_bytes
 from lit_sdpo.modules.objective import Replay, Slice, Term, Tokens
-from lit_sdpo.modules.weight_anchor import WeightAnchor
+from lit_sdpo.modules.prompt_anchor import PromptAnchor
+from lit_sdpo.modules.weight_penalty import WeightPenalty
 from lit_sdpo.optimizers import PaperAdamW, WarmupConstant
 from lit_sdpo.policies.chat import check_template
 from lit_sdpo.policies.copies import ModelCopy
 from lit_sdpo.policies.fitting import check_finite
 from lit_sdpo.policies.load import Lora, check_vocabulary, load_policy, load_tokenizer
-from lit_sdpo.policies.masters import MasterWeights, exact_values, is_rounded, say_what_is_rounded, trained, what_moves
+from lit_sdpo.policies.masters import (
+    MasterWeights,
+    exact_values,
+    is_rounded,
+    say_what_is_rounded,
+    set_values,
+    trained,
+    what_moves,
+)
 from lit_sdpo.policies.moved import MovedShare
 from lit_sdpo.policies.scoring import weighted_loss
 from lit_sdpo.policies.sharding import is_sharded, release, shard, whole
+from lit_sdpo.policies.train_only import TrainOnly
 from lit_sdpo.ranges import check_number, check_optimizer
 from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
 
@@ -62,9 +72,13 @@ class OnPolicyModule(RolloutModule):
         gradient_checkpointing: Recompute activations in the backward pass.
         compile: Run the decoder layers of policy and teacher through ``torch.compile`` in updates, attention apart; it
             needs a C++ compiler and takes a minute at the first step. Sampling and checkpoints do not change.
-        weight_anchor: Hold the parameters that mattered for past stages; ``None`` holds nothing.
+        train_only: Which parameters train, by pattern; ``None`` trains all, or all of the adapters.
+        weight_anchor: Hold the parameters that mattered for past stages (:class:`WeightAnchor`, :class:`OnlineEWC`);
+            ``None`` holds nothing.
         replay_coefficient: Factor of the term that learns from verified completions to earlier tasks' prompts; needs
             the data module's ``replay_share``.
+        prompt_anchor_coefficient: Factor of the term that holds the policy to that of the stage's start on the same
+            prompts' completions (:class:`PromptAnchor`); needs ``replay_share`` too.
         chat_template_options: Further arguments of the chat template, such as ``enable_thinking``.
         random_weights: Take the architecture only and begin with random weights.
         config_overrides: Values of the model's configuration that are replaced, with ``random_weights``.
@@ -86,14 +100,17 @@ class OnPolicyModule(RolloutModule):
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
         compile: bool = False,
-        weight_anchor: WeightAnchor | None = None,
+        train_only: TrainOnly | None = None,
+        weight_anchor: WeightPenalty | None = None,
         replay_coefficient: float = 0.0,
+        prompt_anchor_coefficient: float = 0.0,
         chat_template_options: dict[str, Any] | None = None,
         random_weights: bool = False,
         config_overrides: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_number("replay_coefficient", replay_coefficient, at_least=0)
+        check_number("prompt_anchor_coefficient", prompt_anchor_coefficient, at_least=0)
         if lora is not None and lora.dropout and self.learns_from == "policy":
             raise UserError(
                 "with dropout in its adapters the policy that learns is not the one that sampled",
@@ -117,9 +134,11 @@ class OnPolicyModule(RolloutModule):
         check_template(self.tokenizer, chat_template_options)
         self.policy = None
         self.terms: Any = nn.ModuleDict()
-        self.weight_anchor = weight_anchor
+        self.train_only, self.weight_anchor = train_only, weight_anchor
         if replay_coefficient:
             self.add_term(Replay(replay_coefficient))
+        if prompt_anchor_coefficient:
+            self.add_term(PromptAnchor(prompt_anchor_coefficient))
         self._skip = False
         self._tally: dict[str, Tensor] = {}
         self._masters: MasterWeights | None = None
@@ -129,7 +148,7 @@ class OnPolicyModule(RolloutModule):
     @property
     def learns_from_replay(self) -> bool:
         """Whether there is a term of replay."""
-        return "replay" in self.terms
+        return any(term.replays for term in self.terms.values())
 
     def add_term(self, term: Term) -> None:
         """Add a term to the objective; its name is that of its part of the batch.
@@ -149,6 +168,8 @@ class OnPolicyModule(RolloutModule):
 
     def prepare_terms(self, rollouts: Rollouts, batch: LossBatch) -> LossBatch:
         """Let each term add its part."""
+        if self.weight_anchor is not None:
+            self.weight_anchor.observe(rollouts, batch)
         for name, term in self.terms.items():
             batch.parts[name] = term.prepare(rollouts, batch, self)
         return batch
@@ -157,7 +178,16 @@ class OnPolicyModule(RolloutModule):
         """What the loss says about the weights rather than about tokens; counted once per step."""
         if self.weight_anchor is None:
             return None
-        return self.weight_anchor.penalty(self.policy, exact_values(self.policy, self._masters))
+        return self.weight_anchor.penalty(self.policy, self.exact_weights)
+
+    @property
+    def exact_weights(self) -> list[Tensor]:
+        """The trained weights, where they have float32 masters these."""
+        return exact_values(self.policy, self._masters)
+
+    def set_exact_weights(self, values: Sequence[Tensor]) -> None:
+        """Give the trained weights, and their masters, other values; in the order of :attr:`exact_weights`."""
+        set_values(self.policy, self._masters, values)
 
     # ------------------------------------------------------------------------------------------------------- Lightning
     def configure_model(self) -> None:
@@ -171,6 +201,8 @@ class OnPolicyModule(RolloutModule):
             check_vocabulary(self.policy, self.tokenizer)
             self.policy.train()
             self.attach_copies()
+            if self.train_only is not None:  # a copy of an adapter makes PEFT choose anew what trains
+                self.train_only.apply(self.policy)
             self._attach_anchor()
         if self.device_mesh is not None and not is_sharded(self.policy):
             self._shard(self.device_mesh)
@@ -242,7 +274,12 @@ class OnPolicyModule(RolloutModule):
         for term in self.terms.values():
             term.start_stage(self)
         if self.weight_anchor is not None:
-            self.weight_anchor.start_stage(self.policy, exact_values(self.policy, self._masters))
+            self.weight_anchor.start_stage(self.policy, self.exact_weights)
+
+    def on_train_epoch_end(self) -> None:
+        """End a stage, after the callbacks have decided which weights it hands on and before it is saved."""
+        if self.weight_anchor is not None and self.trainer.is_last_batch:  # else it was stopped inside the stage
+            self.weight_anchor.end_stage(self)
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """The loss of one slice, scaled so that the step's gradient is that of the whole window."""

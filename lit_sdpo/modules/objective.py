@@ -228,6 +228,9 @@ class Term(nn.Module):
     #: Whether its losses need :attr:`Slice.row_ratios`: a ratio of whole rows.
     whole_rows = False
 
+    #: Whether it is about completions to other prompts than the stage's, which the data module's ``replay_share`` adds.
+    replays = False
+
     def __init__(self, coefficient: float = 1.0) -> None:
         super().__init__()
         self.coefficient = check_number("coefficient", coefficient, at_least=0)
@@ -273,6 +276,7 @@ class Replay(Term):
     """
 
     name = "replay"
+    replays = True
 
     def __init__(self, coefficient: float, success_threshold: float = 1.0) -> None:
         super().__init__(coefficient)

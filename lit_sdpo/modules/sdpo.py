@@ -14,8 +14,10 @@ from lit_sdpo.functional import sdpo_loss
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.modules.grpo import PolicyGradient
 from lit_sdpo.modules.objective import Term, Tokens, scored_rows
+from lit_sdpo.modules.tilt import Tilt
 from lit_sdpo.optimizers import SDPOAdamW
 from lit_sdpo.policies.attention import say_once
+from lit_sdpo.policies.copies import copy_of
 from lit_sdpo.policies.load import render_all
 from lit_sdpo.policies.masters import is_rounded, trained
 from lit_sdpo.policies.teachers import FrozenTeacher, Teacher
@@ -43,9 +45,11 @@ class Distillation(Term):
         importance_clip: Largest ratio of the policy to what it was before the window's first update.
         token_mask: Share of tokens that are left out at random, in the loss and in its denominator.
         coefficient: Factor in the loss.
+        tilt: Aim between the policy at the stage's start and the target; ``None`` aims at the target itself.
     """
 
     name = "distillation"
+    begun: Tensor
 
     def __init__(
         self,
@@ -55,12 +59,26 @@ class Distillation(Term):
         importance_clip: float = 2.0,
         token_mask: float = 0.0,
         coefficient: float = 1.0,
+        tilt: Tilt | None = None,
     ) -> None:
         super().__init__(coefficient)
+        self.tilt = tilt
         self.alpha, self.tail = check_share("alpha", alpha), tail
         self.top_k = check_integer("top_k", top_k, at_least=1, optional=True)
         self.importance_clip = check_number("importance_clip", importance_clip, above=0)
         self.token_mask = check_number("token_mask", token_mask, at_least=0, below=1)
+
+    def attach(self, module: Any) -> None:
+        """Keep what a tilted target begins with."""
+        if self.tilt is not None:
+            self.reference = copy_of(module.policy, "reference", averages=False)
+            self.register_buffer("begun", torch.zeros((), dtype=torch.long))
+
+    def start_stage(self, module: Any) -> None:
+        """What a tilted target begins with is the policy of now."""
+        if self.tilt is not None:
+            self.reference.mix(module.policy, 1.0)
+            self.begun.fill_(module.global_step)
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
         """Rows that were judged and whose teacher has something to tell, less the tokens that are masked at random."""
@@ -78,7 +96,10 @@ class Distillation(Term):
 
     def losses(self, tokens: Tokens, part: TermTokens) -> Tensor:
         """The divergence, times the bounded importance weight."""
-        losses = self.divergence(tokens)
+        target = self.target(tokens)
+        if self.tilt is not None:
+            target = self._tilted(self.tilt, tokens, part, target)
+        losses = self.divergence(tokens, target)
         ratio = tokens.importance(self.importance_clip)
         module = tokens.slice.module
         module.tally_mean("sdpo/divergence", losses, tokens, part)
@@ -93,10 +114,18 @@ class Distillation(Term):
         """Logits of the target, [m, V]."""
         return tokens.teacher_logits
 
-    def divergence(self, tokens: Tokens) -> Tensor:
-        """Divergence of each token, [m]."""
+    def _tilted(self, tilt: Tilt, tokens: Tokens, part: TermTokens, target: Tensor) -> Tensor:
+        module = tokens.slice.module
+        reference, step = tokens.logits_of(self.reference), module.global_step - int(self.begun)
+        found = tilt.target(reference, target, step, tokens.of(part.weights) != 0)
+        module.tally_mean("sdpo/inverse_beta", found.inverse_beta, tokens, part)
+        module.tally_mean("sdpo/target_divergence", found.divergence, tokens, part)
+        return found.logprobs
+
+    def divergence(self, tokens: Tokens, target: Tensor) -> Tensor:
+        """Divergence of each token from the target's logits [m, V], [m]."""
         top_k = self.top_k if self.top_k and self.top_k < tokens.logits.shape[-1] else None
-        return sdpo_loss(tokens.logits, self.target(tokens), alpha=self.alpha, top_k=top_k, tail=self.tail)
+        return sdpo_loss(tokens.logits, target, alpha=self.alpha, top_k=top_k, tail=self.tail)
 
 
 class SDPO(OnPolicyModule):
@@ -121,6 +150,7 @@ class SDPO(OnPolicyModule):
         importance_clip: Largest ratio of the policy to what it was before the window's first update (the paper: 2);
             matters when rollouts are trained on more than once.
         token_mask: Share of response tokens left out at random (the paper's ablation: 0.25, 0.5, 0.75).
+        tilt: Aim between the policy at the stage's start and the teacher; ``None`` aims at the teacher.
         outcome_coefficient: Factor of an added policy-gradient term on the rewards' advantages; 0 adds none.
         optimizer: From parameters to optimizer (the paper: AdamW, learning rate 1e-5, weight decay 0.01).
         **kwargs: Of :class:`OnPolicyModule`.
@@ -139,6 +169,7 @@ class SDPO(OnPolicyModule):
         tail: bool = True,
         importance_clip: float = 2.0,
         token_mask: float = 0.0,
+        tilt: Tilt | None = None,
         outcome_coefficient: float = 0.0,
         optimizer: OptimizerCallable = SDPOAdamW,
         **kwargs: Any,
@@ -147,7 +178,7 @@ class SDPO(OnPolicyModule):
         super().__init__(model_name, optimizer=optimizer, **kwargs)
         self.teacher = teacher or FrozenTeacher()
         self.reprompt = reprompt or Reprompt()
-        self.add_term(self.distillation(alpha, top_k, tail, importance_clip, token_mask))
+        self.add_term(self.distillation(alpha, top_k, tail, importance_clip, token_mask, tilt=tilt))
         if outcome_coefficient:
             self.add_term(PolicyGradient(coefficient=outcome_coefficient))
 

@@ -8,12 +8,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lit_sdpo.modules.weight_penalty import WeightPenalty, differentiable
 from lit_sdpo.policies.masters import is_rounded, trained
 from lit_sdpo.policies.sharding import part_of, whole
 from lit_sdpo.ranges import check_number
 
 
-class WeightAnchor(nn.Module):
+class WeightAnchor(WeightPenalty):
     r"""Masked L1 distance to the weights at the last stage's end (CPO, arXiv:2607.04364); usable with every method.
 
     .. math::
@@ -56,12 +57,7 @@ class WeightAnchor(nn.Module):
 
     @torch.no_grad()
     def start_stage(self, policy: nn.Module, values: Sequence[Tensor] | None = None) -> None:
-        """A stage has ended and another begins: what moved most is held from now on.
-
-        Args:
-            policy: The model in training.
-            values: Its trained parameters or their masters; ``None`` takes the parameters.
-        """
+        """A stage has ended and another begins: what moved most is held from now on."""
         self.stages += 1
         for number, parameter in enumerate(trained(policy) if values is None else values):
             anchor, mask = getattr(self, f"anchor_{number}"), getattr(self, f"mask_{number}")
@@ -72,19 +68,10 @@ class WeightAnchor(nn.Module):
             anchor.copy_(parameter)
 
     def penalty(self, policy: nn.Module, values: Sequence[Tensor] | None = None) -> Tensor:
-        """The penalty, a scalar with gradient; 0 in the first stage.
-
-        Args:
-            policy: The model in training.
-            values: As for :meth:`start_stage`; the gradient at masters is given to the parameters.
-        """
+        """The penalty; 0 in the first stage."""
         total, held = torch.zeros((), device=self.stages.device), torch.zeros((), device=self.stages.device)
-        parameters = trained(policy)
-        for number, (parameter, value) in enumerate(zip(parameters, values or parameters, strict=True)):
+        for number, now in enumerate(differentiable(policy, values)):
             anchor, mask = getattr(self, f"anchor_{number}"), getattr(self, f"mask_{number}")
-            now: Tensor = parameter
-            if value is not parameter:
-                now = now.float() + (value - now.float()).detach()
             total = total + whole(torch.where(mask, (now - anchor).abs(), 0.0).sum(dtype=torch.float32))
             held = held + whole(mask.sum())
         return self.strength * total / held.clamp(min=1)

@@ -108,7 +108,9 @@ def data_of(settings: Settings, known_rows: Mapping[str, int]) -> ContinualDataM
     stages = [
         Stage(task=stage_task(s.task), steps=s.steps, prompts_per_step=s.prompts_per_step) for s in arguments.stages
     ]
-    rest = {key: value for key, value in vars(arguments).items() if key not in ("stages", "probes", "likelihood")}
+    apart = ("stages", "probes", "likelihood", "replay_tasks")
+    rest = {key: value for key, value in vars(arguments).items() if key not in apart}
+    rest["replay_tasks"] = [_Numbered(planned(spec).name, 1, True) for spec in arguments.get("replay_tasks") or []]
     kind = import_object(settings.config.data.class_path)
     built: ContinualDataModule = kind(stages, [stand_in(spec) for spec in arguments.get("probes") or []], **rest)
     return built
@@ -118,7 +120,7 @@ def at_hand(settings: Settings) -> bool:
     """Whether no row that the stream uses is anywhere but in files of this machine."""
     arguments = settings.config.data.init_args
     trained = [spec for stage in arguments.get("stages") or [] for spec in parts_of(stage.task)]
-    specs = trained + list(arguments.get("probes") or [])
+    specs = [*trained, *(arguments.get("probes") or []), *(arguments.get("replay_tasks") or [])]
     kinds = [import_object(spec.class_path) for spec in specs]
     if not all(issubclass(kind, SourceTask) and hasattr(kind, "plan") for kind in kinds):
         return True  # they make their rows themselves, or only they know what they read
@@ -137,7 +139,7 @@ def stages_of(data: ContinualDataModule, rollout: RolloutCallback, *, samples: b
     plans = []
     for number, stage in enumerate(data.stages):
         windows = -(-stage.steps // data.updates_per_rollout)
-        replayed = math.ceil(data.replay_share * stage.prompts_per_step) if data.earlier_tasks(number) else 0
+        replayed = math.ceil(data.replay_share * stage.prompts_per_step) if data.replayed_tasks(number) else 0
         prompts = windows * (stage.prompts_per_step + replayed)
         spare = windows * stage.prompts_per_step * rollout.resample_rounds
         sampled = (prompts + spare) * rollout.num_generations if samples else 0

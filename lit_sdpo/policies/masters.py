@@ -161,6 +161,21 @@ def exact_values(policy: nn.Module, masters: MasterWeights | None) -> list[Tenso
     return weights if masters is None else masters.of(weights)
 
 
+@torch.no_grad()
+def set_values(policy: nn.Module, masters: MasterWeights | None, values: Sequence[Tensor]) -> None:
+    """Give the parameters that take gradients other values: in full to masters, and rounded to their weights.
+
+    Args:
+        policy: The model in training.
+        masters: Those of its optimizer.
+        values: One for each parameter, in float32 or in its dtype, in the order of :func:`exact_values`.
+    """
+    for weight, exact, value in zip(trained(policy), exact_values(policy, masters), values, strict=True):
+        exact.copy_(value)
+        if exact is not weight:
+            weight.copy_(exact)
+
+
 def what_moves(policy: nn.Module, masters: MasterWeights | None) -> dict[str, Sequence[Tensor]]:
     """What a step changes, by the name under which its share is logged: the weights, and masters if there are any."""
     found: dict[str, Sequence[Tensor]] = {"train/moved_share": trained(policy)}

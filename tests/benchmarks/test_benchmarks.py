@@ -8,7 +8,22 @@ import sys
 import pytest
 import torch
 
-from benchmarks import bounds, common, ddp, gpu, load, memory, plain, plan, profile, rollout, scaling, step, update
+from benchmarks import (
+    bounds,
+    common,
+    ddp,
+    gpu,
+    load,
+    memory,
+    plain,
+    plan,
+    profile,
+    remedies,
+    rollout,
+    scaling,
+    step,
+    update,
+)
 
 
 @pytest.fixture
@@ -164,3 +179,10 @@ def test_gpu(run):
     found = run(gpu, "--device", "cpu", "--size", "tiny", "--repeats", "1")
     gaps = [row["gradient norms differ by"] for row in found["rows"] if "gradient norms differ by" in row]
     assert gaps == [pytest.approx(0, abs=1e-5)]
+
+
+@pytest.mark.slow
+def test_remedies(run):
+    found = run(remedies, "--tiny")
+    assert [row["remedy"] for row in found["rows"]] == list(remedies.REMEDIES)
+    assert found["rows"][0]["ratio"] == 1

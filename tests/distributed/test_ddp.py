@@ -8,14 +8,25 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from lit_sdpo.callbacks import InitialEvaluation, LikelihoodEvaluation, StageCheckpoint
+from lit_sdpo.callbacks import AveragedPolicy, InitialEvaluation, LikelihoodEvaluation, StageCheckpoint, StageMerge
 from lit_sdpo.checkpoints.manifest import in_order
 from lit_sdpo.checkpoints.schema import KEY
 from lit_sdpo.data.mixture import Mixture, Share
 from lit_sdpo.likelihood.tasks import TextLikelihood
 from lit_sdpo.rewards.base import Verdict
 from tests.faults.runs import assert_same, model, stream, train
-from tests.training import Toy, assert_close_gradients, fit, method, rollout_callback, toy_data, trainer, weights
+from tests.modules.test_remedies import REMEDIES
+from tests.training import (
+    Toy,
+    assert_close_gradients,
+    fit,
+    lively,
+    method,
+    rollout_callback,
+    toy_data,
+    trainer,
+    weights,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -152,3 +163,38 @@ def test_f25_a_stop_on_one_process_stops_both_and_both_go_on(tmp_path, tiny):
         assert_same(ends[1][name], ends[0][name], name)
     samples = [(tmp_path / n / "samples.jsonl").read_text() for n in ("whole", "two")]
     assert samples[0] == samples[1]
+
+
+HANDED_ON = {
+    "merge": lambda: StageMerge(strength=0.3, rise=0.4),
+    "search": lambda: StageMerge(strength=1.0, line_search=[0.4, 0.8]),
+    "average": lambda: AveragedPolicy(ema_rate=0.3),
+    "bema": lambda: AveragedPolicy(),
+}
+
+
+@pytest.mark.parametrize("name", HANDED_ON)
+def test_two_processes_hand_on_what_one_does(tmp_path, tiny, name):
+    def end(**options):
+        module = method("grpo", tiny)
+        module.configure_model()
+        before, data = weights(module), toy_data(["a", "b"], steps=2, eval_prompts=3)
+        rollout = rollout_callback(rewards=lively())
+        fit(tmp_path, module, data, HANDED_ON[name](), rollout=rollout, limit_val_batches=1.0, **options)
+        return {n: before[n] - after for n, after in weights(module).items()}
+
+    assert_close_gradients(end(strategy="ddp_fork", devices=2), end(accumulate_grad_batches=2), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_two_processes_take_the_steps_of_one_with_a_remedy(tmp_path, tiny, name):
+    kind, options, more = REMEDIES[name]
+
+    def end(**how):
+        module = method(kind, tiny, **options())
+        module.configure_model()
+        before, data = weights(module), toy_data(["a", "b"], steps=2, prompts=4, **more)
+        fit(tmp_path, module, data, **how)
+        return {n: before[n] - after for n, after in weights(module).items()}
+
+    assert_close_gradients(end(strategy="ddp_fork", devices=2), end(accumulate_grad_batches=2), rtol=1e-3)

@@ -18,6 +18,7 @@ import lit_sdpo
 import lit_sdpo.optimizers
 from lit_sdpo.cli import CALLBACKS, run
 from lit_sdpo.dry_run import ParseOnly
+from lit_sdpo.modules.weight_penalty import WeightPenalty
 from tests.walk.options import Option, objects, options_of
 
 FILES = Path(__file__).parents[1] / "data" / "files"
@@ -80,7 +81,14 @@ ALIVE: dict[str, dict[str, Any]] = {
     },
     "WarmStartTask": {"size": 64},
     "WeightAnchor": {"strength": 100.0},
+    "TrainOnly": {"patterns": ["self_attn"]},
+    "StageMerge": {"strength": 0.5},
+    "AveragedPolicy": {"ema_rate": 0.3},
 }
+
+
+#: What stands for a base class that says nothing itself.
+CONCRETE: dict[type, type] = {lit_sdpo.RolloutEngine: lit_sdpo.NativeEngine, WeightPenalty: lit_sdpo.WeightAnchor}
 
 
 @dataclass(frozen=True)
@@ -216,7 +224,7 @@ def parts() -> Iterator[Context]:
     for context in runs:
         for option in context.options():
             for kind in objects(option.hint) if option.base is None else ():
-                kind = lit_sdpo.NativeEngine if kind is lit_sdpo.RolloutEngine else kind
+                kind = CONCRETE.get(kind, kind)
                 if not kind.__module__.startswith("lit_sdpo") or option.key in seen or inspect.isabstract(kind):
                     continue
                 seen.add(option.key)

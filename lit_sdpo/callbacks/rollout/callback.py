@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, get_args
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from lit_sdpo.callbacks.rollout.checks import (
@@ -27,6 +29,7 @@ from lit_sdpo.callbacks.rollout.prompt_budget import PromptBudget
 from lit_sdpo.callbacks.rollout.window import WindowRollouts
 from lit_sdpo.data.base import TaskStream, stream_of
 from lit_sdpo.data.batch import PromptBatch
+from lit_sdpo.data.stream import EvaluationLoader
 from lit_sdpo.data.task import Row
 from lit_sdpo.likelihood.loader import LikelihoodBatch
 from lit_sdpo.modules.contract import RolloutModule
@@ -245,8 +248,7 @@ class RolloutCallback(Callback):
         """Begin a new evaluation; its batches may be more on one process than on another."""
         module = check_module(pl_module)
         self._held.enter_context(self.engine.holding(module.policy))
-        draw = self._draw(module, self.evaluation_sampling)
-        self._evaluation = EvaluationRollouts(self._generate, draw, self.failures, module.device)
+        self._evaluation = self._new_evaluation(module)
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -271,7 +273,32 @@ class RolloutCallback(Callback):
 
     on_test_epoch_end = on_validation_epoch_end
 
+    def success_rates(
+        self, trainer: pl.Trainer, module: RolloutModule, loaders: Sequence[EvaluationLoader]
+    ) -> list[float]:
+        """Mean verifier's score over all prompts of each loader, with the weights as they are now.
+
+        The completions are drawn as in every evaluation of the validation split, so that weights are compared on the
+        same draws; nothing is logged and no callback is shown anything. All ranks call it together.
+
+        Returns:
+            One number for each loader, nan where the verifier scored nothing.
+        """
+        evaluation = self._new_evaluation(module)
+        sums = torch.zeros(len(loaders), 2, device=module.device)
+        with self.engine.holding(module.policy):
+            for own, loader in zip(sums, loaders, strict=True):
+                for batch in loader:
+                    scores = evaluation.rollouts(trainer, module, batch, "validation").scores
+                    own += torch.stack([scores.nansum(), (~scores.isnan()).sum()])
+        scored, known = trainer.strategy.reduce(sums, reduce_op="sum").T
+        return (scored / known).tolist()  # type: ignore[no-any-return]
+
     # ------------------------------------------------------------------------------------------------------------- both
+    def _new_evaluation(self, module: RolloutModule) -> EvaluationRollouts:
+        draw = self._draw(module, self.evaluation_sampling)
+        return EvaluationRollouts(self._generate, draw, self.failures, module.device)
+
     def _draw(self, module: RolloutModule, sampling: Sampling) -> GenerationSettings:
         """What all draws of a run have in common."""
         options = module.chat_template_options

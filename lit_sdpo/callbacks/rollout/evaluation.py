@@ -44,12 +44,16 @@ class EvaluationRollouts:
         self._scores = EvaluationScores(device)
         self._verdicts: list[Verdict] = []
 
+    def rollouts(self, trainer: pl.Trainer, module: pl.LightningModule, batch: PromptBatch, split: str) -> Rollouts:
+        """Scored completions to some prompts of a split, which nobody is told of."""
+        generations = batch.num_generations or self.draw.num_generations
+        draw = replace(self.draw, num_generations=generations, stream=(split, batch.task.name))
+        return self.generate(trainer, module, batch, draw).rollouts
+
     def add(self, trainer: pl.Trainer, module: pl.LightningModule, batch: PromptBatch) -> None:
         """Generate for some prompts and keep their scores; ``test`` uses the final test split."""
         split = "test" if trainer.testing else "validation"
-        generations = batch.num_generations or self.draw.num_generations
-        draw = replace(self.draw, num_generations=generations, stream=(split, batch.task.name))
-        rollouts = self.generate(trainer, module, batch, draw).rollouts
+        rollouts = self.rollouts(trainer, module, batch, split)
         self._scores.add(batch, rollouts)
         self._verdicts += rollouts.verdicts
         call_on_rollouts(trainer, module, rollouts, task=batch.task.name, split=split, stage=trainer.current_epoch)

@@ -133,8 +133,19 @@ class _Update(nn.Module):
         return self.layer.get_lora_AB()  # type: ignore[operator]
 
 
-def check_whole(module: pl.LightningModule) -> None:
+def check_whole(
+    module: pl.LightningModule,
+    where: str = "ParameterDrift",
+    why: str = "so no process can decompose it",
+    instead: str = ", or measure saved checkpoints",
+) -> None:
     """Refuse parameters of which this process holds a part only.
+
+    Args:
+        module: Any module.
+        where: Who needs them whole.
+        why: What cannot be done.
+        instead: What else a user can do.
 
     Raises:
         UserError: A parameter is sharded.
@@ -142,7 +153,7 @@ def check_whole(module: pl.LightningModule) -> None:
     for name, p in module.named_parameters():
         if any(hasattr(p, mark) for mark in ("full_tensor", "_is_flat_param", "ds_id")):
             raise UserError(
-                f"parameter {name!r} is sharded over processes, so no process can decompose it",
-                where="ParameterDrift",
-                fix="use a strategy that keeps whole parameters (auto, ddp), or measure saved checkpoints",
+                f"parameter {name!r} is sharded over processes, {why}",
+                where=where,
+                fix=f"use a strategy that keeps whole parameters (auto, ddp){instead}",
             )

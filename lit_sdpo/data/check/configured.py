@@ -60,12 +60,12 @@ def sources_and_rows(contents: Iterable[Mapping[str, Any]]) -> Configured:
     scored = _scored_by_likelihood(parsed.data.init_args)
     arguments = parsed.data.init_args
     trained = [spec for stage in arguments.get("stages") or [] for spec in parts_of(stage["task"])]
-    specs = trained + list(arguments.get("probes") or [])
+    specs = [*trained, *(arguments.get("probes") or []), *(arguments.get("replay_tasks") or [])]
     if not specs or not all(hasattr(import_object(spec["class_path"]), "plan") for spec in specs):
         data = parser.instantiate(parsed).data
         rows = [
             (task.name, split, task.rows(split))
-            for task in {task.name: task for task in (*data.tasks, *data.probes)}.values()
+            for task in {task.name: task for task in (*data.tasks, *data.probes, *data.replay_tasks)}.values()
             for split in ("train", "validation", "test")
             if len(task.rows(split))
         ]
