@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lit_sdpo.data.mixture import Mixture, Share
     from lit_sdpo.data.named import NamedTask
     from lit_sdpo.data.source import Source
-    from lit_sdpo.data.task import Row, Stage, Task
+    from lit_sdpo.data.task import Row, Stage, StageMethod, Task
     from lit_sdpo.errors import UserError
     from lit_sdpo.likelihood.tasks import LikelihoodTask, MultipleChoiceLikelihood, TextLikelihood
     from lit_sdpo.modules import (
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         SRPO,
         DemoPSD,
         GeoSD,
+        OnPolicyDistillation,
         OnPolicyModule,
         WeightAnchor,
     )
@@ -57,7 +58,9 @@ if TYPE_CHECKING:
         EMATeacher,
         FrozenTeacher,
         GatedTeacher,
+        ModelTeacher,
         RestartTeacher,
+        RoutedTeacher,
         Teacher,
         TrustRegionTeacher,
     )
@@ -100,10 +103,12 @@ __all__ = [
     "MicroTask",
     "MicroWorld",
     "Mixture",
+    "ModelTeacher",
     "MultipleChoiceLikelihood",
     "MuonAdamW",
     "NamedTask",
     "NativeEngine",
+    "OnPolicyDistillation",
     "OnPolicyModule",
     "ParameterDrift",
     "Reprompt",
@@ -113,6 +118,7 @@ __all__ = [
     "RolloutCallback",
     "RolloutEngine",
     "Rollouts",
+    "RoutedTeacher",
     "Row",
     "SampleLogger",
     "Sampling",
@@ -120,6 +126,7 @@ __all__ = [
     "Source",
     "Stage",
     "StageCheckpoint",
+    "StageMethod",
     "StreamProgressBar",
     "Task",
     "Teacher",
@@ -151,12 +158,16 @@ _MODULES = {
     "lit_sdpo.data.mixture": "Mixture Share",
     "lit_sdpo.data.named": "NamedTask",
     "lit_sdpo.data.source": "Source",
-    "lit_sdpo.data.task": "Row Stage Task",
+    "lit_sdpo.data.task": "Row Stage StageMethod Task",
     "lit_sdpo.errors": "UserError",
     "lit_sdpo.likelihood.tasks": "LikelihoodTask MultipleChoiceLikelihood TextLikelihood",
-    "lit_sdpo.modules": "CISPO DemoPSD GRPO GSPO GeoSD OnPolicyModule SCSDPO SDPG SDPO SFT SRPO WeightAnchor",
+    "lit_sdpo.modules": (
+        "CISPO DemoPSD GRPO GSPO GeoSD OnPolicyDistillation OnPolicyModule SCSDPO SDPG SDPO SFT SRPO WeightAnchor"
+    ),
     "lit_sdpo.optimizers": "MuonAdamW WarmupConstant WarmupLinearDecay",
-    "lit_sdpo.policies.teachers": "EMATeacher FrozenTeacher GatedTeacher RestartTeacher Teacher TrustRegionTeacher",
+    "lit_sdpo.policies.teachers": (
+        "EMATeacher FrozenTeacher GatedTeacher ModelTeacher RestartTeacher RoutedTeacher Teacher TrustRegionTeacher"
+    ),
     "lit_sdpo.rewards.base": "Reward Verdict",
     "lit_sdpo.rewards.combine": "WeightedRewards",
     "lit_sdpo.rollouts.engines.base": "Completions RolloutEngine Sampling",

@@ -6,6 +6,7 @@ from lit_sdpo.modules.demo_psd import DemoPSD
 from lit_sdpo.modules.geo_sd import GeoSD
 from lit_sdpo.modules.grpo import GRPO
 from lit_sdpo.modules.gspo import GSPO
+from lit_sdpo.modules.on_policy_distillation import OnPolicyDistillation
 from lit_sdpo.modules.sc_sdpo import SCSDPO
 from lit_sdpo.modules.sdpg import SDPG
 from lit_sdpo.modules.sdpo import SDPO
@@ -24,6 +25,7 @@ __all__ = [
     "SRPO",
     "DemoPSD",
     "GeoSD",
+    "OnPolicyDistillation",
     "OnPolicyModule",
     "WeightAnchor",
 ]

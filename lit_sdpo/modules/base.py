@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -16,13 +16,15 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lit_sdpo.data.batch import PromptBatch
+from lit_sdpo.data.datamodule import ContinualDataModule
+from lit_sdpo.data.task import Stage, StageMethod
 from lit_sdpo.errors import UserError, explained
 from lit_sdpo.modules.logit_memory import logit_bytes
 from lit_sdpo.modules.objective import Replay, Slice, Term, Tokens
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import PaperAdamW, WarmupConstant
 from lit_sdpo.policies.chat import check_template
-from lit_sdpo.policies.copies import ModelCopy
+from lit_sdpo.policies.copies import SecondModel
 from lit_sdpo.policies.fitting import check_finite
 from lit_sdpo.policies.load import Lora, check_vocabulary, load_policy, load_tokenizer
 from lit_sdpo.policies.masters import MasterWeights, exact_values, is_rounded, say_what_is_rounded, trained, what_moves
@@ -147,10 +149,41 @@ class OnPolicyModule(pl.LightningModule):
         return self.prepare_terms(rollouts, LossBatch.of(rollouts))
 
     def prepare_terms(self, rollouts: Rollouts, batch: LossBatch) -> LossBatch:
-        """Let each term add its part."""
+        """Let each term that the stage trains on add its part."""
         for name, term in self.terms.items():
-            batch.parts[name] = term.prepare(rollouts, batch, self)
+            batch.parts[name] = term.prepare(rollouts, batch, self) if self.takes_part(name) else TermTokens.none(batch)
         return batch
+
+    # -------------------------------------------------------------------------------------------------------- the stage
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """The stream that is trained on; empty where the data module has none."""
+        data = getattr(self._trainer, "datamodule", None)  # there is no such attribute without a data module
+        return data.stages if isinstance(data, ContinualDataModule) else ()
+
+    @property
+    def stage_changes(self) -> StageMethod:
+        """What the current stage changes about the method."""
+        if not (stages := self.stages):
+            return StageMethod()
+        return stages[min(self.trainer.current_epoch, len(stages) - 1)].changes  # after the last it stands behind it
+
+    def takes_part(self, term: str) -> bool:
+        """Whether the current stage trains on a term."""
+        return self.stage_changes.takes_part(term)
+
+    def _check_changes(self) -> None:
+        known = ", ".join(self.terms)
+        for number, stage in enumerate(self.stages):
+            where, changes = f"data.stages[{number}].method", stage.changes
+            if unknown := [name for name in changes.terms if name not in self.terms]:
+                text = f"{type(self).__name__} has no term {unknown[0]!r} with these options"
+                raise UserError(text, where=f"{where}.terms", fix=f"use some of: {known}")
+            if not any(changes.takes_part(name) for name in self.terms):
+                raise UserError("a stage without a term learns nothing", where=f"{where}.terms", fix="leave one in")
+            if changes.lr is not None and not self.reset_optimizer:
+                fix = "set it to true, so that each stage begins a schedule of its own"
+                raise UserError("a stage has a learning rate of its own", where="model.reset_optimizer", fix=fix)
 
     def penalty(self) -> Tensor | None:
         """What the loss says about the weights rather than about tokens; counted once per step."""
@@ -195,8 +228,8 @@ class OnPolicyModule(pl.LightningModule):
             part.shard(mesh["data_parallel"])
         self._attach_anchor()
 
-    def _copies(self) -> list[ModelCopy]:
-        return [part for part in self.modules() if isinstance(part, ModelCopy)]
+    def _copies(self) -> list[SecondModel]:
+        return [part for part in self.modules() if isinstance(part, SecondModel)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that are not finite; what is missing or of another shape is refused as they are loaded.
@@ -212,6 +245,7 @@ class OnPolicyModule(pl.LightningModule):
         """Teachers and bases are in eval mode on purpose, which Lightning would warn of."""
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
         say_what_is_rounded(self.policy, self.float32_masters)
+        self._check_changes()
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the scheduler from their callables.
@@ -223,6 +257,10 @@ class OnPolicyModule(pl.LightningModule):
         with explained("the optimizer cannot be built", where="model.optimizer", fix="mend its options"):
             optimizer = self.optimizer((n, p) for n, p in self.policy.named_parameters() if p.requires_grad)
         check_optimizer(optimizer)
+        if (rate := self.stage_changes.lr) is not None:
+            first = optimizer.param_groups[0]["lr"]
+            for group in optimizer.param_groups:
+                group["lr"] = rate * (group["lr"] / first)
         kept = self.float32_masters and any(map(is_rounded, trained(self.policy)))
         self._masters = MasterWeights(optimizer, self._masters) if kept else None
         if self.scheduler is None:
@@ -248,7 +286,12 @@ class OnPolicyModule(pl.LightningModule):
         rows: LossBatch = batch.loss  # type: ignore[assignment]
         self._skip = batch.contributing_rows == 0
         slice_ = Slice(self, rows)
-        factors = {name: term.factor(self.global_step) for name, term in self.terms.items()}
+        changes = self.stage_changes
+        factors = {
+            name: term.factor(self.global_step) * changes.terms.get(name, 1.0)
+            for name, term in self.terms.items()
+            if changes.takes_part(name)
+        }
 
         def token_losses(logits: Tensor, span: slice) -> Tensor:
             tokens = Tokens(slice_, span, logits)
@@ -257,7 +300,7 @@ class OnPolicyModule(pl.LightningModule):
 
         release(self.policy)  # the penalty is about the parameters that the optimizer has
         penalty = self.penalty() if batch.slot == 0 else None
-        if any(term.whole_rows for term in self.terms.values()):
+        if any(self.terms[name].whole_rows for name in factors):
             slice_.read_rows()
         loss = weighted_loss(self.policy, slice_.hidden, token_losses)
         for part in self._copies():
@@ -273,13 +316,13 @@ class OnPolicyModule(pl.LightningModule):
         return loss * batch.slots * self.trainer.world_size
 
     def token_losses(self, tokens: Tokens, parts: dict[str, TermTokens], factors: dict[str, float]) -> Tensor:
-        """The weighted losses of some tokens, summed over the terms with their factors, [m]."""
+        """The weighted losses of some tokens, summed over the terms that have a factor, [m]."""
         total = torch.zeros(len(tokens.ids), device=tokens.logits.device)
-        for name, term in self.terms.items():
+        for name, factor in factors.items():
             weight = tokens.of(parts[name].weights)
-            losses = torch.where(weight != 0, weight * term.losses(tokens, parts[name]), 0.0)
+            losses = torch.where(weight != 0, weight * self.terms[name].losses(tokens, parts[name]), 0.0)
             self.tally(f"train/loss/{name}", losses.sum())
-            total = total + factors[name] * losses
+            total = total + factor * losses
         return total
 
     def logit_bytes(self, temperature: float) -> int:
