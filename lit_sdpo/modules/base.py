@@ -77,6 +77,8 @@ class OnPolicyModule(pl.LightningModule):
 
     #: What completions are trained on: the policy's own, or the rows' reference answers.
     learns_from: Literal["policy", "reference"] = "policy"
+    #: Whether it learns from a teacher.
+    has_teacher = False
 
     def __init__(
         self,
@@ -181,6 +183,9 @@ class OnPolicyModule(pl.LightningModule):
                 raise UserError(text, where=f"{where}.terms", fix=f"use some of: {known}")
             if not any(changes.takes_part(name) for name in self.terms):
                 raise UserError("a stage without a term learns nothing", where=f"{where}.terms", fix="leave one in")
+            if changes.teacher is not None and not self.has_teacher:
+                text = f"{type(self).__name__} has no teacher"
+                raise UserError(text, where=f"{where}.teacher", fix="leave it out")
             if changes.lr is not None and not self.reset_optimizer:
                 fix = "set it to true, so that each stage begins a schedule of its own"
                 raise UserError("a stage has a learning rate of its own", where="model.reset_optimizer", fix=fix)

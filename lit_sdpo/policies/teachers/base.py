@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_sdpo.errors import UserError
 from lit_sdpo.policies.copies import WeightCopy, copy_of
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer
@@ -108,17 +109,20 @@ class Teacher(nn.Module):
         if self.at_stage == "reset_to_base":
             self.start = copy_of(policy, "start", averages=False)
 
-    def check_routes(self, routes: Collection[str], where: str = "model.teacher") -> None:
+    def check_routes(self, tasks: Collection[str], named: Collection[str], where: str = "model.teacher") -> None:
         """Whether it can teach everything that it will be asked for; one that teaches all alike can.
 
         Args:
-            routes: Names of the tasks of the stream, less those whose stages name a teacher, and the teachers that
-                stages name.
+            tasks: Names of the tasks of the stream, less those of stages that name a teacher.
+            named: Teachers that stages name.
             where: Key of the teacher, for messages.
 
         Raises:
             UserError: It has nothing to say about one of them.
         """
+        for name in named:
+            text = f"{type(self).__name__} has no teachers with names, and a stage names {name!r}"
+            raise UserError(text, where=where, fix="use RoutedTeacher, or leave method.teacher out")
 
     def train(self, mode: bool = True) -> Teacher:
         """A teacher is always in eval mode."""

@@ -73,14 +73,15 @@ class RoutedTeacher(Teacher):
             else:
                 teacher.attach(policy)
 
-    def check_routes(self, routes: Collection[str], where: str = "model.teacher") -> None:
+    def check_routes(self, tasks: Collection[str], named: Collection[str], where: str = "model.teacher") -> None:
         """Every row has a teacher, and every teacher something to teach.
 
         Raises:
             UserError: With the first name that does not fit.
         """
+        routes = list(dict.fromkeys((*tasks, *named)))
         for route in routes:
-            if route not in self.names and self.default is None:
+            if route not in self.names and (self.default is None or route in named):
                 raise self._unknown(route, where)
         known = ", ".join(routes)
         for name in self.names:
