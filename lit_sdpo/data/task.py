@@ -134,7 +134,7 @@ class StageMethod:
         """Check the ranges."""
         for name, factor in self.terms.items():
             check_number(f"terms.{name}", factor, at_least=0)
-        check_number("lr", self.lr, above=0, optional=True)
+        check_number("lr", self.lr, at_least=0, optional=True)
 
     def takes_part(self, term: str) -> bool:
         """Whether the stage trains on a term at all."""

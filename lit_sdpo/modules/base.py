@@ -265,7 +265,7 @@ class OnPolicyModule(pl.LightningModule):
         if (rate := self.stage_changes.lr) is not None:
             first = optimizer.param_groups[0]["lr"]
             for group in optimizer.param_groups:
-                group["lr"] = rate * (group["lr"] / first)
+                group["lr"] = rate * (group["lr"] / first) if first else rate
         kept = self.float32_masters and any(map(is_rounded, trained(self.policy)))
         self._masters = MasterWeights(optimizer, self._masters) if kept else None
         if self.scheduler is None:
