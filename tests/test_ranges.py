@@ -32,7 +32,11 @@ PUBLIC = [getattr(lit_sdpo, name) for name in lit_sdpo.__all__ if name not in RE
 CLASSES = [each for each in PUBLIC if isinstance(each, type) and not inspect.isabstract(each)]
 
 #: Options of a base that a class decides itself.
-OWN = {"GeoSD": {"alpha", "top_k", "tail"}, "MicroDataModule": {"stages", "probes"}}
+OWN = {
+    "GeoSD": {"alpha", "top_k", "tail"},
+    "OnPolicyDistillation": {"alpha", "top_k", "tail"},
+    "MicroDataModule": {"stages", "probes"},
+}
 
 #: What no number may be, whatever its range.
 NEVER = [float("nan"), float("inf"), float("-inf"), "one", "1", True, [1], -1e9, -(10**9)]
@@ -62,6 +66,7 @@ def needed(kind):
         "total_steps": lambda: 10,
         "tasks": lambda: 2,
         "k": lambda: 1,
+        "teachers": lambda: {"a": lit_sdpo.FrozenTeacher()},
         "name": lambda: "a",
         "domain": lambda: "math",
         "validation": lambda: "rows.jsonl",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lit_sdpo.errors import UserError
-from lit_sdpo.ranges import check_integer
+from lit_sdpo.ranges import check_integer, check_number
 from lit_sdpo.rewards.base import Verdict
 from lit_sdpo.text import unprintable
 
@@ -109,6 +109,38 @@ class Task(ABC):
         """Judge one completion. Never raises on any text; thinking that never ended is not asked about."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StageMethod:
+    """What one stage changes about the method; what it does not name is as in every other stage.
+
+    Attributes:
+        terms: Factor of a term's coefficient, by the term's name (``distillation``, ``policy_gradient``, ``replay``,
+            ...: those of the tags ``train/loss/<name>``). 0 leaves the term out: its rows, its forward passes and its
+            denominator are as if the method had never had it.
+        lr: Learning rate that the stage's schedule begins from; with several groups of parameters that of the first,
+            the others in proportion. ``None`` takes that of ``model.optimizer``.
+        teacher: Name of one of the teachers of a :class:`~lit_sdpo.RoutedTeacher`, which teaches all rows of the stage;
+            ``None`` goes by their tasks.
+
+    Raises:
+        UserError: A number is out of range.
+    """
+
+    terms: Mapping[str, float] = field(default_factory=dict)
+    lr: float | None = None
+    teacher: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, factor in self.terms.items():
+            check_number(f"terms.{name}", factor, at_least=0)
+        check_number("lr", self.lr, at_least=0, optional=True)
+
+    def takes_part(self, term: str) -> bool:
+        """Whether the stage trains on a term at all."""
+        return self.terms.get(term, 1.0) != 0
+
+
 @dataclass(kw_only=True)
 class Stage:
     """A task and how long it is trained on; one stage is one Lightning epoch.
@@ -117,6 +149,7 @@ class Stage:
         task: The task, or a :class:`~lit_sdpo.data.mixture.Mixture` of several.
         steps: Optimizer steps.
         prompts_per_step: Prompts of one step, over all devices (the paper: 32 for SDPO, 8 for GRPO).
+        method: What the stage changes about the method: which terms it trains on, its rate, its teacher.
 
     Raises:
         UserError: A number is out of range.
@@ -125,6 +158,12 @@ class Stage:
     task: Task
     steps: int = 50
     prompts_per_step: int = 32
+    method: StageMethod | None = None
+
+    @property
+    def changes(self) -> StageMethod:
+        """Its ``method``, or none that changes anything."""
+        return self.method or StageMethod()
 
     def __post_init__(self) -> None:
         """Check the ranges."""

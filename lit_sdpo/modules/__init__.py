@@ -7,6 +7,7 @@ from lit_sdpo.modules.demo_psd import DemoPSD
 from lit_sdpo.modules.geo_sd import GeoSD
 from lit_sdpo.modules.grpo import GRPO
 from lit_sdpo.modules.gspo import GSPO
+from lit_sdpo.modules.on_policy_distillation import OnPolicyDistillation
 from lit_sdpo.modules.online_ewc import OnlineEWC
 from lit_sdpo.modules.sc_sdpo import SCSDPO
 from lit_sdpo.modules.sdpg import SDPG
@@ -27,6 +28,7 @@ __all__ = [
     "SRPO",
     "DemoPSD",
     "GeoSD",
+    "OnPolicyDistillation",
     "OnPolicyModule",
     "OnlineEWC",
     "RolloutModule",

@@ -14,7 +14,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from lit_sdpo.data.base import stream_of
 from lit_sdpo.data.batch import PromptBatch
+from lit_sdpo.data.task import Stage, StageMethod
 from lit_sdpo.errors import UserError, explained
 from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.modules.logit_memory import logit_bytes
@@ -23,7 +25,7 @@ from lit_sdpo.modules.prompt_anchor import PromptAnchor
 from lit_sdpo.modules.weight_penalty import WeightPenalty
 from lit_sdpo.optimizers import PaperAdamW, WarmupConstant
 from lit_sdpo.policies.chat import check_template
-from lit_sdpo.policies.copies import ModelCopy
+from lit_sdpo.policies.copies import SecondModel
 from lit_sdpo.policies.fitting import check_finite
 from lit_sdpo.policies.load import Lora, check_vocabulary, load_policy, load_tokenizer
 from lit_sdpo.policies.masters import (
@@ -86,6 +88,9 @@ class OnPolicyModule(RolloutModule):
     Raises:
         UserError: The model or its tokenizer cannot be used.
     """
+
+    #: Whether it learns from a teacher.
+    has_teacher = False
 
     def __init__(
         self,
@@ -167,12 +172,45 @@ class OnPolicyModule(RolloutModule):
         return self.prepare_terms(rollouts, LossBatch.of(rollouts))
 
     def prepare_terms(self, rollouts: Rollouts, batch: LossBatch) -> LossBatch:
-        """Let each term add its part."""
+        """Let each term that the stage trains on add its part."""
         if self.weight_anchor is not None:
             self.weight_anchor.observe(rollouts, batch)
         for name, term in self.terms.items():
-            batch.parts[name] = term.prepare(rollouts, batch, self)
+            batch.parts[name] = term.prepare(rollouts, batch, self) if self.takes_part(name) else TermTokens.none(batch)
         return batch
+
+    # -------------------------------------------------------------------------------------------------------- the stage
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """The stream that is trained on; empty where the data module has none."""
+        return stream_of(self._trainer).stages if self._trainer is not None else ()
+
+    @property
+    def stage_changes(self) -> StageMethod:
+        """What the current stage changes about the method."""
+        if not (stages := self.stages):
+            return StageMethod()
+        return stages[min(self.trainer.current_epoch, len(stages) - 1)].changes  # after the last it stands behind it
+
+    def takes_part(self, term: str) -> bool:
+        """Whether the current stage trains on a term."""
+        return self.stage_changes.takes_part(term)
+
+    def _check_changes(self) -> None:
+        known = ", ".join(self.terms)
+        for number, stage in enumerate(self.stages):
+            where, changes = f"data.stages[{number}].method", stage.changes
+            if unknown := [name for name in changes.terms if name not in self.terms]:
+                text = f"{type(self).__name__} has no term {unknown[0]!r} with these options"
+                raise UserError(text, where=f"{where}.terms", fix=f"use some of: {known}")
+            if not any(changes.takes_part(name) for name in self.terms):
+                raise UserError("a stage without a term learns nothing", where=f"{where}.terms", fix="leave one in")
+            if changes.teacher is not None and not self.has_teacher:
+                text = f"{type(self).__name__} has no teacher"
+                raise UserError(text, where=f"{where}.teacher", fix="leave it out")
+            if changes.lr is not None and not self.reset_optimizer:
+                fix = "set it to true, so that each stage begins a schedule of its own"
+                raise UserError("a stage has a learning rate of its own", where="model.reset_optimizer", fix=fix)
 
     def penalty(self) -> Tensor | None:
         """What the loss says about the weights rather than about tokens; counted once per step."""
@@ -228,8 +266,8 @@ class OnPolicyModule(RolloutModule):
             part.shard(mesh["data_parallel"])
         self._attach_anchor()
 
-    def _copies(self) -> list[ModelCopy]:
-        return [part for part in self.modules() if isinstance(part, ModelCopy)]
+    def _copies(self) -> list[SecondModel]:
+        return [part for part in self.modules() if isinstance(part, SecondModel)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that are not finite; what is missing or of another shape is refused as they are loaded.
@@ -245,6 +283,7 @@ class OnPolicyModule(RolloutModule):
         """Teachers and bases are in eval mode on purpose, which Lightning would warn of."""
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
         say_what_is_rounded(self.policy, self.float32_masters)
+        self._check_changes()
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the scheduler from their callables.
@@ -256,6 +295,10 @@ class OnPolicyModule(RolloutModule):
         with explained("the optimizer cannot be built", where="model.optimizer", fix="mend its options"):
             optimizer = self.optimizer((n, p) for n, p in self.policy.named_parameters() if p.requires_grad)
         check_optimizer(optimizer)
+        if (rate := self.stage_changes.lr) is not None:
+            first = optimizer.param_groups[0]["lr"]
+            for group in optimizer.param_groups:
+                group["lr"] = rate * (group["lr"] / first) if first else rate
         kept = self.float32_masters and any(map(is_rounded, trained(self.policy)))
         self._masters = MasterWeights(optimizer, self._masters) if kept else None
         if self.scheduler is None:
@@ -286,7 +329,12 @@ class OnPolicyModule(RolloutModule):
         rows: LossBatch = batch.loss  # type: ignore[assignment]
         self._skip = batch.contributing_rows == 0
         slice_ = Slice(self, rows)
-        factors = {name: term.factor(self.global_step) for name, term in self.terms.items()}
+        changes = self.stage_changes
+        factors = {
+            name: term.factor(self.global_step) * changes.terms.get(name, 1.0)
+            for name, term in self.terms.items()
+            if changes.takes_part(name)
+        }
 
         def token_losses(logits: Tensor, span: slice) -> Tensor:
             tokens = Tokens(slice_, span, logits)
@@ -295,7 +343,7 @@ class OnPolicyModule(RolloutModule):
 
         release(self.policy)  # the penalty is about the parameters that the optimizer has
         penalty = self.penalty() if batch.slot == 0 else None
-        if any(term.whole_rows for term in self.terms.values()):
+        if any(self.terms[name].whole_rows for name in factors):
             slice_.read_rows()
         loss = weighted_loss(self.policy, slice_.hidden, token_losses)
         for part in self._copies():
@@ -311,13 +359,13 @@ class OnPolicyModule(RolloutModule):
         return loss * batch.slots * self.trainer.world_size
 
     def token_losses(self, tokens: Tokens, parts: dict[str, TermTokens], factors: dict[str, float]) -> Tensor:
-        """The weighted losses of some tokens, summed over the terms with their factors, [m]."""
+        """The weighted losses of some tokens, summed over the terms that have a factor, [m]."""
         total = torch.zeros(len(tokens.ids), device=tokens.logits.device)
-        for name, term in self.terms.items():
+        for name, factor in factors.items():
             weight = tokens.of(parts[name].weights)
-            losses = torch.where(weight != 0, weight * term.losses(tokens, parts[name]), 0.0)
+            losses = torch.where(weight != 0, weight * self.terms[name].losses(tokens, parts[name]), 0.0)
             self.tally(f"train/loss/{name}", losses.sum())
-            total = total + factors[name] * losses
+            total = total + factor * losses
         return total
 
     def logit_bytes(self, temperature: float) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lit_sdpo.functional import importance_clip, token_logprobs_from_logits
 from lit_sdpo.functional.precision import tempered
 from lit_sdpo.policies.copies import FixedWeights
-from lit_sdpo.policies.scoring import Scorer, completion_hidden, read_logits
+from lit_sdpo.policies.scoring import Scorer, completion_hidden, read_logits, scattered
 from lit_sdpo.policies.sharding import is_sharded
 from lit_sdpo.ranges import check_number
 from lit_sdpo.rollouts.mismatch import CAP
@@ -99,18 +99,7 @@ class Slice:
         score = self.module.teacher.scorer(self.module.policy, sequences)
         if len(known) == len(batch):
             return score
-        chosen = torch.isin(self.rows, torch.tensor(known, device=self.rows.device))
-        place = chosen.cumsum(0)
-
-        def spread(span: slice) -> Tensor:
-            inside = chosen[span]
-            first = int(place[span.start - 1]) if span.start else 0
-            found = score(slice(first, first + int(inside.sum())))
-            out = found.new_zeros(len(inside), found.shape[-1])
-            out[inside] = found
-            return out
-
-        return spread
+        return scattered([(torch.isin(self.rows, torch.tensor(known, device=self.rows.device)), score)])
 
     def scored_by(self, weights: FixedWeights) -> Scorer:
         """Predictions of other weights after the student's own prompt."""

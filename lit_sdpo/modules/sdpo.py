@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from lit_sdpo.data.task import Task
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional import sdpo_loss
 from lit_sdpo.modules.base import OnPolicyModule
@@ -18,12 +19,12 @@ from lit_sdpo.modules.tilt import Tilt
 from lit_sdpo.optimizers import SDPOAdamW
 from lit_sdpo.policies.attention import say_once
 from lit_sdpo.policies.copies import copy_of
-from lit_sdpo.policies.load import render_all
 from lit_sdpo.policies.masters import is_rounded, trained
 from lit_sdpo.policies.teachers import FrozenTeacher, Teacher
 from lit_sdpo.ranges import check_integer, check_number, check_share
 from lit_sdpo.rollouts.reprompt import Reprompt
 from lit_sdpo.rollouts.sampling import uniforms
+from lit_sdpo.rollouts.teacher_prompts import SOURCES, TeacherPrompts, teacher_prompts
 from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
 
 
@@ -81,10 +82,14 @@ class Distillation(Term):
             self.begun.fill_(module.global_step)
 
     def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
-        """Rows that were judged and whose teacher has something to tell, less the tokens that are masked at random."""
-        prompts = batch.teacher_prompt_ids or []
-        known = torch.tensor([prompt is not None for prompt in prompts], device=rollouts.rewards.device)
-        known = known & scored_rows(rollouts)
+        """Rows whose teacher has something to tell, less the tokens that are masked at random.
+
+        Where it is told more than the student, the verifier has to have scored the row.
+        """
+        device = rollouts.rewards.device
+        known = torch.tensor([prompt is not None for prompt in batch.teacher_prompt_ids or []], device=device)
+        alike = torch.tensor([source == "question" for source in batch.teacher_sources], device=device)
+        known = known & (scored_rows(rollouts) | alike)
         weights = self.row_weights(rollouts, known, module)
         known = known if weights is None else known & (weights != 0)
         active = batch.completion_mask & known[:, None]
@@ -156,6 +161,7 @@ class SDPO(OnPolicyModule):
         **kwargs: Of :class:`OnPolicyModule`.
     """
 
+    has_teacher = True
     #: The term; variants of SDPO name their own.
     distillation = Distillation
 
@@ -183,17 +189,21 @@ class SDPO(OnPolicyModule):
             self.add_term(PolicyGradient(coefficient=outcome_coefficient))
 
     def attach_copies(self) -> None:
-        """Copy the policy into the teacher too."""
+        """Get the teacher ready too."""
         super().attach_copies()
+        if self.policy.device.type != "meta":  # a run that is planned only reads no files of its teachers
+            self.teacher.check_tokenizer(self.tokenizer)
         self.teacher.attach(self.policy)
 
     def on_fit_start(self) -> None:
-        """Find out whether the teacher can average what the precision has made of the weights.
+        """Find out whether the teacher can teach this stream, and average what the precision has made of the weights.
 
         Raises:
-            UserError: They are adapters in bfloat16 or float16, which have no float32 average beside them.
+            UserError: A task has no teacher or no column of demonstrations, or the weights are adapters in bfloat16 or
+                float16, which have no float32 average beside them.
         """
         super().on_fit_start()
+        self._check_stages()
         adapters = hasattr(self.policy, "peft_config")
         if adapters and self.teacher.averages and any(map(is_rounded, trained(self.policy))):
             raise UserError(
@@ -201,6 +211,21 @@ class SDPO(OnPolicyModule):
                 where="trainer.precision",
                 fix="set it to 32-true or bf16-mixed; under model.dtype: bfloat16 adapters are float32",
             )
+
+    def _check_stages(self) -> None:
+        told: dict[str, list[Task]] = {}
+        for stage in self.stages:
+            if not stage.changes.takes_part(Distillation.name):
+                continue
+            named = stage.changes.teacher
+            for task in stage.task.parts:
+                told.setdefault(task.name if named is None else named, []).append(task)
+        if told:
+            asked = {stage.changes.teacher for stage in self.stages if stage.changes.teacher is not None}
+            self.teacher.check_routes([route for route in told if route not in asked], sorted(asked))
+        for route, tasks in told.items():
+            for task in tasks if self.teacher.reads(route) != "question" else ():
+                self.reprompt.check_rows(task)
 
     def on_train_epoch_start(self) -> None:
         """Begin a stage."""
@@ -211,39 +236,50 @@ class SDPO(OnPolicyModule):
     def after_optimizer_step(self) -> None:
         """Let the teacher follow."""
         self.teacher.after_optimizer_step(self.policy)
-        if self.log_due:  # it reads all weights
-            self.log("teacher/distance", self.teacher.distance(self.policy), batch_size=1)
-        self.log("teacher/refreshes", self.teacher.refreshes.float(), batch_size=1)
+        for name, value in self.teacher.measures(self.policy, costly=self.log_due).items():
+            self.log(f"teacher/{name}", value, batch_size=1)
 
     def prepare_rollouts(self, rollouts: Rollouts) -> LossBatch:
         """Choose demonstrations, build the teacher's prompts, then let the terms prepare."""
         self.teacher.before_rollout(self.policy)
-        contexts = self.reprompt.contexts(rollouts, self.tokenizer, self.chat_template_options)
-        # The members of a group mostly share one context: render each once.
-        rendered = {repr(messages): messages for messages in contexts.messages if messages is not None}
-        prompt_ids = render_all(self.tokenizer, list(rendered.values()), self.chat_template_options)
-        ids = dict(zip(rendered, prompt_ids, strict=True))
-        prompts = [
-            ids[repr(messages)] if mine and messages is not None else None
-            for mine, messages in zip(rollouts.own.tolist(), contexts.messages, strict=True)
-        ]
-        self._observe(rollouts, sum(prompt is not None for prompt in prompts), contexts.truncated)
-        return self.prepare_terms(rollouts, LossBatch.of(rollouts, teacher_prompt_ids=prompts))
+        prompts = self.teacher_prompts(rollouts) if self.takes_part(Distillation.name) else None
+        self._observe(rollouts, prompts)
+        batch = LossBatch.of(rollouts)
+        if prompts is not None:
+            batch.teacher_prompt_ids, batch.teacher_sources = prompts.ids, prompts.sources
+            batch.routes = self.routes(rollouts)
+        return self.prepare_terms(rollouts, batch)
 
-    def _observe(self, rollouts: Rollouts, known: int, truncated: int) -> None:
+    def routes(self, rollouts: Rollouts) -> list[str]:
+        """Which teacher each row is for: the one that the stage names, or that of its task."""
+        named, tasks = self.stage_changes.teacher, rollouts.tasks or [""] * len(rollouts.rows)
+        return [task if named is None else named for task in tasks for _ in range(rollouts.num_generations)]
+
+    def teacher_prompts(self, rollouts: Rollouts) -> TeacherPrompts:
+        """What the teacher reads before each completion."""
+        reads = [self.teacher.reads(route) for route in self.routes(rollouts)]
+        return teacher_prompts(rollouts, self.reprompt, reads, self.tokenizer, self.chat_template_options)
+
+    def _observe(self, rollouts: Rollouts, prompts: TeacherPrompts | None) -> None:
         """Log how many rows have a context and tell the teacher how the rollouts went, both over all ranks."""
         own = rollouts.own
         scores, lengths = rollouts.scores[own], rollouts.completions.lengths[own].float()
-        counts = lengths.new_tensor([len(lengths), known, truncated])
+        sources = [] if prompts is None else [n for n, mine in zip(prompts.sources, own.tolist(), strict=True) if mine]
+        shortened = 0 if prompts is None else prompts.truncated
+        counts = lengths.new_tensor([len(lengths), shortened, *(sources.count(source) for source in SOURCES)])
         sums = torch.stack([scores.nansum(), (~scores.isnan()).sum(), lengths.sum(), *counts])
         reduce = self.trainer.strategy.reduce
         both = torch.cat([reduce(sums, reduce_op="sum"), reduce(lengths.max(), reduce_op="max")[None]])
-        score, scored, tokens, rows, known_rows, shortened, longest = both.tolist()
-        self.log("sdpo/context_fraction", known_rows / rows, batch_size=1)
-        self.log("sdpo/demonstration_truncated", shortened, batch_size=1)
-        if not scored and self.trainer.is_global_zero:
-            say_once(
-                "the verifier scored no completion of a step, so nothing is distilled in it: further rewards make no"
-                " success; let the task's verify return a score"
-            )
+        score, scored, tokens, rows, shortened, *found, longest = both.tolist()
+        if prompts is not None:
+            shares = {source: count / rows for source, count in zip(SOURCES, found, strict=True)}
+            self.log("sdpo/context_fraction", (rows - found[SOURCES.index("none")]) / rows, batch_size=1)
+            self.log("sdpo/demonstration_truncated", shortened, batch_size=1)
+            for source, share in shares.items():
+                self.log(f"sdpo/context_source/{source}", share, batch_size=1)
+            if not scored and shares["question"] == 0 and self.trainer.is_global_zero:
+                say_once(
+                    "the verifier scored no completion of a step, so nothing is distilled in it: further rewards make"
+                    " no success; let the task's verify return a score"
+                )
         self.teacher.observe(score / scored if scored else math.nan, longest * rows / tokens)

@@ -1,19 +1,22 @@
-"""Copies of a low-rank adapter, kept as further adapters of the same model: no second model in memory."""
+"""Copies of a low-rank adapter, and adapters from folders: further adapters of one model, no second one in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lit_sdpo.errors import UserError
-from lit_sdpo.policies.copies import FixedWeights, WeightCopy
+from lit_sdpo.errors import UserError, explained
+from lit_sdpo.policies.copies import FixedWeights, SecondModel, WeightCopy
+from lit_sdpo.policies.fitting import check_finite, listed
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, head, scorer
 from lit_sdpo.policies.sharding import part_of, release, whole
@@ -63,7 +66,7 @@ class AdapterCopy(WeightCopy):
         release(policy)
         if share == 0.0:
             return
-        for layer in _layers(policy):
+        for layer in _layers(policy, self.trained):
             b, a = _factors(layer, self.trained)
             b = b * layer.scaling[self.trained]
             b_own, a_own = _factors(layer, self.name)
@@ -79,7 +82,7 @@ class AdapterCopy(WeightCopy):
     def take(self, policy: Any, other: Self) -> None:
         """Take over another adapter's weights."""
         release(policy)
-        for layer in _layers(policy):
+        for layer in _layers(policy, self.trained):
             self._put(layer, *_factors(layer, other.name))
 
     def _put(self, layer: Any, b: Tensor, a: Tensor) -> None:
@@ -103,7 +106,7 @@ class AdapterCopy(WeightCopy):
         """``‖ΔW_student - ΔW_copy‖ / ‖ΔW_copy‖`` over all adapted matrices; inf where the copy is still zero."""
         release(policy)
         difference, norm = torch.zeros(()), torch.zeros(())
-        for layer in _layers(policy):
+        for layer in _layers(policy, self.trained):
             b_own, a_own = _factors(layer, self.name)
             b, a = _factors(layer, self.trained)
             scaled = b * layer.scaling[self.trained]
@@ -119,6 +122,76 @@ class AdapterCopy(WeightCopy):
         for name, parameter in policy.named_parameters():
             if f".{self.name}." in name:
                 parameter.requires_grad_(False)
+
+
+class NamedAdapter(FixedWeights):
+    """An adapter among those of a model.
+
+    Args:
+        name: Its name there.
+        model: The model; ``None`` is the policy itself.
+    """
+
+    def __init__(self, name: str, model: SecondModel | None = None) -> None:
+        super().__init__()
+        self.name, self.holder = name, model
+
+    def scorer(self, policy: Any, sequences: Sequences) -> Scorer:
+        """Predictions with this adapter and no other."""
+        model = policy if self.holder is None else self.holder.model
+        return _scorer(model, sequences, lambda: _with(model, _active_adapter=[self.name]))
+
+
+def is_adapter(folder: str) -> bool:
+    """Whether a folder holds an adapter."""
+    return (Path(folder).expanduser() / "adapter_config.json").is_file()
+
+
+def read_adapter(model: Any, folder: str, where: str) -> tuple[Any, str]:
+    """Add the adapter of a folder to a model, frozen, without a change of which one is active.
+
+    Args:
+        model: A model with or without adapters; one without storage gets an adapter without weights.
+        folder: As ``PeftModel.save_pretrained`` writes it.
+        where: Key that names it, for messages.
+
+    Returns:
+        The model with adapters, and the name of the new one.
+
+    Raises:
+        UserError: It is no LoRA adapter, replaces parts of its base, or does not fit this one.
+    """
+    path, fix = str(Path(folder).expanduser()), "give a LoRA adapter over the policy's base, or a whole model"
+    with explained(f"cannot read the adapter {folder!r}", where=where, fix=fix):
+        config = PeftConfig.from_pretrained(path)
+    if not isinstance(config, LoraConfig):
+        raise UserError(f"{folder!r} is no LoRA adapter but {type(config).__name__}", where=where, fix=fix)
+    if config.modules_to_save or config.trainable_token_indices:
+        text = f"the adapter {folder!r} replaces parts of its base too"
+        raise UserError(text, where=where, fix="merge it into its base, and give that")
+    config.task_type, config.inference_mode = "CAUSAL_LM", True
+    active = str(model.active_adapter) if isinstance(model, PeftModel) else None
+    name = f"teacher_{len(model.peft_config) if active else 0}"
+    with explained(f"the adapter {folder!r} does not fit the policy's base", where=where, fix=fix):
+        if active is None:
+            model = get_peft_model(model, config, adapter_name=name)
+        else:
+            model.add_adapter(name, config)
+        if not next(model.parameters()).is_meta:
+            weights = load_peft_weights(path, device="cpu")
+            check_finite(weights.items(), where, fix)
+            result: Any = set_peft_model_state_dict(model, weights, adapter_name=name)
+            lacking = [key for key in result.missing_keys if f".{name}." in key]
+            if result.unexpected_keys or lacking:
+                raise UserError(
+                    f"its weights are not those of its layers: {listed([*result.unexpected_keys, *lacking])}"
+                )
+    if active is not None:
+        model.set_adapter(active)
+    for key, parameter in model.named_parameters():
+        if f".{name}." in key:
+            parameter.requires_grad_(False)
+    return model, name
 
 
 @contextmanager
@@ -149,8 +222,9 @@ def _scorer(policy: Any, sequences: Sequences, context: Callable[[], AbstractCon
     return inside
 
 
-def _layers(policy: Any) -> list[Any]:
-    return [module for module in policy.modules() if isinstance(module, LoraLayer)]
+def _layers(policy: Any, name: str) -> list[Any]:
+    """The layers that an adapter changes."""
+    return [module for module in policy.modules() if isinstance(module, LoraLayer) and name in module.lora_A]
 
 
 def _factors(layer: Any, name: str) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,31 @@ class FixedWeights(nn.Module):
         """What a model with these weights predicts for completion tokens, in eval mode and without gradient."""
 
 
+class SecondModel(FixedWeights):
+    """A whole model beside the policy, which is never trained.
+
+    Args:
+        model: Not yet sharded.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model: PreTrainedModel = model
+        self.model.requires_grad_(False).eval()
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Divide the weights among processes, as those of the policy are."""
+        shard(self.model, mesh)
+
+    def release(self) -> None:
+        """Give up what the last scoring has gathered."""
+        release(self.model)
+
+    def scorer(self, policy: PreTrainedModel, sequences: Sequences) -> Scorer:
+        """Its own predictions."""
+        return scorer(self.model, sequences)
+
+
 class WeightCopy(FixedWeights):
     """A copy that can follow the policy, averaged in float32."""
 
@@ -71,8 +96,8 @@ def base_of(policy: PreTrainedModel) -> FixedWeights:
     return ModelCopy(policy, averages=False)
 
 
-class ModelCopy(WeightCopy):
-    """A second model.
+class ModelCopy(SecondModel, WeightCopy):
+    """A second model that began as a copy of the policy.
 
     Args:
         policy: The model to copy, not yet sharded.
@@ -81,9 +106,7 @@ class ModelCopy(WeightCopy):
     """
 
     def __init__(self, policy: PreTrainedModel, averages: bool = True) -> None:
-        super().__init__()
-        self.model: PreTrainedModel = copy.deepcopy(policy)
-        self.model.requires_grad_(False).eval()
+        super().__init__(copy.deepcopy(policy))
         self.averages = averages
         self.shadow = nn.ParameterList()
         self._keep_shadow()
@@ -119,14 +142,10 @@ class ModelCopy(WeightCopy):
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Divide the weights among processes, as those of the policy are."""
-        shard(self.model, mesh)
+        super().shard(mesh)
         pairs = zip(list(self.shadow), self.model.parameters(), strict=False)
         parts = [nn.Parameter(part_of(s.detach(), p).clone(), requires_grad=False) for s, p in pairs]
         self.shadow = nn.ParameterList(parts)
-
-    def release(self) -> None:
-        """Give up what the last scoring has gathered."""
-        release(self.model)
 
     @torch.no_grad()
     def mix(self, policy: PreTrainedModel, share: float) -> None:
@@ -158,10 +177,6 @@ class ModelCopy(WeightCopy):
         pairs = list(zip(policy.parameters(), self._averages(), strict=True))
         difference = add_up([torch.sum((s.float() - t) ** 2) for s, t in pairs])
         return (difference / add_up([torch.sum(t.float() ** 2) for _, t in pairs])).sqrt()
-
-    def scorer(self, policy: PreTrainedModel, sequences: Sequences) -> Scorer:
-        """The second model's predictions."""
-        return scorer(self.model, sequences)
 
     def _averages(self) -> list[Tensor]:
         self.release()

@@ -33,11 +33,13 @@ class Sequences:
         prompt_ids: N prompts, none empty.
         completion_ids: int64 [N, T], right-padded.
         completion_mask: True at the tokens of each completion, bool [N, T].
+        routes: Which teacher each row is for, N names; empty where there is none.
     """
 
     prompt_ids: Sequence[Sequence[int]]
     completion_ids: Tensor
     completion_mask: Tensor
+    routes: Sequence[str] = ()
 
     @classmethod
     def of_prompts(cls, prompt_ids: Sequence[Sequence[int]], device: torch.device) -> Sequences:
@@ -48,6 +50,18 @@ class Sequences:
     def __len__(self) -> int:
         """Number of rows, N."""
         return len(self.prompt_ids)
+
+    def select(self, rows: Sequence[int]) -> Sequences:
+        """The given rows in the given order, cut to their longest completion."""
+        index = torch.as_tensor(rows, device=self.completion_ids.device)
+        mask = self.completion_mask[index]
+        width = int(mask.sum(1).max())
+        return Sequences(
+            [self.prompt_ids[n] for n in rows],
+            self.completion_ids[index, :width],
+            mask[:, :width],
+            [self.routes[n] for n in rows] if self.routes else (),
+        )
 
     @property
     def longest(self) -> int:
@@ -64,18 +78,12 @@ def batches(sequences: Sequences, tokens: int | None = None) -> Iterator[Sequenc
     for n, (prompt, length) in enumerate(zip(sequences.prompt_ids, lengths, strict=True)):
         size = length + (0 if tuple(prompt) in prompts else len(prompt))
         if n > start and total + size > tokens:
-            yield _some(sequences, slice(start, n))
+            yield sequences.select(range(start, n))
             start, total, size = n, 0, length + len(prompt)
             prompts.clear()
         total += size
         prompts.add(tuple(prompt))
-    yield _some(sequences, slice(start, len(lengths)))
-
-
-def _some(sequences: Sequences, rows: slice) -> Sequences:
-    mask = sequences.completion_mask[rows]
-    width = int(mask.sum(1).max())
-    return Sequences(sequences.prompt_ids[rows], sequences.completion_ids[rows, :width], mask[:, :width])
+    yield sequences.select(range(start, len(lengths)))
 
 
 @dataclass(frozen=True)

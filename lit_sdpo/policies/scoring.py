@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -135,6 +135,28 @@ def scorer(model: PreTrainedModel, sequences: Sequences) -> Scorer:
         return logits(model, hidden[span])
 
     return score
+
+
+def scattered(parts: Sequence[tuple[Tensor, Scorer]]) -> Scorer:
+    """Predictions of several models, each about its own of M tokens; zeros where none is asked.
+
+    Args:
+        parts: Which tokens, bool [M], and what scores them, counted among themselves.
+    """
+    placed = [(chosen, chosen.cumsum(0), score) for chosen, score in parts]
+
+    def scatter(span: slice) -> Tensor:
+        out: Tensor | None = None
+        for chosen, place, score in placed:
+            inside = chosen[span]
+            first = int(place[span.start - 1]) if span.start else 0
+            found = score(slice(first, first + int(inside.sum())))
+            out = found.new_zeros(len(inside), found.shape[-1]) if out is None else out
+            out[inside] = found
+        assert out is not None, "there is nothing to scatter"
+        return out
+
+    return scatter
 
 
 @contextmanager

@@ -155,6 +155,12 @@ class TermTokens:
     values: dict[str, Tensor] = field(default_factory=dict)
     weights: Tensor = field(default_factory=lambda: torch.empty(0))
 
+    @classmethod
+    def none(cls, batch: LossBatch) -> TermTokens:
+        """Those of a term that has nothing to do with a batch."""
+        nothing = torch.zeros_like(batch.completion_mask)
+        return cls(active=nothing, contributes=nothing.any(1))
+
     def select(self, index: Tensor, width: int) -> TermTokens:
         """The given rows, cut to the given width."""
         return TermTokens(
@@ -180,6 +186,8 @@ class LossBatch:
         parts: One for each term of the objective, by name.
         teacher_prompt_ids: The teacher's prompt of each row, or ``None`` for a row without context; absent for methods
             without a teacher.
+        teacher_sources: Where what the teacher's prompt of each row tells comes from, N words; as above.
+        routes: Which teacher each row is for, N names; empty for methods without a teacher.
         temperature: The completions were drawn at this temperature, and losses score them at it.
         fresh: This is the window's first update: the policy is the one that its ratios are against.
         reused: The window has more than one update.
@@ -196,6 +204,8 @@ class LossBatch:
     old_logprobs: Tensor
     parts: dict[str, TermTokens] = field(default_factory=dict)
     teacher_prompt_ids: list[list[int] | None] | None = None
+    teacher_sources: Sequence[str] = ()
+    routes: Sequence[str] = ()
     temperature: float = 1.0
     fresh: bool = True
     reused: bool = False
@@ -225,7 +235,7 @@ class LossBatch:
     @property
     def sequences(self) -> Sequences:
         """The rows as the student reads them."""
-        return Sequences(self.prompt_ids, self.completion_ids, self.completion_mask)
+        return Sequences(self.prompt_ids, self.completion_ids, self.completion_mask, self.routes)
 
     @property
     def advantages(self) -> Tensor | None:
@@ -257,6 +267,8 @@ class LossBatch:
             engine_weights=self.engine_weights[index, :width],
             parts={name: part.select(index, width) for name, part in self.parts.items()},
             teacher_prompt_ids=None if self.teacher_prompt_ids is None else [self.teacher_prompt_ids[i] for i in rows],
+            teacher_sources=[self.teacher_sources[i] for i in rows] if self.teacher_sources else (),
+            routes=[self.routes[i] for i in rows] if self.routes else (),
         )
 
     def slices(self, count: int) -> list[LossBatch]:

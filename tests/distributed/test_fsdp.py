@@ -11,6 +11,9 @@ from lit_sdpo.callbacks import InitialEvaluation, StageCheckpoint
 from lit_sdpo.checkpoints import SafeCheckpointIO
 from lit_sdpo.checkpoints.consolidate import consolidate
 from lit_sdpo.checkpoints.manifest import Contents, Manifest, in_order
+from lit_sdpo.data.datamodule import ContinualDataModule
+from lit_sdpo.data.mixture import Mixture, Share
+from lit_sdpo.data.task import Stage
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import MuonAdamW
@@ -18,7 +21,7 @@ from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
 from lit_sdpo.policies.masters import trained
 from lit_sdpo.policies.memory import Placement, StepCount, Window
 from lit_sdpo.policies.sharding import gathered, is_sharded, whole
-from lit_sdpo.policies.teachers import EMATeacher, RestartTeacher, TrustRegionTeacher
+from lit_sdpo.policies.teachers import EMATeacher, ModelTeacher, RestartTeacher, RoutedTeacher, TrustRegionTeacher
 from tests.distributed.processes import in_two_processes
 from tests.training import (
     Toy,
@@ -258,3 +261,26 @@ def test_tensor_parallelism_is_refused(tmp_path, tiny):
             made.fit(module, toy_data())
 
     in_two_processes(tmp_path / "pair", run)
+
+
+def routed(folder, llama, divided_options):
+    """Two teachers, of which a process may have no row; the weights that one step leaves."""
+    teachers = RoutedTeacher({"a": ModelTeacher(llama), "b": EMATeacher(0.5)})
+    shares = [Share(task=Toy("a"), share=0.5), Share(task=Toy("b"), share=0.5)]
+    stages = [Stage(task=Mixture(shares), steps=2, prompts_per_step=2) for _ in range(2)]
+    module = method("sdpo", llama, teacher=teachers, alpha=1.0, top_k=None)
+    data = ContinualDataModule(stages, eval_prompts=4, eval_generations=2, seed=3)
+    saving = StageCheckpoint()
+    fit(folder, module, data, saving, enable_checkpointing=True, accumulate_grad_batches=2, **divided_options)
+    return state(module)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_routed_teachers_in_two_processes(tmp_path, llama, kind):
+    options = divided() if kind == "fsdp" else {"strategy": "ddp", "devices": 2}
+    alone = routed(tmp_path / "alone", llama, {})
+    both = in_two_processes(tmp_path / "both", routed, tmp_path / "two", llama, options)
+    assert alone.keys() == both.keys()
+    assert not any("teacher.teachers.0.model" in name for name in both)
+    for name, value in alone.items():
+        torch.testing.assert_close(both[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")

@@ -62,6 +62,11 @@ SPLITS = {"train": str(FILES / "gsm8k_train.jsonl"), "validation": str(FILES / "
 ALIVE: dict[str, dict[str, Any]] = {
     "RestartTeacher": {"every": 1, "mix": 0.5},
     "GatedTeacher": {"check_every": 1, "min_age": 0, "reward_gain": 0.0, "window": 1},
+    "ModelTeacher": {"model_name": "micro"},
+    "RoutedTeacher": {
+        "teachers": {"math": {"class_path": "EMATeacher"}},
+        "default": {"class_path": "FrozenTeacher"},
+    },
     "WarmupLinearDecay": {"total_steps": 4, "warmup_steps": 2},
     "GSPO": {"kl_beta": 0.1},
     "CISPO": {"kl_beta": 0.1},

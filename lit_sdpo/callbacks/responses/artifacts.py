@@ -58,7 +58,7 @@ class ArtifactMonitor(pl.Callback):
     * ``loop_gain``: log-probability under the teacher less that under the student, mean over the tokens of those
       n-grams in the last training window; ``loop_gain_other`` over all other tokens, ``loop_share`` the share of
       tokens in them. Above 0 the teacher asks for more of them. Only for the task of the stage, and for modules with a
-      ``teacher`` and a ``reprompt`` as SDPO has.
+      teacher, as SDPO is (:class:`~lit_sdpo.modules.taught.Taught`).
 
     Loggers get them as ``artifacts/<task>/<number>``; ``artifacts.csv`` in the run folder has them all, and
     ``artifacts.jsonl`` the n-grams and the matches of each marker too; loggers get a table of the n-grams. Of
@@ -275,8 +275,8 @@ class ArtifactMonitor(pl.Callback):
         }
         return numbers, {pattern.pattern: _mean(found) for pattern, found in counts.items()}
 
-    def _gain(self, module: Any, task: str, certain: Sequence[Amplified]) -> LoopGain | None:
-        if self._last is None or self._last[0] != task:
+    def _gain(self, module: pl.LightningModule, task: str, certain: Sequence[Amplified]) -> LoopGain | None:
+        if self._last is None or self._last[0] != task or not has_teacher(module):
             return None
         return loop_gain(module, self._last[1], [one.ngram for one in certain])
 

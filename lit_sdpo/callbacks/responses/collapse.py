@@ -19,10 +19,13 @@ from lit_sdpo.folders import run_folder
 from lit_sdpo.report.health import METRICS, STATES, Health, Watch
 
 if TYPE_CHECKING:
+    from lit_sdpo.modules.taught import Taught
     from lit_sdpo.rollouts.types import Completions, Rollouts
 
 Action = Literal["warn", "save", "restart_teacher", "freeze_teacher", "stop"]
 ACTIONS: tuple[Action, ...] = ("warn", "save", "restart_teacher", "freeze_teacher", "stop")
+TeacherAction = Literal["restart_teacher", "freeze_teacher"]
+TEACHER_ACTIONS: tuple[TeacherAction, ...] = ("restart_teacher", "freeze_teacher")
 #: Repetition is the share of n-grams of this many tokens that stood before in the same completion.
 ORDER = 4
 
@@ -83,11 +86,11 @@ class CollapseMonitor(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stopped = ""
         self._clock.start(trainer)
-        for action in ("restart_teacher", "freeze_teacher"):
+        for action in TEACHER_ACTIONS:
             if action in self.actions:
-                _check_teacher(action, pl_module)
+                _taught(action, pl_module)
         if self._frozen:
-            _freeze(pl_module)
+            _taught("freeze_teacher", pl_module).teacher.freeze()
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -175,11 +178,12 @@ class CollapseMonitor(pl.Callback):
         if "warn" in self.actions:
             rank_zero_warn(text)
         if "restart_teacher" in self.actions:
-            module.teacher.refresh(module.policy, 1.0)
+            taught = _taught("restart_teacher", module)
+            taught.teacher.refresh(taught.policy, 1.0)
         if "freeze_teacher" in self.actions:
             self._frozen = True
-            _freeze(module)
-        if {"restart_teacher", "freeze_teacher"} & set(self.actions):
+            _taught("freeze_teacher", module).teacher.freeze()
+        if set(TEACHER_ACTIONS) & set(self.actions):
             self.watch.forget_window()
             self.health = Health()
         if "stop" in self.actions:
@@ -262,30 +266,22 @@ def repeated_share(completions: Completions, order: int) -> Tensor:
     return (hashed[:, 1:] == hashed[:, :-1]).sum(1) / counts.clamp(min=1)
 
 
-def _check_teacher(action: str, module: Any) -> None:
-    from lit_sdpo.policies.teachers import Teacher  # where nothing is done to a teacher, no model is needed either
+def _taught(action: TeacherAction, module: pl.LightningModule) -> Taught:
+    """The module, whose teacher an action is about.
 
-    needed = "refresh" if action == "restart_teacher" else "update"
-    teacher = getattr(module, "teacher", None)
-    if not hasattr(teacher, needed):
-        raise UserError(
-            f"the action {action!r} needs a module whose teacher has a method {needed!r}; {type(module).__name__} has"
-            " none",
-            where="CollapseMonitor.actions",
-            fix="leave it out",
-        )
-    if action == "freeze_teacher" and isinstance(teacher, Teacher) and type(teacher).update is Teacher.update:
-        raise UserError(
-            f"{type(teacher).__name__} does not follow the student within a stage: there is nothing to freeze",
-            where="CollapseMonitor.actions",
-            fix="leave 'freeze_teacher' out",
-        )
+    Raises:
+        UserError: It has none, or none to which it can be done.
+    """
+    from lit_sdpo.modules.taught import Taught  # where nothing is done to a teacher, no model is needed either
 
-
-def _freeze(module: Any) -> None:
-    """The teacher follows the student no more, in an object whose state keeps its shape in every checkpoint."""
-    module.teacher.update = _stay
-
-
-def _stay(policy: Any) -> None:
-    """Not follow."""
+    where, fix = "CollapseMonitor.actions", f"leave {action!r} out"
+    if not isinstance(module, Taught):
+        text = f"the action {action!r} needs a module with a teacher; {type(module).__name__} has none"
+        raise UserError(text, where=where, fix=fix)
+    kind = type(module.teacher).__name__
+    if action == "freeze_teacher" and not module.teacher.follows:
+        text = f"{kind} does not follow the student within a stage: there is nothing to freeze"
+        raise UserError(text, where=where, fix=fix)
+    if action == "restart_teacher" and not module.teacher.copies_student:
+        raise UserError(f"{kind} is no copy of the student, so it cannot become it again", where=where, fix=fix)
+    return module

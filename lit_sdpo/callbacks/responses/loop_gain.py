@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from typing_extensions import TypeIs
 
 from lit_sdpo.functional.artifacts import word_spans
 from lit_sdpo.functional.logprobs import default_chunk_size
-from lit_sdpo.policies.held import template_options_in
-from lit_sdpo.policies.load import render_all
+from lit_sdpo.modules.taught import Taught
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, scorer
 from lit_sdpo.policies.sharding import is_sharded
@@ -39,39 +38,34 @@ class LoopGain:
     of_ngram: dict[str, float]
 
 
-def has_teacher(module: Any) -> bool:
-    """Whether a module can be asked: a ``teacher`` that scores and a ``reprompt`` that builds its context.
+def has_teacher(module: object) -> TypeIs[Taught]:
+    """Whether a module can be asked.
 
     Not where weights are divided among processes, which would all have to ask as often.
     """
-    if is_sharded(getattr(module, "policy", None)):
-        return False
-    return hasattr(getattr(module, "teacher", None), "scorer") and hasattr(
-        getattr(module, "reprompt", None), "contexts"
-    )
+    return isinstance(module, Taught) and not is_sharded(module.policy)
 
 
 @torch.no_grad()
-def loop_gain(module: Any, rollouts: Rollouts, ngrams: Collection[str]) -> LoopGain | None:
+def loop_gain(module: Taught, rollouts: Rollouts, ngrams: Collection[str]) -> LoopGain | None:
     """Ask teacher and student, each with its own prompt, about the same completions.
 
     Args:
-        module: Has ``policy``, ``tokenizer``, ``teacher`` and ``reprompt``, as :class:`~lit_sdpo.modules.SDPO` has.
+        module: A method with a teacher, such as :class:`~lit_sdpo.modules.SDPO`.
         rollouts: Scored completions of whole groups.
         ngrams: N-grams of words, parted by blanks.
 
     Returns:
         ``None`` where the teacher has a context for no row.
     """
-    options = template_options_in(module)
-    messages = module.reprompt.contexts(rollouts, module.tokenizer, options).messages
-    known = [n for n, some in enumerate(messages) if some is not None]
-    if not known:
+    prompts, routes = module.teacher_prompts(rollouts).ids, module.routes(rollouts)
+    contexts = {n: prompt for n, prompt in enumerate(prompts) if prompt is not None}
+    if not contexts:
         return None
+    known, options = list(contexts), module.chat_template_options
     ids, mask = rollouts.completions.ids[known], rollouts.completion_mask[known]
     asked = Sequences([rollouts.prompt_ids[n // rollouts.num_generations] for n in known], ids, mask)
-    contexts = render_all(module.tokenizer, [messages[n] for n in known], options)
-    told = Sequences(contexts, ids, mask)
+    told = Sequences(list(contexts.values()), ids, mask, [routes[n] for n in known])
     tokens, temperature = ids[mask], rollouts.temperature or 1.0
     vocabulary = module.policy.config.get_text_config().vocab_size
     teacher = _logprobs(module.teacher.scorer(module.policy, told), tokens, vocabulary, temperature)

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from lit_sdpo.callbacks.rollout.callback import RolloutCallback
 from lit_sdpo.callbacks.weights.handover import Handover, exact_copy
+from lit_sdpo.data.base import stream_of
 from lit_sdpo.data.stream import EvaluationLoader
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional import lines_strengths, merge_weights
@@ -134,10 +135,8 @@ def _rollouts(trainer: pl.Trainer) -> RolloutCallback | None:
 
 def _loaders(trainer: pl.Trainer) -> list[EvaluationLoader]:
     """Validation prompts of the tasks of all stages up to the one of now."""
-    data: Any = getattr(trainer, "datamodule", None)
-    stages = getattr(data, "stages", [])[: trainer.current_epoch + 1]
-    names = {task.name for stage in stages for task in stage.task.parts}
-    loaders = data.val_dataloader() if names else []
+    names = {task.name for stage in stream_of(trainer).stages[: trainer.current_epoch + 1] for task in stage.task.parts}
+    loaders = trainer.datamodule.val_dataloader() if names else []  # type: ignore[attr-defined]
     return [each for each in loaders if isinstance(each, EvaluationLoader) and each.task.name in names]
 
 

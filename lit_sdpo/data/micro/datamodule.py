@@ -7,7 +7,8 @@ from typing import Any
 from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.micro.tasks import MicroTask
 from lit_sdpo.data.micro.world import DomainName, MicroWorld
-from lit_sdpo.data.task import Stage, Task
+from lit_sdpo.data.task import Stage, StageMethod, Task
+from lit_sdpo.errors import UserError
 from lit_sdpo.ranges import check_integer
 
 
@@ -21,6 +22,8 @@ class MicroDataModule(ContinualDataModule):
         world: The knobs: how far apart the tasks are, how strict the verifiers.
         ood: Also evaluate the out-of-distribution variant of each domain, never trained on.
         prior: Also evaluate the prior ability of the base model, never trained on.
+        methods: What the stages that train on a domain change about the method; see
+            :class:`~lit_sdpo.data.task.StageMethod`.
         **kwargs: Of :class:`ContinualDataModule`.
 
     Example:
@@ -36,6 +39,7 @@ class MicroDataModule(ContinualDataModule):
         world: MicroWorld | None = None,
         ood: bool = True,
         prior: bool = True,
+        methods: dict[DomainName, StageMethod] | None = None,
         **kwargs: Any,
     ) -> None:
         check_integer("steps", steps, at_least=1)
@@ -46,5 +50,12 @@ class MicroDataModule(ContinualDataModule):
         probes: list[Task] = [MicroTask(domain, "ood", world=world) for domain in tasks] if ood else []
         if prior:
             probes.append(MicroTask("prior", world=world))
-        stages = [Stage(task=tasks[domain], steps=steps, prompts_per_step=prompts_per_step) for domain in order]
+        methods = methods or {}
+        if beyond := [domain for domain in methods if domain not in order]:
+            text, fix = f"no stage trains on {beyond[0]!r}", f"leave it out; there are: {', '.join(order)}"
+            raise UserError(text, where="data.methods", fix=fix)
+        stages = [
+            Stage(task=tasks[domain], steps=steps, prompts_per_step=prompts_per_step, method=methods.get(domain))
+            for domain in order
+        ]
         super().__init__(stages, probes, **kwargs)

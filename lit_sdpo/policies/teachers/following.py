@@ -1,125 +1,18 @@
-"""Teachers: the weights that give SDPO its targets, and when they change.
-
-A teacher takes its weights from the student in memory, never from a path, so that in a later stage it starts from what
-the student has become. It is part of the module, so its weights and its clock are in every checkpoint.
-"""
+"""Teachers that are copies of the student, and differ in when they move."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_sdpo.functional import mix_logits
-from lit_sdpo.policies.copies import WeightCopy, copy_of
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, scorer
+from lit_sdpo.policies.teachers.base import Clock, StagePolicy, Teacher
 from lit_sdpo.ranges import check_integer, check_number, check_share
-
-StagePolicy = Literal["keep", "reset_to_student", "reset_to_base"]
-Clock = Literal["optimizer_step", "rollout"]
-
-
-class Teacher(nn.Module):
-    """Base: a copy of the student that changes only when its clock ticks and when a stage begins.
-
-    Args:
-        at_stage: What happens when a stage begins: ``keep`` goes on with the same weights, ``reset_to_student`` copies
-            the student, ``reset_to_base`` goes back to the model before the first stage.
-        clock: What a tick is: an ``optimizer_step``, or a ``rollout`` (all updates on the same completions). They are
-            the same while rollouts are used once.
-        checkpoint: A model folder that is mixed into the weights at the start.
-        checkpoint_share: Share of ``checkpoint`` in that mixture, the student being the rest.
-    """
-
-    #: Whether shares between 0 and 1 are mixed in again and again, so that the copy needs a float32 shadow.
-    averages = True
-    ticks: Tensor
-    refreshes: Tensor
-    pending: Tensor
-
-    def __init__(
-        self,
-        at_stage: StagePolicy = "keep",
-        clock: Clock = "optimizer_step",
-        checkpoint: str | None = None,
-        checkpoint_share: float = 1.0,
-    ) -> None:
-        super().__init__()
-        check_share("checkpoint_share", checkpoint_share)
-        self.at_stage, self.clock = at_stage, clock
-        self.checkpoint, self.checkpoint_share = checkpoint, checkpoint_share
-        self.weights: WeightCopy
-        self.start: WeightCopy
-        self.register_buffer("ticks", torch.zeros((), dtype=torch.long))
-        self.register_buffer("refreshes", torch.zeros((), dtype=torch.long))
-        self.register_buffer("pending", torch.zeros((), dtype=torch.bool))
-
-    def attach(self, policy: PreTrainedModel) -> None:
-        """Copy the student; called once, when the module has loaded its policy."""
-        self.weights = copy_of(policy, "teacher", self.averages)
-        if self.checkpoint is not None:
-            self.weights.mix_checkpoint(self.checkpoint, self.checkpoint_share)
-        if self.at_stage == "reset_to_base":
-            self.start = copy_of(policy, "start", averages=False)
-
-    def train(self, mode: bool = True) -> Teacher:
-        """A teacher is always in eval mode."""
-        return super().train(False)
-
-    # --------------------------------------------------------------------------------------------------- when it moves
-    def start_stage(self, policy: PreTrainedModel) -> None:
-        """A later stage begins."""
-        self.pending.zero_()
-        if self.at_stage == "reset_to_student":
-            self.weights.mix(policy, 1.0)
-        elif self.at_stage == "reset_to_base":
-            self.weights.take(policy, self.start)
-
-    def after_optimizer_step(self, policy: PreTrainedModel) -> None:
-        """The student has changed."""
-        if self.clock == "optimizer_step":
-            self._tick(policy)
-        else:
-            self.pending.fill_(True)
-
-    def before_rollout(self, policy: PreTrainedModel) -> None:
-        """New completions are about to be prepared."""
-        if bool(self.pending):
-            self.pending.zero_()
-            self._tick(policy)
-
-    def observe(self, score: float, longest_over_mean: float) -> None:
-        """What the latest rollouts were like, over all ranks; for teachers that wait for a good moment.
-
-        Args:
-            score: Mean of the verifier's own scores; nan where it scored nothing.
-            longest_over_mean: Longest over mean length of the completions.
-        """
-
-    def _tick(self, policy: PreTrainedModel) -> None:
-        self.ticks += 1
-        self.update(policy)
-
-    def update(self, policy: PreTrainedModel) -> None:
-        """Follow the student, or do not."""
-
-    def refresh(self, policy: PreTrainedModel, share: float) -> None:
-        """Move by ``share`` towards the student."""
-        self.weights.mix(policy, share)
-        self.refreshes += 1
-
-    # ---------------------------------------------------------------------------------------------------- what it says
-    def scorer(self, policy: PreTrainedModel, sequences: Sequences) -> Scorer:
-        """What the teacher predicts for the completion tokens, without gradient."""
-        return self.weights.scorer(policy, sequences)
-
-    def distance(self, policy: PreTrainedModel) -> Tensor:
-        """Relative distance ``‖student - teacher‖ / ‖teacher‖`` over the trained parameters, a scalar."""
-        return self.weights.distance(policy)
 
 
 class FrozenTeacher(Teacher):
