@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from lit_sdpo.data.base import stream_of
@@ -81,7 +82,7 @@ class StreamProgressBar(TQDMProgressBar):
         check_trainer(trainer, self, ProgressBar)
         super().setup(trainer, pl_module, stage)
         if self.is_enabled and not self.draws and self.seconds_between_lines > 0:
-            self._heartbeat.start(f"{stage}: getting ready")
+            self._heartbeat.start(f"{TrainerFn(stage).value}: getting ready")
 
     @override
     def teardown(self, *arguments: Any, **options: Any) -> None:
