@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from lit_sdpo.data.jsonl import JsonlTask
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules import GRPO, SDPO, SFT, OnlineEWC, Tilt
 from lit_sdpo.policies.train_only import TrainOnly
@@ -126,6 +129,19 @@ def test_prompts_of_further_tasks_anchor_the_first_stage_too(tmp_path, tiny):
 def test_tasks_that_cannot_be_replayed_are_refused(tmp_path, tiny, options, words):
     with pytest.raises(UserError, match=words):
         fit(tmp_path, make(GRPO, tiny, prompt_anchor_coefficient=1.0), toy_data(["a", "b"], **options))
+
+
+def test_a_file_of_prompts_alone_can_be_the_anchor(tmp_path, tiny):
+    """With the options of ``docs/remedies.md``."""
+    page = (Path(__file__).parents[2] / "docs" / "remedies.md").read_text(encoding="utf-8")
+    options = yaml.safe_load(page[page.index("{name: general") :].partition("\n")[0])
+    file = tmp_path / "general.jsonl"
+    file.write_text('{"prompt": "add 1"}\n{"prompt": "add 2"}\n')
+    task = JsonlTask(**(options | {"train": str(file)}))
+    module = make(GRPO, tiny, prompt_anchor_coefficient=1.0)
+    run = Run(tmp_path, module, toy_data(steps=2, replay_share=0.5, replay_tasks=[task]))
+    assert {row.messages[0]["content"] for row in run.rollouts().rows[3:]} == {"add 1", "add 2"}
+    assert run.steps.logged[1]["train/loss/prompt_anchor"] > 0
 
 
 def test_an_anchor_without_prompts_is_refused(tmp_path, tiny):
