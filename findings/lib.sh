@@ -12,7 +12,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 constraints=$here/../constraints.txt
 folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+trap '[ $? -eq 0 ] || tail -n 4 "$folder/said" 2>/dev/null; rm -rf "$folder"' EXIT
 trap 'exit 130' INT TERM
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HOME="$folder/hub" TOKENIZERS_PARALLELISM=false TMPDIR="$folder"
 

@@ -7,7 +7,7 @@
 #           training_step, so that counts above 256 are rounded. bf16-mixed does neither.
 . "$(dirname "$0")/lib.sh"
 environment torch==2.13.0 numpy==2.4.6 lightning==2.6.6 tensorboard==2.21.0
-"$python" - 2>/dev/null <<'END'
+"$python" - 2>"$folder/said" <<'END'
 import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader

@@ -5,7 +5,7 @@
 # Happens:  their loss is divided by 4 all the same: the step at each epoch's end has half the gradient.
 . "$(dirname "$0")/lib.sh"
 environment torch==2.13.0 numpy==2.4.6 lightning==2.6.6 tensorboard==2.21.0
-"$python" - 2>/dev/null <<'END'
+"$python" - 2>"$folder/said" <<'END'
 import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader

