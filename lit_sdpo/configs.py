@@ -10,6 +10,7 @@ import yaml
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.overrides import Change, flag_content, give_way, merge, merged
+from lit_sdpo.shipped_configs import shipped
 from lit_sdpo.yaml_files import read_yaml
 
 KEY = "extends"
@@ -18,7 +19,8 @@ KEY = "extends"
 def expand(arguments: Sequence[str]) -> list[str]:
     """Replace each ``--config FILE`` by the files that FILE extends, outermost first, and FILE's own content.
 
-    A path in ``extends`` is relative to the file that names it. Later files win, key by key; what a later file or
+    A path in ``extends`` is relative to the file that names it. What is no file may be the name of one that comes with
+    the package, such as ``micro/sdpo``. Later files win, key by key; what a later file or
     argument replaces as a whole (:mod:`lit_sdpo.overrides`) is left out of the earlier ones.
 
     Args:
@@ -111,20 +113,32 @@ def _holds(content: Any, keys: Sequence[str]) -> bool:
     return (keys[0] in content and _holds(content[keys[0]], keys[1:])) or (inner is not None and _holds(inner, keys))
 
 
-def _contents(name: str, seen: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
+def contents(name: str) -> dict[str, Any]:
+    """What a file and those that it extends come to.
+
+    Raises:
+        UserError: As of :func:`expand`.
+    """
+    return merged([content for _, content in _contents(name, seen=())])
+
+
+def _contents(name: str, seen: tuple[Path, ...], beside: Path | None = None) -> list[tuple[Path, dict[str, Any]]]:
     """The files that ``name`` extends and itself, with their content."""
-    path = Path(name)
+    path = Path(name) if beside is None else beside / name
+    if not path.is_file() and (found := shipped(name)) is not None:
+        path = found
     if not path.is_file():
         where = f"{seen[-1].name}: {KEY}" if seen else "--config"
-        raise UserError(f"no configuration file {name!r}", where=where, fix="give the path of a YAML file")
+        fix = "give the path of a YAML file, or the name of one that comes with the package, such as micro/sdpo"
+        raise UserError(f"no configuration file {str(path)!r}", where=where, fix=fix)
     if path.resolve() in seen:
         chain = " -> ".join(p.name for p in (*seen, path))
         raise UserError(f"the file extends itself ({chain})", where=f"{name}: {KEY}", fix="remove the circle")
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise UserError("holds no keys", where=name, fix="give a YAML mapping")
+        raise UserError("holds no keys", where=str(path), fix="give a YAML mapping")
     bases = content.pop(KEY, [])
     bases = [bases] if isinstance(bases, str) else bases
     below = (*seen, path.resolve())
-    files = [file for base in bases for file in _contents(str(path.parent / base), below)]
+    files = [file for base in bases for file in _contents(base, below, path.parent)]
     return [*files, (path, content)] if content else files

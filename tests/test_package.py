@@ -133,8 +133,9 @@ def test_constraints_name_one_version_of_every_dependency():
 def wheel(tmp_path_factory):
     """Names of the files in the wheel."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "configs", source / "configs")
     shutil.copytree(ROOT / "lit_sdpo", source / "lit_sdpo", ignore=shutil.ignore_patterns("__pycache__"))
     build = f"from setuptools import build_meta; build_meta.build_wheel({str(target)!r})"
     subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True, timeout=300)
@@ -148,6 +149,12 @@ def test_wheel_holds_every_source_and_asset(wheel):
     expected = {path.relative_to(ROOT).as_posix() for path in files}
     assert {"lit_sdpo/py.typed", "lit_sdpo/assets/micro/config.json"} <= expected
     assert expected <= wheel
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_configurations(wheel):
+    files = (p for p in (ROOT / "configs").rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    assert {f"lit_sdpo/shipped/{path.relative_to(ROOT / 'configs').as_posix()}" for path in files} <= wheel
 
 
 @pytest.mark.slow

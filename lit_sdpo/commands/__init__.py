@@ -10,6 +10,7 @@ COMMANDS: dict[str, str] = {
     "data": "check task data before a run",
     "doctor": "check this machine and a configuration",
     "export": "write a checkpoint as a model folder, and check it",
+    "new": "begin a project: a configuration with comments, and rows to replace",
     "plan": "say what a run would do and need",
     "report": "compare runs on one page, with figures and the paper's claims",
     "samples": "show what a model wrote during a run",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.shipped_configs import shipped
 from lit_sdpo.yaml_files import Written, WrittenLoader, read_yaml
 
 KEYS = ("name", "output", "config", "set", "runs", "grid")
@@ -76,11 +77,13 @@ def read_sweep(path: Path) -> Sweep:
     """Read a sweep file.
 
     Args:
-        path: The YAML file; the files in it are relative to its folder.
+        path: The YAML file, or the name of one that comes with the package; the files in it are relative to its folder.
 
     Raises:
         UserError: It is missing, is no YAML, names a missing file or an unknown key, or has two runs of one name.
     """
+    if not path.is_file():
+        path = shipped(path.as_posix()) or path
     content = _load(path)
     _check_keys(content, KEYS, str(path))
     name = content.get("name", path.stem)
@@ -196,5 +199,6 @@ def _check_name(name: Any, where: str) -> None:
 
 def _load(path: Path) -> dict[Any, Any]:
     if not path.is_file():
-        raise UserError(f"no sweep file {str(path)!r}", fix="give the path of a YAML file")
+        fix = "give the path of a YAML file, or the name of one that comes with the package, such as micro/claims"
+        raise UserError(f"no sweep file {str(path)!r}", fix=fix)
     return _mapping(read_yaml(path, WrittenLoader), str(path))
