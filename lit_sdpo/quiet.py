@@ -24,7 +24,8 @@ def be_quiet() -> None:
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT 0.21 with Transformers 5
     # Resuming is meant to go on in the same folder or a new one.
     warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty|The dirpath has changed")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    for name in ("lightning.pytorch", "pytorch_lightning"):  # whichever was imported last says it, for both
+        logging.getLogger(f"{name}.utilities.rank_zero").addFilter(_no_advertisement)
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:

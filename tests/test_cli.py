@@ -106,7 +106,7 @@ def test_an_error_inside_of_the_run_is_exit_code_1_with_a_traceback(small, monke
 
 
 def test_a_defect_in_a_constructor_is_no_mistake_of_the_user(small, monkeypatch, capsys):
-    monkeypatch.setattr("lit_sdpo.policies.teachers.check_share", None)
+    monkeypatch.setattr("lit_sdpo.policies.teachers.base.check_share", None)
     assert main(["fit", *small]) == 1
     assert "'NoneType' object is not callable" in capsys.readouterr().err
 
