@@ -16,6 +16,7 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.planning.settings import Settings
 from lit_sdpo.policies.load import WHERE, architecture_from, resolve
+from lit_sdpo.shipped_configs import shipped
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 
@@ -55,7 +56,8 @@ def architecture_of(settings: Settings, folder: str | None, files: Sequence[str]
 
 def _shipped(files: Sequence[str]) -> dict[str, str]:
     """Folders of architectures by the names of models, as files beside the configuration say."""
-    places = {parent / SHIPPED for file in files for parent in Path(file).absolute().parents[:2]}
+    found = [Path(file) if Path(file).is_file() else shipped(file) or Path(file) for file in files]
+    places = {parent / SHIPPED for path in found for parent in path.absolute().parents[:2]}
     lists = {place: json.loads(place.read_text(encoding="utf-8")) for place in places if place.is_file()}
     return {name: str(place.parent / folder) for place, names in lists.items() for name, folder in names.items()}
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The wheel in an empty folder, as someone has it who installed the package: it is built, installed in an environment of
-# its own beside the dependencies of PYTHON's, and used. needs no network; 50 CPU seconds.
+# its own beside the dependencies of PYTHON's, and used. Needs no network; 50 CPU seconds.
 #   PYTHON=.venv/bin/python tests/external/wheel.sh
 set -euo pipefail
 python=$(realpath -s "${PYTHON:-.venv/bin/python}")
