@@ -12,6 +12,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard.summary import hparams
 from typing_extensions import override
 
+from lit_sdpo.modules.taught import Taught
+
 #: Curves whose last value stands on the HParams page.
 RESULTS = ("continual/average_accuracy", "continual/forgetting", "continual/bwt", "continual/ood_change")
 
@@ -130,7 +132,8 @@ def settings(trainer: pl.Trainer, module: Any) -> dict[str, str | float]:
         trainer: Gives the stages, the optimizer and how completions are drawn.
         module: Gives the method, its teacher and its model.
     """
-    teacher, policy = getattr(module, "teacher", None), getattr(module, "policy", None)
+    teacher, policy = module.teacher if isinstance(module, Taught) else None, getattr(module, "policy", None)
+    numbers = {} if teacher is None else teacher.hyperparameters
     rollout: Any = next((c for c in trainer.callbacks if hasattr(c, "sampling")), None)  # type: ignore[attr-defined]
     stages = getattr(getattr(trainer, "datamodule", None), "stages", ())
     group = trainer.optimizers[0].param_groups[0] if trainer.optimizers else {}
@@ -138,8 +141,8 @@ def settings(trainer: pl.Trainer, module: Any) -> dict[str, str | float]:
         "method": type(module).__name__,
         "model": getattr(getattr(policy, "config", None), "name_or_path", None),
         "teacher": type(teacher).__name__ if teacher is not None else None,
-        "teacher_update_rate": getattr(teacher, "update_rate", None),
-        "teacher_restart_every": getattr(teacher, "every", None),
+        "teacher_update_rate": numbers.get("update_rate"),
+        "teacher_restart_every": numbers.get("restart_every"),
         "optimizer": type(trainer.optimizers[0]).__name__ if trainer.optimizers else None,
         "learning_rate": group.get("initial_lr", group.get("lr")),
         "weight_decay": group.get("weight_decay"),

@@ -190,8 +190,8 @@ class SDPO(OnPolicyModule):
             for task in stage.task.parts:
                 told.setdefault(task.name if named is None else named, []).append(task)
         if told:
-            named = {stage.changes.teacher for stage in self.stages if stage.changes.teacher is not None}
-            self.teacher.check_routes([route for route in told if route not in named], sorted(named))
+            chosen = {stage.changes.teacher for stage in self.stages if stage.changes.teacher is not None}
+            self.teacher.check_routes([route for route in told if route not in chosen], sorted(chosen))
         for route, tasks in told.items():
             for task in tasks if self.teacher.reads(route) != "question" else ():
                 self.reprompt.check_rows(task)
