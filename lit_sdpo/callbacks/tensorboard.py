@@ -14,6 +14,7 @@ from typing_extensions import override
 from lit_sdpo.callbacks.loggers import event_writer
 from lit_sdpo.callbacks.rollout.callback import RolloutCallback
 from lit_sdpo.data.base import stream_of
+from lit_sdpo.modules.taught import Taught
 from lit_sdpo.policies.held import policy_in
 
 #: Curves whose last value stands on the HParams page.
@@ -132,15 +133,17 @@ def settings(trainer: pl.Trainer, module: Any) -> dict[str, str | float]:
         trainer: Gives the stages, the optimizer and how completions are drawn.
         module: Gives the method, its teacher and its model.
     """
-    teacher, policy, stages = getattr(module, "teacher", None), policy_in(module), stream_of(trainer).stages
+    teacher = module.teacher if isinstance(module, Taught) else None
+    numbers = {} if teacher is None else teacher.hyperparameters
+    policy, stages = policy_in(module), stream_of(trainer).stages
     rollout = next((c for c in trainer.callbacks if isinstance(c, RolloutCallback)), None)  # type: ignore[attr-defined]
     group = trainer.optimizers[0].param_groups[0] if trainer.optimizers else {}
     found = {
         "method": type(module).__name__,
         "model": getattr(getattr(policy, "config", None), "name_or_path", None),
         "teacher": type(teacher).__name__ if teacher is not None else None,
-        "teacher_update_rate": getattr(teacher, "update_rate", None),
-        "teacher_restart_every": getattr(teacher, "every", None),
+        "teacher_update_rate": numbers.get("update_rate"),
+        "teacher_restart_every": numbers.get("restart_every"),
         "optimizer": type(trainer.optimizers[0]).__name__ if trainer.optimizers else None,
         "learning_rate": group.get("initial_lr", group.get("lr")),
         "weight_decay": group.get("weight_decay"),

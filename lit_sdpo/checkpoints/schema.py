@@ -45,6 +45,8 @@ def describe(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
     for number, stage in enumerate(data.stages):
         rows = fingerprint(stage.task.rows("train"))
         found[f"stage {number}"] = f"{stage.task}, {stage.steps} steps of {stage.prompts_per_step} prompts, data {rows}"
+        if stage.method is not None:
+            found[f"method of stage {number}"] = str(stage.method)
     for task in data.evaluated:
         found[f"evaluation of {task.name}"] = f"data {fingerprint(data.evaluation_rows(task))}"
     for task in data.replay_tasks:

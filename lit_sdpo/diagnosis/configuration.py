@@ -25,6 +25,7 @@ from lit_sdpo.diagnosis.findings import Check, Finding
 from lit_sdpo.dry_run import BuildOnly
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules.base import OnPolicyModule
+from lit_sdpo.modules.taught import Taught
 from lit_sdpo.policies.exporting import stored_generation_config
 from lit_sdpo.policies.load import WHERE, Lora, architecture_from, check_files, load_policy, resolve
 
@@ -84,10 +85,10 @@ class Run:
         if options.get("dtype") == "auto":
             stored = architecture_from(resolve(name), {}).dtype
             options["dtype"] = str(stored or torch.float32).removeprefix("torch.")
-        teacher: Any = getattr(self.module, "teacher", None)
-        if getattr(teacher, "checkpoint", None):  # its weights would be read
-            self._check_weights(teacher.checkpoint, "teacher.checkpoint")
-            teacher.checkpoint = None
+        if isinstance(self.module, Taught):
+            for model, where in self.module.teacher.models:
+                self._check_weights(model, where)
+            self.module.teacher.check_tokenizer(self.module.tokenizer)
         with torch.device("meta"):
             policy: Any = load_policy(name, **options)
             self.module._load = lambda: policy

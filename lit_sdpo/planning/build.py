@@ -74,8 +74,6 @@ def module_of(settings: Settings, architecture: PretrainedConfig, tokenizer: Pat
     options = given.init_args
     if options.get("dtype") == "auto":
         options["dtype"] = str(architecture.dtype or torch.float32).removeprefix("torch.")
-    if (options.get("teacher") or {}).get("init_args", {}).get("checkpoint") is not None:
-        options["teacher.init_args.checkpoint"] = None  # it would be read
     if options.get("compile"):
         options["compile"] = False  # this machine may lack what it needs
     with _stand_in(architecture, tokenizer) as folder:

@@ -86,6 +86,16 @@ class Teacher(nn.Module):
         self._frozen = False
 
     # --------------------------------------------------------------------------------------------------- how it begins
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """Numbers that set runs apart in charts, by name: ``update_rate``, ``restart_every``."""
+        return {}
+
+    @property
+    def models(self) -> list[tuple[str, str]]:
+        """Whole models that it reads from files, each with the key that names it; ``doctor`` looks at them first."""
+        return [] if self.checkpoint is None else [(self.checkpoint, "teacher.checkpoint")]
+
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Whether it reads the policy's tokens as the policy does; a copy of the student does.
 
@@ -104,7 +114,7 @@ class Teacher(nn.Module):
                 be read from disk then, but sizes have to be right.
         """
         self.weights = copy_of(policy, "teacher", self.averages)
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and policy.device.type != "meta":
             self.weights.mix_checkpoint(self.checkpoint, self.checkpoint_share)
         if self.at_stage == "reset_to_base":
             self.start = copy_of(policy, "start", averages=False)

@@ -60,6 +60,11 @@ class EMATeacher(Teacher):
         super().__init__(at_stage, clock, checkpoint, checkpoint_share)
         self.update_rate = check_share("update_rate", update_rate)
 
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """The share mixed in per tick."""
+        return {"update_rate": self.update_rate}
+
     def update(self, policy: PreTrainedModel) -> None:
         """Move towards the student."""
         self.weights.mix(policy, self.update_rate)
@@ -87,6 +92,11 @@ class RestartTeacher(Teacher):
         super().__init__(at_stage, clock)
         self.every, self.mix = check_integer("every", every, at_least=1), check_share("mix", mix)
         self.averages = mix != 1
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """Ticks between restarts."""
+        return {"restart_every": self.every}
 
     def start_stage(self, policy: PreTrainedModel) -> None:
         """Begin a stage; a teacher that starts anew also counts anew."""

@@ -58,6 +58,13 @@ class ModelTeacher(Teacher):
         self.base: UnsavedModel | None = None
         self.register_buffer("fingerprint", torch.zeros((), dtype=torch.long))
 
+    @property
+    def models(self) -> list[tuple[str, str]]:
+        """The model, where it is a whole one."""
+        from lit_sdpo.policies.adapters import is_adapter
+
+        return [] if is_adapter(self.model_name) else [(self.model_name, WHERE)]
+
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Refuse a model to which a token of the policy means something else.
 

@@ -58,6 +58,11 @@ class RoutedTeacher(Teacher):
         return UserError(f"there is no teacher for {route!r}", where=f"{where}.teachers", fix=fix)
 
     # --------------------------------------------------------------------------------------------------- how it begins
+    @property
+    def models(self) -> list[tuple[str, str]]:
+        """Those of all."""
+        return [model for teacher in self._all for model in teacher.models]
+
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """All read the policy's tokens."""
         for teacher in self._all:
