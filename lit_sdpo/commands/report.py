@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from lit_sdpo.errors import UserError
@@ -27,19 +28,26 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = _parser().parse_args(arguments)
     # Imported here: a mistake in the arguments is told without waiting for them.
+    from lit_sdpo.report.archive import is_archive, pack, unpack
     from lit_sdpo.report.page import check_target, investigate, write
     from lit_sdpo.report.study import Study
 
     for given in options.runs:
-        if Path(given).is_file():
+        if Path(given).is_file() and not is_archive(given):
             fix = f"give its folder, {Path(given).parent}" if Path(given).parent.name else "give the folder of a run"
             raise UserError("this is a file, and a folder is needed", where=given, fix=fix)
     target = Path(options.output)
     check_target(target, overwrite=options.overwrite)
-    study = Study.read(options.runs)
-    roles = _roles(options.role, study.methods)
-    findings = investigate(study, roles)
-    path = write(findings, target)
+    with TemporaryDirectory() as unpacked:
+        archives = {Path(unpacked, str(n)): given for n, given in enumerate(options.runs) if is_archive(given)}
+        for folder, given in archives.items():
+            unpack(Path(given), folder)
+        study = Study.read([*(given for given in options.runs if not is_archive(given)), *archives], archives)
+        roles = _roles(options.role, study.methods)
+        if options.keep is not None:
+            pack(study.all_runs, Path(options.keep))
+        findings = investigate(study, roles)
+        path = write(findings, target)
     print_verdicts(findings.claims)
     drawn, wanted = len(findings.charts), len(findings.figures) + len(findings.matrices)
     print(f"{len(study.all_runs)} runs of {len(study.methods)} methods, {len(study.left_out)} left out")
@@ -86,10 +94,15 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare runs: one HTML page with claims, comparisons and figures, and all numbers as CSV.",
         allow_abbrev=False,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or folders above them")
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, folders above them, or archives")
     parser.add_argument("-o", "--output", default="report", metavar="FOLDER", help="where to write (report)")
     parser.add_argument(
         "--overwrite", action="store_true", help="write into a folder that holds other files; none of them is deleted"
+    )
+    parser.add_argument(
+        "--keep",
+        metavar="FILE.tar.xz",
+        help="also write the runs' small files into an archive, from which the report can be made again",
     )
     parser.add_argument(
         "--role",

@@ -56,12 +56,14 @@ class Run:
         method: Name of the settings that it shares with the runs of other seeds.
         seed: Its ``seed_everything``.
         config: The resolved configuration.
+        origin: Where it was found, for a reader; by default its folder.
     """
 
     folder: Path
     method: str
     seed: int
     config: Mapping[str, Any] = field(repr=False)
+    origin: str = ""
 
     @cached_property
     def matrix(self) -> Matrix:

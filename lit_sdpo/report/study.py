@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ class Study:
     left_out: Sequence[LeftOut] = ()
 
     @classmethod
-    def read(cls, paths: Iterable[str | Path]) -> Study:
+    def read(cls, paths: Iterable[str | Path], unpacked: Mapping[Path, str] | None = None) -> Study:
         """Find the finished runs in some folders and below them.
 
         A run is a folder with ``config.yaml`` and ``matrix.json``. Its method is the path from the given folder down to
@@ -46,9 +46,14 @@ class Study:
         that is itself that parent, or below it, names the method by its own name. Of two runs with
         one method and seed the later one counts.
 
+        Args:
+            paths: The folders.
+            unpacked: Those into which an archive was unpacked, and the archive's name.
+
         Raises:
             UserError: A path does not exist, or there is no finished run.
         """
+        archives = unpacked or {}
         runs: dict[tuple[str, int], Run] = {}
         left_out: list[LeftOut] = []
         seen: set[Path] = set()
@@ -63,6 +68,8 @@ class Study:
                 if isinstance(found, LeftOut):
                     left_out.append(found)
                     continue
+                if root in archives:
+                    found = replace(found, origin=f"{archives[root]}/{folder.relative_to(root).as_posix()}")
                 key = found.method, found.seed
                 if earlier := runs.get(key):
                     left_out.append(LeftOut(earlier.folder, f"{folder} has the same method and seed"))

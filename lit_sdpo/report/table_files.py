@@ -240,7 +240,7 @@ def run_records(study: Study) -> list[Record]:
         {
             "method": run.method,
             "seed": run.seed,
-            "folder": str(run.folder),
+            "folder": run.origin or str(run.folder),
             **study.settings(run),
             **{name: measure.value(run) for name, measure in MEASURES.items()},
         }

@@ -42,3 +42,15 @@ def test_mistakes_are_explained(runs, tmp_path, capsys):
     assert "a file of this name" in refused(capsys, runs, "-o", config)
     assert "RUNS" in refused(capsys)
     assert not any(target.glob("*"))
+
+
+def test_a_report_is_made_again_from_what_was_kept(runs, tmp_path, capsys):
+    kept, first, second = (tmp_path / name for name in ("kept.tar.xz", "first", "second"))
+    assert main(["report", str(runs), "-o", str(first), "--keep", str(kept)]) == 0
+    assert main(["report", str(kept), "-o", str(second)]) == 0
+    tables, again = (
+        {path.name: path.read_text() for path in (folder / "tables").iterdir()} for folder in (first, second)
+    )
+    tables["runs.csv"] = tables["runs.csv"].replace(str(runs), str(kept))
+    assert again == tables
+    assert "an archive of runs has another name" in refused(capsys, runs, "-o", first, "--keep", tmp_path / "kept.zip")
