@@ -3,7 +3,7 @@
 #
 # Expected: with rate 1e-6 and weight decay 0.01 a weight shrinks by 1e-8 of itself a step, so by 1e-3 in 100,000.
 # Happens:  it does not move at all: the factor 1 - rate x decay is rounded to float32 before it is applied, and all that
-#           is below 2^-25 (3e-8) rounds to exactly 1. Ten times the decay is 19 % stronger than asked for.
+#           is below 2^-25 (3e-8) rounds to exactly 1. Ten times the decay is some 7 % stronger than asked for.
 . "$(dirname "$0")/lib.sh"
 environment torch==2.13.0 numpy==2.4.6
 "$python" - <<'END'

@@ -2,8 +2,9 @@
 # bfcl-eval: arguments that are texts, compared with the reference.
 #
 # Expected: "-5" is not "5", "1/2" not "12" and "3.14" not "314"; case and spaces may be forgiven.
-# Happens:  , . / - _ * ^ and blanks are removed from texts on both sides before they are compared, so signs, decimal points, fractions
-#           and powers do not count. (The table of models, which asks for every provider's client, is left out here.)
+# Happens:  commas, points, slashes, hyphens, underscores, stars, carets and blanks are removed from both texts before they
+#           are compared, so signs, decimal points, fractions and powers do not count. (The table of models, which asks
+#           for every provider's client, is left out here.)
 . "$(dirname "$0")/lib.sh"
 environment requests==2.34.2
 without_dependencies bfcl-eval==2026.3.23
