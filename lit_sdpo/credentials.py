@@ -19,7 +19,8 @@ _FLAG = re.compile(rf"--?[\w.-]*?{_NAMES}[\w-]*$", re.IGNORECASE)
 _NAMED = re.compile(
     rf"((?<![\w/\\.-])(?:end )?[\w.-]*?{_NAMES}[\w-]*[\"']?\s*[=:]\s*[\"']?)([^\s\"'&,}}\]]+)", re.IGNORECASE
 )
-_USER = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@\"']+@")
+#: A path object has made one slash of two.
+_USER = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://?)[^/\s@\"']+@")
 _BEARER = re.compile(r"\b((?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _SHAPES = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"

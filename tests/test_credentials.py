@@ -21,6 +21,7 @@ SECRET = "s3cr3t-v4lue"
     [
         f"https://user:{SECRET}@host/x",
         f"https://{SECRET}@host/x",
+        f"https:/user:{SECRET}@host/x",  # as a path object writes it
         f"http://host/x?token={SECRET}&n=1",
         f"postgresql://me:{SECRET}@db:5432/runs",
         f"--trainer.logger.init_args.api_key={SECRET}",
