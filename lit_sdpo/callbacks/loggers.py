@@ -101,27 +101,32 @@ class ArtifactClient(Protocol):
         """Rows, which are added to those that are there."""
 
 
+def _experiment(logger: Any) -> object:
+    """What a logger writes with; ``None`` on processes that do not log.
+
+    Lightning puts something there that has every attribute one asks for, and so seems to be any kind of writer.
+    """
+    found = getattr(logger, "experiment", None)
+    return None if hasattr(found, "nobody has this") else found
+
+
 def event_writer(logger: Any) -> EventWriter | None:
     """TensorBoard's writer of a logger that has one."""
-    writer = getattr(logger, "experiment", None)
+    writer = _experiment(logger)
     return writer if isinstance(writer, EventWriter) else None
 
 
 def row_writer(logger: Any) -> RowWriter | None:
     """The writer of ``metrics.csv`` of a logger that has one."""
-    writer = getattr(logger, "experiment", None)
+    writer = _experiment(logger)
     return writer if isinstance(writer, RowWriter) else None
 
 
 def display(logger: Any) -> Display | None:
-    """How a logger shows texts, tables and pictures; ``None`` of one that only takes numbers.
-
-    Args:
-        logger: On the process that logs: on others Lightning's loggers answer to anything.
-    """
+    """How a logger shows texts, tables and pictures; ``None`` of one that only takes numbers."""
     if isinstance(logger, MediaLogger):
         return _Media(logger)
-    experiment, run_id = getattr(logger, "experiment", None), getattr(logger, "run_id", None)
+    experiment, run_id = _experiment(logger), getattr(logger, "run_id", None)
     if isinstance(experiment, EventWriter):
         return _Events(experiment)
     if isinstance(experiment, ArtifactClient) and run_id is not None:

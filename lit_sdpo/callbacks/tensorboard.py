@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
 
 import lightning.pytorch as pl
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -126,7 +125,7 @@ def layout(tasks: list[str] | None = None, probes: list[str] | None = None, loss
     }
 
 
-def settings(trainer: pl.Trainer, module: Any) -> dict[str, str | float]:
+def settings(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, str | float]:
     """What tells runs apart, read from the objects themselves; the same keys in every run, empty where unknown.
 
     Args:

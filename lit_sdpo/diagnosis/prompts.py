@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_sdpo.callbacks.likelihood import LikelihoodEvaluation
 from lit_sdpo.diagnosis.findings import Finding
 from lit_sdpo.errors import UserError
+from lit_sdpo.modules.taught import Taught
 from lit_sdpo.policies.chat import rendered as rendered_prompts
 from lit_sdpo.policies.load import check_vocabulary, end_token_ids, render
 from lit_sdpo.text import printable
@@ -128,7 +129,7 @@ def template_findings(
 def rendered(run: Run) -> Iterator[Finding]:
     """One prompt of each task, and what a teacher with a demonstration reads."""
     options = run.module.chat_template_options
-    reprompt: Any = getattr(run.module, "reprompt", None)
+    reprompt = run.module.reprompt if isinstance(run.module, Taught) else None
     seen: set[str] = set()
     for where, task, rows in run.sets:
         if task.name in seen:

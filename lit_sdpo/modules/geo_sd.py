@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from lit_sdpo.modules.sdpo import SDPO, Distillation
 from lit_sdpo.policies.copies import copy_of
 from lit_sdpo.ranges import check_integer, check_number
 from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
+
+if TYPE_CHECKING:
+    from lit_sdpo.modules.base import OnPolicyModule
 
 
 class HellingerDistillation(Distillation):
@@ -41,17 +44,17 @@ class Anchor(Term):
         self.every = check_integer("every", every, at_least=1)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
-    def attach(self, module: Any) -> None:
+    def attach(self, module: OnPolicyModule) -> None:
         """The first copy."""
         self.copy = copy_of(module.policy, "anchor")
 
-    def after_optimizer_step(self, module: Any) -> None:
+    def after_optimizer_step(self, module: OnPolicyModule) -> None:
         """A new copy when it is time."""
         self.steps += 1
         if int(self.steps) % self.every == 0:
             self.copy.mix(module.policy, 1.0)
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: OnPolicyModule) -> TermTokens:
         """The rows that are distilled."""
         distilled = batch.parts["distillation"]
         return TermTokens(active=distilled.active, contributes=distilled.contributes)

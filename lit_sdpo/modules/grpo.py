@@ -42,7 +42,7 @@ class Reinforcement(Term):
         self.advantage = advantage
         self.drop_flat_groups = drop_flat_groups
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: OnPolicyModule) -> TermTokens:
         """Advantages within each prompt's group; a completion without a reward carries no loss."""
         counts = rewarded_rows(rollouts)
         rewards = rollouts.rewards.masked_fill(~counts, torch.nan)
@@ -125,11 +125,11 @@ class BaseKL(Term):
         super().__init__(beta)
         self.estimator = estimator
 
-    def attach(self, module: Any) -> None:
+    def attach(self, module: OnPolicyModule) -> None:
         """Keep the base."""
         self.base = base_of(module.policy)
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: OnPolicyModule) -> TermTokens:
         """Every token with a reward."""
         counts = rewarded_rows(rollouts)
         return TermTokens(active=batch.completion_mask & counts[:, None], contributes=counts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,11 +15,14 @@ from lit_sdpo.policies.copies import FixedWeights
 from lit_sdpo.policies.scoring import Scorer, finish
 from lit_sdpo.rollouts.types import LossBatch, TermTokens
 
+if TYPE_CHECKING:
+    from lit_sdpo.modules.base import OnPolicyModule
+
 BLOCK = 2**16
 """Numbers of a loss that goes through its chunk in blocks; some of these have to fit the chunks that are watched."""
 
 
-def logit_bytes(module: Any, temperature: float) -> int:
+def logit_bytes(module: OnPolicyModule, temperature: float) -> int:
     """Bytes per token of a chunk: its logits and all that losses, their gradient and other models' logits make of them.
 
     Args:
@@ -31,7 +34,7 @@ def logit_bytes(module: Any, temperature: float) -> int:
     return (one - two) // half
 
 
-def _most(module: Any, temperature: float, count: int, chunk: int) -> int:
+def _most(module: OnPolicyModule, temperature: float, count: int, chunk: int) -> int:
     policy = module.policy
     matrix = policy.get_output_embeddings().weight
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -62,7 +65,7 @@ class _Values(dict[str, Tensor]):
 class _Unseen(Slice):
     """One row of which only sizes are known."""
 
-    def __init__(self, module: Any, temperature: float, count: int) -> None:
+    def __init__(self, module: OnPolicyModule, temperature: float, count: int) -> None:
         self.module = module
         self.ids, self.rows = torch.zeros(2, count, dtype=torch.long)
         self.columns = torch.zeros_like(self.rows)

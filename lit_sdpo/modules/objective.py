@@ -10,19 +10,23 @@ import math
 from abc import abstractmethod
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lit_sdpo.functional import importance_clip, token_logprobs_from_logits
 from lit_sdpo.functional.precision import tempered
+from lit_sdpo.modules.taught import taught
 from lit_sdpo.policies.copies import FixedWeights
 from lit_sdpo.policies.scoring import Scorer, completion_hidden, read_logits, scattered
 from lit_sdpo.policies.sharding import is_sharded
 from lit_sdpo.ranges import check_number
 from lit_sdpo.rollouts.mismatch import CAP
 from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
+
+if TYPE_CHECKING:
+    from lit_sdpo.modules.base import OnPolicyModule
 
 
 class RowRatios(NamedTuple):
@@ -49,7 +53,7 @@ class Slice:
         row_ratios: What :meth:`read_rows` has found; ``None`` where no term asks for it.
     """
 
-    def __init__(self, module: Any, batch: LossBatch) -> None:
+    def __init__(self, module: OnPolicyModule, batch: LossBatch) -> None:
         self.module, self.batch = module, batch
         self.mask = batch.completion_mask
         self.ids = batch.completion_ids[self.mask]
@@ -96,7 +100,7 @@ class Slice:
             return lambda span: self.hidden.new_zeros(len(self.ids[span]), 1)
         rows = batch.select(known)
         sequences = replace(rows.sequences, prompt_ids=[prompt for prompt in prompts if prompt is not None])
-        score = self.module.teacher.scorer(self.module.policy, sequences)
+        score = taught(self.module).teacher.scorer(self.module.policy, sequences)
         if len(known) == len(batch):
             return score
         return scattered([(torch.isin(self.rows, torch.tensor(known, device=self.rows.device)), score)])
@@ -225,20 +229,20 @@ class Term(nn.Module):
         self.coefficient = check_number("coefficient", coefficient, at_least=0)
 
     @abstractmethod
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: OnPolicyModule) -> TermTokens:
         """Say which tokens the term is about. All ranks call it at the same time."""
 
     @abstractmethod
     def losses(self, tokens: Tokens, part: TermTokens) -> Tensor:
         """The cost of each token, [m]. What stands at tokens of weight 0 does not matter, as long as it is finite."""
 
-    def attach(self, module: Any) -> None:
+    def attach(self, module: OnPolicyModule) -> None:
         """The module has loaded its policy."""
 
-    def start_stage(self, module: Any) -> None:
+    def start_stage(self, module: OnPolicyModule) -> None:
         """A later stage begins."""
 
-    def after_optimizer_step(self, module: Any) -> None:
+    def after_optimizer_step(self, module: OnPolicyModule) -> None:
         """The policy has changed."""
 
     def factor(self, step: int) -> float:
@@ -271,7 +275,7 @@ class Replay(Term):
         super().__init__(coefficient)
         self.success_threshold = check_number("success_threshold", success_threshold, above=0)
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: OnPolicyModule) -> TermTokens:
         """Rows of earlier tasks that succeeded."""
         rows = rollouts.successes(self.success_threshold) & ~rollouts.own
         return TermTokens(active=batch.completion_mask & rows[:, None], contributes=rows)

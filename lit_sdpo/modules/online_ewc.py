@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from lit_sdpo.policies.scoring import completion_hidden, weighted_loss
 from lit_sdpo.policies.sharding import is_sharded
 from lit_sdpo.ranges import check_number, check_share
 from lit_sdpo.rollouts.types import LossBatch, Rollouts
+
+if TYPE_CHECKING:
+    from lit_sdpo.modules.base import OnPolicyModule
 
 
 class OnlineEWC(WeightPenalty):
@@ -77,7 +80,7 @@ class OnlineEWC(WeightPenalty):
         """Keep the latest window."""
         self._window = batch.select(rollouts.own.nonzero()[:, 0].tolist())
 
-    def end_stage(self, module: Any) -> None:
+    def end_stage(self, module: OnPolicyModule) -> None:
         """Add the importance of each weight for the stage."""
         window, self._window = self._window, None
         assert window is not None  # a stage has a window

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from lit_sdpo.functional.divergence import logit_divergence
 from lit_sdpo.modules.objective import Term, Tokens
 from lit_sdpo.policies.copies import copy_of
 from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
+
+if TYPE_CHECKING:
+    from lit_sdpo.modules.base import OnPolicyModule
 
 
 class PromptAnchor(Term):
@@ -34,15 +37,15 @@ class PromptAnchor(Term):
     name = "prompt_anchor"
     replays = True
 
-    def attach(self, module: Any) -> None:
+    def attach(self, module: OnPolicyModule) -> None:
         """The first copy is the base."""
         self.copy = copy_of(module.policy, "prompt_anchor", averages=False)
 
-    def start_stage(self, module: Any) -> None:
+    def start_stage(self, module: OnPolicyModule) -> None:
         """The copy is the policy of now."""
         self.copy.mix(module.policy, 1.0)
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: OnPolicyModule) -> TermTokens:
         """All tokens of replayed rows; their share of all tokens is logged."""
         rows = ~rollouts.own
         active = batch.completion_mask & rows[:, None]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lit_sdpo.modules.objective import scored_rows
 from lit_sdpo.modules.sdpo import SDPO, Distillation
+from lit_sdpo.modules.taught import taught
 from lit_sdpo.rollouts.types import Rollouts
+
+if TYPE_CHECKING:
+    from lit_sdpo.modules.base import OnPolicyModule
 
 
 class QuestionWeighted(Distillation):
@@ -17,10 +21,10 @@ class QuestionWeighted(Distillation):
 
     name = "distillation"
 
-    def row_weights(self, rollouts: Rollouts, known: Tensor, module: Any) -> Tensor | None:
+    def row_weights(self, rollouts: Rollouts, known: Tensor, module: OnPolicyModule) -> Tensor | None:
         """Weights with mean 1 over the questions, of all ranks, that have any."""
         counts = scored_rows(rollouts)
-        success = counts & rollouts.successes(module.reprompt.success_threshold)
+        success = counts & rollouts.successes(taught(module).reprompt.success_threshold)
         successes, count = (n.view(-1, rollouts.num_generations).sum(1) for n in (success, counts))
         rate = successes / count.clamp(min=1)
         weights = (rate * (1 - rate)).sqrt()

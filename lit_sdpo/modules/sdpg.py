@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from lit_sdpo.modules.grpo import BaseKL, PolicyGradient
 from lit_sdpo.modules.sdpo import SDPO, Distillation
 from lit_sdpo.ranges import check_integer, check_number
 from lit_sdpo.rollouts.types import Rollouts
+
+if TYPE_CHECKING:
+    from lit_sdpo.modules.base import OnPolicyModule
 
 
 class OutcomeGated(Distillation):
@@ -25,11 +28,11 @@ class OutcomeGated(Distillation):
         super().__init__(*args, **kwargs)
         self.register_buffer("stage_start", torch.zeros((), dtype=torch.long))
 
-    def start_stage(self, module: Any) -> None:
+    def start_stage(self, module: OnPolicyModule) -> None:
         """Anneal anew: the source trains one stage."""
         self.stage_start.fill_(module.global_step)
 
-    def row_weights(self, rollouts: Rollouts, known: Tensor, module: Any) -> Tensor | None:
+    def row_weights(self, rollouts: Rollouts, known: Tensor, module: OnPolicyModule) -> Tensor | None:
         """Rows above their group's mean."""
         return (group_advantages(rollouts.rewards, rollouts.groups, "none") > 0).float()
 

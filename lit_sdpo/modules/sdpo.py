@@ -69,19 +69,19 @@ class Distillation(Term):
         self.importance_clip = check_number("importance_clip", importance_clip, above=0)
         self.token_mask = check_number("token_mask", token_mask, at_least=0, below=1)
 
-    def attach(self, module: Any) -> None:
+    def attach(self, module: OnPolicyModule) -> None:
         """Keep what a tilted target begins with."""
         if self.tilt is not None:
             self.reference = copy_of(module.policy, "reference", averages=False)
             self.register_buffer("begun", torch.zeros((), dtype=torch.long))
 
-    def start_stage(self, module: Any) -> None:
+    def start_stage(self, module: OnPolicyModule) -> None:
         """What a tilted target begins with is the policy of now."""
         if self.tilt is not None:
             self.reference.mix(module.policy, 1.0)
             self.begun.fill_(module.global_step)
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: OnPolicyModule) -> TermTokens:
         """Rows whose teacher has something to tell, less the tokens that are masked at random.
 
         Where it is told more than the student, the verifier has to have scored the row.
@@ -111,7 +111,7 @@ class Distillation(Term):
         module.tally_mean("sdpo/importance_weight", ratio, tokens, part)
         return losses * ratio
 
-    def row_weights(self, rollouts: Rollouts, known: Tensor, module: Any) -> Tensor | None:
+    def row_weights(self, rollouts: Rollouts, known: Tensor, module: OnPolicyModule) -> Tensor | None:
         """Weight of each row, [N]; 0 leaves it out. ``None`` weighs all alike."""
         return None
 

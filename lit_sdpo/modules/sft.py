@@ -17,7 +17,7 @@ class Imitation(Term):
 
     name = "imitation"
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: OnPolicyModule) -> TermTokens:
         """Every token of every row."""
         everyone = torch.ones(len(batch), dtype=torch.bool, device=batch.completion_ids.device)
         return TermTokens(active=batch.completion_mask, contributes=everyone)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,8 +11,12 @@ from lit_sdpo.functional import entropy
 from lit_sdpo.modules.grpo import PolicyGradient
 from lit_sdpo.modules.objective import Tokens
 from lit_sdpo.modules.sdpo import SDPO, Distillation
+from lit_sdpo.modules.taught import taught
 from lit_sdpo.ranges import check_number
 from lit_sdpo.rollouts.types import LossBatch, Rollouts, TermTokens
+
+if TYPE_CHECKING:
+    from lit_sdpo.modules.base import OnPolicyModule
 
 
 class RoutedDistillation(Distillation):
@@ -21,9 +25,9 @@ class RoutedDistillation(Distillation):
     name = "distillation"
     entropy_beta = 0.0
 
-    def row_weights(self, rollouts: Rollouts, known: Tensor, module: Any) -> Tensor | None:
+    def row_weights(self, rollouts: Rollouts, known: Tensor, module: OnPolicyModule) -> Tensor | None:
         """Failures only."""
-        return (~rollouts.successes(module.reprompt.success_threshold)).float()
+        return (~rollouts.successes(taught(module).reprompt.success_threshold)).float()
 
     def losses(self, tokens: Tokens, part: TermTokens) -> Tensor:
         """The divergence under the teacher's confidence."""
@@ -33,7 +37,7 @@ class RoutedDistillation(Distillation):
 class RoutedPolicyGradient(PolicyGradient):
     """The policy gradient of the completions that are not distilled."""
 
-    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: Any) -> TermTokens:
+    def prepare(self, rollouts: Rollouts, batch: LossBatch, module: OnPolicyModule) -> TermTokens:
         """Successes, and failures whose teacher has nothing to tell."""
         part = super().prepare(rollouts, batch, module)
         own = ~batch.parts["distillation"].contributes

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from lit_sdpo.policies.masters import trained
 from lit_sdpo.rollouts.types import LossBatch, Rollouts
+
+if TYPE_CHECKING:
+    from lit_sdpo.modules.base import OnPolicyModule
 
 
 class WeightPenalty(nn.Module, ABC):
@@ -32,7 +35,7 @@ class WeightPenalty(nn.Module, ABC):
     def observe(self, rollouts: Rollouts, batch: LossBatch) -> None:
         """A window's completions are about to be learned from."""
 
-    def end_stage(self, module: Any) -> None:
+    def end_stage(self, module: OnPolicyModule) -> None:
         """A stage has ended, and the weights are those that it hands on. All ranks call it at the same time."""
 
     def start_stage(self, policy: nn.Module, values: Sequence[Tensor] | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch import Tensor
 from lit_sdpo.functional import mismatch_weights
 from lit_sdpo.functional.filters import TRANSFORMERS_ORDER, Filter, filtered_logprobs
 from lit_sdpo.rollouts.engines.base import Sampling
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
 
 CAP = 2.0
 """Largest weight of a token for the difference between engine and policy (truncated importance sampling)."""
@@ -97,7 +100,7 @@ class Mismatch:
         # The same kept mass on both sides of the ratio leaves π_f / π_e, with the gradient of the whole distribution.
         return Compared(sampled + kept, inside.float())
 
-    def log(self, trainer: Any, module: Any) -> None:
+    def log(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Log over the tokens of all processes, which call it together."""
         total, weights, tokens, outside = trainer.strategy.reduce(self.sums, reduce_op="sum")
         largest = trainer.strategy.reduce(self.largest, reduce_op="max")

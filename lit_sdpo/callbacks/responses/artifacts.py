@@ -235,7 +235,7 @@ class ArtifactMonitor(pl.Callback):
                 loggers.log_table(trainer, f"artifacts/{row.task}", ngram_table(row), step)
         self._write()
 
-    def _row(self, step: int, stage: int, task: str, texts: list[str], module: Any) -> ArtifactRow:
+    def _row(self, step: int, stage: int, task: str, texts: list[str], module: pl.LightningModule) -> ArtifactRow:
         if task not in self._bases:
             self._bases[task] = BaseTexts.of(texts, range(1, self.max_order + 1))
         base = self._bases[task]

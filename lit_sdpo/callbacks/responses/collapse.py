@@ -170,7 +170,7 @@ class CollapseMonitor(pl.Callback):
         values = torch.stack([logged[self.metrics[signal]].detach().float().to(module.device) for signal in names])
         return dict(zip(names, trainer.strategy.reduce(values, reduce_op="mean").tolist(), strict=True))
 
-    def _alarm(self, trainer: pl.Trainer, module: Any) -> None:
+    def _alarm(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         reasons = list(self.health.reasons)
         self.alarms.append({"step": self._step, "stage": self._stage, "reasons": reasons})
         text = f"the run is collapsing at step {self._step} of stage {self._stage}: {'; '.join(reasons)}"

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import lightning.pytorch as pl
 from torch import Tensor
 
 from lit_sdpo.errors import UserError
@@ -27,7 +28,7 @@ class Weights:
     within: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
-def policy_of(module: Any) -> Any:
+def policy_of(module: pl.LightningModule) -> Any:
     """The module's ``policy``, else its ``model``.
 
     Raises:
@@ -36,7 +37,7 @@ def policy_of(module: Any) -> Any:
     return _needed(module, "policy or model", policy_in(module))
 
 
-def tokenizer_of(module: Any) -> Any:
+def tokenizer_of(module: pl.LightningModule) -> Any:
     """The module's ``tokenizer``.
 
     Raises:
@@ -59,7 +60,7 @@ def base_of(policy: Any, weights: Mapping[str, Tensor]) -> Weights:
     return Weights(model)
 
 
-def _needed(module: Any, name: str, value: Any) -> Any:
+def _needed(module: pl.LightningModule, name: str, value: Any) -> Any:
     if value is None:
         raise UserError(
             f"{type(module).__name__} has no {name}, which ResponseDrift needs",

@@ -14,7 +14,7 @@ from torch import Tensor
 from lit_sdpo.data.base import stream_of
 from lit_sdpo.data.task import Row, Task
 from lit_sdpo.errors import UserError
-from lit_sdpo.policies.held import template_options_in
+from lit_sdpo.policies.held import template_options_in, tokenizer_in
 from lit_sdpo.policies.load import render_all
 from lit_sdpo.rewards.pool import verify_all
 from lit_sdpo.rewards.scores import verifier_scores
@@ -57,7 +57,7 @@ class Prompts:
         return (scores >= 1).float().masked_fill(scores.isnan(), math.nan)
 
 
-def given_prompts(prompts: GivenPrompts, module: Any, count: int, seed: int) -> list[Prompts]:
+def given_prompts(prompts: GivenPrompts, module: pl.LightningModule, count: int, seed: int) -> list[Prompts]:
     """Prompts that were written down; texts are tokenized as they are, chats through the template.
 
     Args:
@@ -66,14 +66,13 @@ def given_prompts(prompts: GivenPrompts, module: Any, count: int, seed: int) -> 
         count: Most prompts per task.
         seed: Of the choice.
     """
-    options = template_options_in(module)
+    tokenizer, options = tokenizer_in(module), template_options_in(module)
     found = []
     for task, every in prompts.items():
         names = _choose([str(n) for n in range(len(every))], count, seed)
         some = [every[int(n)] for n in names]
         ids: list[list[int]] = [
-            module.tokenizer(p)["input_ids"] if isinstance(p, str) else render_all(module.tokenizer, [p], options)[0]
-            for p in some
+            tokenizer(p)["input_ids"] if isinstance(p, str) else render_all(tokenizer, [p], options)[0] for p in some
         ]
         if not ids or not all(ids):
             raise UserError("no prompt, or an empty one", where=f"ResponseDrift.prompts.{task}", fix="give some text")
@@ -81,7 +80,7 @@ def given_prompts(prompts: GivenPrompts, module: Any, count: int, seed: int) -> 
     return found
 
 
-def evaluated_prompts(trainer: pl.Trainer, module: Any, count: int, seed: int) -> list[Prompts]:
+def evaluated_prompts(trainer: pl.Trainer, module: pl.LightningModule, count: int, seed: int) -> list[Prompts]:
     """Validation prompts of a data module's tasks and probes.
 
     Args:
@@ -96,7 +95,7 @@ def evaluated_prompts(trainer: pl.Trainer, module: Any, count: int, seed: int) -
         rows: dict[str, Row] = {row.id: row for row in data.evaluation_rows(task, "validation")}
         names = _choose(list(rows), count, seed)
         some = [rows[name] for name in names]
-        ids = render_all(module.tokenizer, [row.messages for row in some], options)
+        ids = render_all(tokenizer_in(module), [row.messages for row in some], options)
         found.append(Prompts(task.name, names, ids, [_text(row.messages) for row in some], some, task))
     return found
 
