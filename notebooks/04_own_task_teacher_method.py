@@ -119,7 +119,7 @@ class SlowingTeacher(Teacher):
 # %%
 class HellingerDistillation(Distillation):
     def divergence(self, tokens):
-        student, teacher = torch.log_softmax(tokens.logits, -1), torch.log_softmax(self.target(tokens), -1)
+        student, teacher = torch.log_softmax(tokens.logits, -1), torch.log_softmax(tokens.target, -1)
         return squared_hellinger(student, teacher)
 
 

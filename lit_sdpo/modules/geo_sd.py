@@ -23,9 +23,9 @@ class HellingerDistillation(Distillation):
 
     name = "distillation"
 
-    def divergence(self, tokens: Tokens, target: Tensor) -> Tensor:
+    def divergence(self, tokens: Tokens) -> Tensor:
         """Squared Hellinger distance of each token."""
-        return squared_hellinger(torch.log_softmax(tokens.logits, -1), torch.log_softmax(target, -1))
+        return squared_hellinger(torch.log_softmax(tokens.logits, -1), torch.log_softmax(tokens.target, -1))
 
 
 class Anchor(Term):

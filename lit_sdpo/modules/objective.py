@@ -199,6 +199,11 @@ class Tokens:
         found = tempered(self.slice.teacher(self.span), self.temperature)
         return found if found.shape == self.logits.shape else torch.zeros_like(self.logits)
 
+    @cached_property
+    def target(self) -> Tensor:
+        """Logits that a distillation moves towards, [m, V]: the teacher's, unless a term puts others here."""
+        return self.teacher_logits
+
     def logits_of(self, weights: FixedWeights) -> Tensor:
         """Other weights' logits after the student's prompt, [m, V], without gradient."""
         return tempered(self.slice.scored_by(weights)(self.span), self.temperature)

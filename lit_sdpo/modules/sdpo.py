@@ -101,10 +101,10 @@ class Distillation(Term):
 
     def losses(self, tokens: Tokens, part: TermTokens) -> Tensor:
         """The divergence, times the bounded importance weight."""
-        target = self.target(tokens)
+        tokens.target = self.target(tokens)
         if self.tilt is not None:
-            target = self._tilted(self.tilt, tokens, part, target)
-        losses = self.divergence(tokens, target)
+            tokens.target = self._tilted(self.tilt, tokens, part)
+        losses = self.divergence(tokens)
         ratio = tokens.importance(self.importance_clip)
         module = tokens.slice.module
         module.tally_mean("sdpo/divergence", losses, tokens, part)
@@ -119,18 +119,18 @@ class Distillation(Term):
         """Logits of the target, [m, V]."""
         return tokens.teacher_logits
 
-    def _tilted(self, tilt: Tilt, tokens: Tokens, part: TermTokens, target: Tensor) -> Tensor:
+    def _tilted(self, tilt: Tilt, tokens: Tokens, part: TermTokens) -> Tensor:
         module = tokens.slice.module
         reference, step = tokens.logits_of(self.reference), module.global_step - int(self.begun)
-        found = tilt.target(reference, target, step, tokens.of(part.weights) != 0)
+        found = tilt.target(reference, tokens.target, step, tokens.of(part.weights) != 0)
         module.tally_mean("sdpo/inverse_beta", found.inverse_beta, tokens, part)
         module.tally_mean("sdpo/target_divergence", found.divergence, tokens, part)
         return found.logprobs
 
-    def divergence(self, tokens: Tokens, target: Tensor) -> Tensor:
-        """Divergence of each token from the target's logits [m, V], [m]."""
+    def divergence(self, tokens: Tokens) -> Tensor:
+        """Divergence of each token from ``tokens.target``, [m]."""
         top_k = self.top_k if self.top_k and self.top_k < tokens.logits.shape[-1] else None
-        return sdpo_loss(tokens.logits, target, alpha=self.alpha, top_k=top_k, tail=self.tail)
+        return sdpo_loss(tokens.logits, tokens.target, alpha=self.alpha, top_k=top_k, tail=self.tail)
 
 
 class SDPO(OnPolicyModule):
