@@ -89,4 +89,4 @@ def test_a_sample_of_the_walk():
     command = [sys.executable, "-m", "tests.walk", "--sample", "20"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     made = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True)
-    assert made.stdout.splitlines()[-1] == "20 right, 0 wrong", made.stdout[-3000:] + made.stderr[-2000:]
+    assert made.stdout.splitlines()[-1:] == ["20 right, 0 wrong"], made.stdout[-3000:] + made.stderr[-2000:]
