@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_sdpo.callbacks.rollout.callback import RolloutCallback
+from lit_sdpo.callbacks.rollout.callback import RolloutCallback, rollouts_in
 from lit_sdpo.callbacks.rollout.checks import check_module
 from lit_sdpo.data.base import stream_of
 from lit_sdpo.errors import UserError
@@ -45,7 +45,7 @@ class MemoryBudget(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Estimate, cut, tell."""
-        rollout = next((c for c in trainer.callbacks if isinstance(c, RolloutCallback)), None)  # type: ignore[attr-defined]
+        rollout = rollouts_in(trainer)
         if rollout is None:
             if self.gib is not None:
                 raise UserError(

@@ -11,7 +11,7 @@ from torch.utils.tensorboard.summary import hparams
 from typing_extensions import override
 
 from lit_sdpo.callbacks.loggers import event_writer
-from lit_sdpo.callbacks.rollout.callback import RolloutCallback
+from lit_sdpo.callbacks.rollout.callback import rollouts_in
 from lit_sdpo.data.base import stream_of
 from lit_sdpo.modules.taught import Taught
 from lit_sdpo.policies.held import policy_in
@@ -135,7 +135,7 @@ def settings(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, str |
     teacher = module.teacher if isinstance(module, Taught) else None
     numbers = {} if teacher is None else teacher.hyperparameters
     policy, stages = policy_in(module), stream_of(trainer).stages
-    rollout = next((c for c in trainer.callbacks if isinstance(c, RolloutCallback)), None)  # type: ignore[attr-defined]
+    rollout = rollouts_in(trainer)
     group = trainer.optimizers[0].param_groups[0] if trainer.optimizers else {}
     found = {
         "method": type(module).__name__,

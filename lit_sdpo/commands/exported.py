@@ -24,6 +24,7 @@ from lit_sdpo.policies.exporting import (
     whole_folder,
     write_policy,
 )
+from lit_sdpo.policies.held import adapted
 from lit_sdpo.policies.load import load_tokenizer, render_all, resolve
 from lit_sdpo.report.model_card import model_card
 
@@ -56,7 +57,7 @@ def export(
     tokenizer = load_tokenizer(name)
     policy = run.policy()
     kind = getattr(torch, dtype) if dtype else policy.dtype
-    lora = hasattr(policy, "peft_config")
+    lora = adapted(policy)
     rounded = kind != policy.dtype or (lora and not adapter)
     count = sum(p.numel() for name, p in policy.named_parameters() if (ADAPTER in name) == adapter)
     told = str(kind).removeprefix("torch.")

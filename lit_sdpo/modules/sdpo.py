@@ -19,6 +19,7 @@ from lit_sdpo.modules.tilt import Tilt
 from lit_sdpo.optimizers import SDPOAdamW
 from lit_sdpo.policies.attention import say_once
 from lit_sdpo.policies.copies import copy_of
+from lit_sdpo.policies.held import adapted
 from lit_sdpo.policies.masters import is_rounded, trained
 from lit_sdpo.policies.teachers import FrozenTeacher, Teacher
 from lit_sdpo.ranges import check_integer, check_number, check_share
@@ -204,7 +205,7 @@ class SDPO(OnPolicyModule):
         """
         super().on_fit_start()
         self._check_stages()
-        adapters = hasattr(self.policy, "peft_config")
+        adapters = adapted(self.policy)
         if adapters and self.teacher.averages and any(map(is_rounded, trained(self.policy))):
             raise UserError(
                 f"{type(self.teacher).__name__} averages adapters, and small shares are lost in their rounding",

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lit_sdpo.functional import ema_update_
 from lit_sdpo.policies.fitting import check_same
+from lit_sdpo.policies.held import adapted
 from lit_sdpo.policies.load import load_policy
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, scorer
@@ -80,7 +81,7 @@ def copy_of(policy: Any, name: str, averages: bool = True) -> WeightCopy:
         name: Names an adapter's copy.
         averages: See :class:`ModelCopy`.
     """
-    if hasattr(policy, "peft_config"):
+    if adapted(policy):
         from lit_sdpo.policies.adapters import AdapterCopy
 
         return AdapterCopy(policy, name)
@@ -89,7 +90,7 @@ def copy_of(policy: Any, name: str, averages: bool = True) -> WeightCopy:
 
 def base_of(policy: PreTrainedModel) -> FixedWeights:
     """The policy before training; under an adapter that needs no memory."""
-    if hasattr(policy, "peft_config"):
+    if adapted(policy):
         from lit_sdpo.policies.adapters import BaseOfAdapter
 
         return BaseOfAdapter()

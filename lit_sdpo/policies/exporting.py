@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from lit_sdpo.errors import UserError
 from lit_sdpo.files import sync
 from lit_sdpo.policies.gguf import is_gguf
+from lit_sdpo.policies.held import adapted
 from lit_sdpo.policies.load import end_token_ids, load_policy, resolve
 from lit_sdpo.processes import is_running
 
@@ -115,21 +116,21 @@ def write_policy(
     """
     state = None if state is None else dict(state)
     need = sum(tensor.numel() * tensor.element_size() for tensor in policy.parameters())
-    if (free := shutil.disk_usage(folder).free) < need and not hasattr(policy, "peft_config"):
+    if (free := shutil.disk_usage(folder).free) < need and not adapted(policy):
         text = f"the weights need {need / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free"
         raise UserError(text, where=str(folder.parent), fix="free some space")
     own = policy.generation_config
     try:
         policy.generation_config = generation_config(policy, tokenizer, sampling)
         options: dict[str, Any] = {}
-        if hasattr(policy, "peft_config"):  # without the adapters of teachers
+        if adapted(policy):  # without the adapters of teachers
             options = {"selected_adapters": [str(policy.active_adapter)], "save_embedding_layers": False}
         policy.save_pretrained(folder, state_dict=state, **options)
         policy.generation_config.save_pretrained(folder)
     finally:
         policy.generation_config = own
     _write_tokenizer(tokenizer, folder)
-    if hasattr(policy, "peft_config"):
+    if adapted(policy):
         _write_base(policy.get_base_model(), folder, (place or folder).resolve() / BASE)
 
 
@@ -191,7 +192,7 @@ def merged(policy: Any) -> Any:
     Args:
         policy: Is changed.
     """
-    if not hasattr(policy, "peft_config"):
+    if not adapted(policy):
         return policy
     return policy.float().merge_and_unload(adapter_names=[str(policy.active_adapter)])
 

@@ -28,6 +28,11 @@ def template_options_in(module: pl.LightningModule) -> dict[str, Any] | None:
     return getattr(module, "chat_template_options", None)
 
 
+def adapted(policy: Any) -> bool:
+    """Whether a model is a base under adapters of PEFT."""
+    return hasattr(policy, "peft_config")
+
+
 def positions(policy: Any) -> int | None:
     """Tokens that a model can read at once, as its configuration says; ``None`` where it does not."""
     config = getattr(policy, "config", None)

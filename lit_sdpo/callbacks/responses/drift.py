@@ -16,10 +16,10 @@ from typing_extensions import override
 
 from lit_sdpo.callbacks import loggers
 from lit_sdpo.callbacks.clock import StreamClock
-from lit_sdpo.callbacks.responses.models import Weights, adapted, base_of, policy_of, tokenizer_of
+from lit_sdpo.callbacks.responses.models import Weights, base_of, policy_of, tokenizer_of
 from lit_sdpo.callbacks.responses.prompts import GivenPrompts, Prompts, evaluated_prompts, given_prompts
 from lit_sdpo.callbacks.responses.scoring import Responses, prompt_features, respond, response_numbers
-from lit_sdpo.callbacks.rollout.callback import RolloutCallback
+from lit_sdpo.callbacks.rollout.callback import rollouts_in
 from lit_sdpo.callbacks.weights.base import BaseWeights, folders_above
 from lit_sdpo.data.base import stream_of
 from lit_sdpo.errors import UserError
@@ -27,6 +27,7 @@ from lit_sdpo.files import write_atomically
 from lit_sdpo.folders import run_folder
 from lit_sdpo.functional.intervals import mean_interval, ratio_interval, sum_of_intervals
 from lit_sdpo.functional.response_drift import mmd_matrix
+from lit_sdpo.policies.held import adapted
 from lit_sdpo.policies.scoring import eval_mode
 from lit_sdpo.policies.sharding import is_sharded
 from lit_sdpo.ranges import check_integer, check_seed
@@ -274,9 +275,8 @@ class ResponseDrift(pl.Callback):
     def _longest(self, trainer: pl.Trainer) -> int:
         if self.max_new_tokens is not None:
             return self.max_new_tokens
-        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        samplers = (c.evaluation_sampling for c in callbacks if isinstance(c, RolloutCallback))
-        return next((sampling.max_new_tokens for sampling in samplers), 256)
+        rollouts = rollouts_in(trainer)
+        return 256 if rollouts is None else rollouts.evaluation_sampling.max_new_tokens
 
     def _role(self, stage: int, task: str) -> str:
         if not self.stages or not 0 < stage <= len(self.stages):

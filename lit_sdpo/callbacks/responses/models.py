@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from lit_sdpo.errors import UserError
-from lit_sdpo.policies.held import policy_in, tokenizer_in
+from lit_sdpo.policies.held import adapted, policy_in, tokenizer_in
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,6 @@ def tokenizer_of(module: pl.LightningModule) -> Any:
         UserError: It has none.
     """
     return _needed(module, "tokenizer", tokenizer_in(module))
-
-
-def adapted(policy: Any) -> bool:
-    """Whether the policy is a base under adapters."""
-    return hasattr(policy, "peft_config")
 
 
 def base_of(policy: Any, weights: Mapping[str, Tensor]) -> Weights:

@@ -323,3 +323,9 @@ class RolloutCallback(Callback):
             rewards=self.rewards,
             autocast=trainer.precision_plugin.forward_context(),
         )
+
+
+def rollouts_in(trainer: pl.Trainer) -> RolloutCallback | None:
+    """The callback that samples for a trainer; ``None`` where nothing does."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, RolloutCallback)), None)

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_sdpo.callbacks.weights.trained import check_whole
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules.base import OnPolicyModule
+from lit_sdpo.policies.held import adapted
 from lit_sdpo.policies.masters import is_rounded
 
 
@@ -38,7 +39,7 @@ class Handover(pl.Callback):
             raise UserError(
                 f"{others[0]} decides too what a stage hands on", where=name, fix="leave one of the two out"
             )
-        if hasattr(pl_module.policy, "peft_config"):
+        if adapted(pl_module.policy):
             raise UserError(
                 "a mean of two adapters' updates has up to twice their rank, so it is no adapter of this rank",
                 where=name,

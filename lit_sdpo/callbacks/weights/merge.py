@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_sdpo.callbacks.rollout.callback import RolloutCallback
+from lit_sdpo.callbacks.rollout.callback import rollouts_in
 from lit_sdpo.callbacks.weights.handover import Handover, exact_copy
 from lit_sdpo.data.base import stream_of
 from lit_sdpo.data.stream import EvaluationLoader
@@ -69,7 +68,7 @@ class StageMerge(Handover):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        if self.line_search is not None and not (_rollouts(trainer) and _loaders(trainer)):
+        if self.line_search is not None and not (rollouts_in(trainer) and _loaders(trainer)):
             raise UserError(
                 "a search compares the accuracy of the trained tasks, which nothing evaluates",
                 where="StageMerge.line_search",
@@ -128,11 +127,6 @@ class StageMerge(Handover):
         self._previous, self.factors = state_dict["previous"], list(state_dict["factors"])
 
 
-def _rollouts(trainer: pl.Trainer) -> RolloutCallback | None:
-    callbacks: Sequence[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((callback for callback in callbacks if isinstance(callback, RolloutCallback)), None)
-
-
 def _loaders(trainer: pl.Trainer) -> list[EvaluationLoader]:
     """Validation prompts of the tasks of all stages up to the one of now."""
     names = {task.name for stage in stream_of(trainer).stages[: trainer.current_epoch + 1] for task in stage.task.parts}
@@ -141,6 +135,6 @@ def _loaders(trainer: pl.Trainer) -> list[EvaluationLoader]:
 
 
 def _accuracy(trainer: pl.Trainer, module: OnPolicyModule) -> float:
-    rollouts = _rollouts(trainer)
+    rollouts = rollouts_in(trainer)
     assert rollouts is not None  # looked for before the first step
     return float(torch.tensor(rollouts.success_rates(trainer, module, _loaders(trainer))).nanmean())

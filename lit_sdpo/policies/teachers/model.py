@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.attention import say_once
 from lit_sdpo.policies.copies import FixedWeights, SecondModel
+from lit_sdpo.policies.held import adapted
 from lit_sdpo.policies.load import architecture_from, load_policy, resolve
 from lit_sdpo.policies.packing import Sequences
 from lit_sdpo.policies.scoring import Scorer, head
@@ -106,7 +107,7 @@ class ModelTeacher(Teacher):
             loaded = UnsavedModel(_load(self.model_name, self.dtype, planned))
             self._check_size(policy, loaded)
             self.model, own = loaded, list(loaded.model.parameters())
-        elif hasattr(policy, "peft_config"):
+        elif adapted(policy):
             _, name = read_adapter(policy, self.model_name, WHERE)
             self.model, own = NamedAdapter(name), []  # a checkpoint has it, as it has the policy's own
         else:
