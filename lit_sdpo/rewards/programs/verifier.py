@@ -200,7 +200,11 @@ def _verdict(reports: Sequence[Report], count: int) -> Verdict:
         if report.standing != SURE:
             cannot = f"Test {index + 1} of {count} cannot be judged: {report.reason}."
             return Verdict(None, cannot, failed("test").flags)
-    return Verdict(1.0) if len(reports) == count else failed("test")
+    if len(reports) < count:
+        return Verdict(
+            None, f"Test {len(reports) + 1} of {count} cannot be judged: its process has ended.", failed("test").flags
+        )
+    return Verdict(1.0)
 
 
 def _script_fault(code: int, output: bytes, errors: str, given: str, expected: str, same: Any) -> str:

@@ -52,14 +52,9 @@ class Examiners:
             job: The ``tests`` and the name of the ``function`` under test; see ``inside.examiner``.
             seconds: Time of the program for each test, counted from its start.
         """
-        connection, closing = self._take()
+        connection, closing = self._given(program, {**job, "seconds": seconds})
         clean = False
         try:
-            program.settimeout(None)  # A property of the connection, which the examiner shares.
-            body = json.dumps({**job, "seconds": seconds}).encode()
-            socket.send_fds(connection, [len(body).to_bytes(8, "big")], [program.fileno()])
-            connection.settimeout(START_SECONDS)
-            connection.sendall(body)
             while True:
                 try:
                     report = receive(connection)
@@ -84,6 +79,27 @@ class Examiners:
                 self._idle.append((connection, closing))
             else:
                 closing.close()
+
+    def _given(self, program: socket.socket, job: Mapping[str, Any]) -> tuple[socket.socket, ExitStack]:
+        """An examiner that has taken the job. A kept one may be gone, as it ends with the thread that started it."""
+        body = json.dumps(job).encode()
+        program.settimeout(None)  # A property of the connection, which the examiner shares.
+        while True:
+            kept = bool(self._idle)
+            connection, closing = self._take()
+            connection.settimeout(START_SECONDS)
+            try:
+                socket.send_fds(connection, [len(body).to_bytes(8, "big")], [program.fileno()])
+                connection.sendall(body)
+                if connection.recv(1, socket.MSG_PEEK):
+                    return connection, closing
+            except TimeoutError:
+                return connection, closing
+            except OSError:
+                pass
+            closing.close()
+            if not kept:
+                raise OSError("the process that runs the tests does not start")
 
     def close(self) -> None:
         """End the idle processes."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
@@ -117,6 +118,7 @@ def code(*tests, **more):
         ("class Node:\n    pass\nassert f(Node()) == 1", "def f(node):\n    return 1", "hand a Node to the program"),
         ("import nobody_has_this\nassert f() == 1", "def f():\n    return 1", "No module named 'nobody_has_this'"),
         ("assert open('/nowhere').read() == f()", "def f():\n    return 1", "FileNotFoundError"),
+        ("import os\nos.kill(os.getpid(), 9)\nassert f() == 1", "def f():\n    return 1", "ended with status 9"),
     ],
 )
 def test_a_test_that_cannot_be_judged_abstains(bubblewrap, test, program, reason):
@@ -125,6 +127,18 @@ def test_a_test_that_cannot_be_judged_abstains(bubblewrap, test, program, reason
     assert verdict.flags == ("verifier_failed", "verifier_failed:test")
     assert verdict.feedback.startswith("Test 1 of 1 cannot be judged: ")
     assert reason in verdict.feedback
+
+
+def test_judging_from_threads_that_end(bubblewrap):
+    # The process that is kept for the next program ends with the thread that started it.
+    check, verdicts = CodeTests(), []
+    text, truth = "```python\ndef f():\n    return 1\n```", json.dumps({"time_limit": 2.0, **code("assert f() == 1")})
+    for _ in range(3):
+        thread = threading.Thread(target=lambda: verdicts.append(check.judge(text, truth)))
+        thread.start()
+        thread.join()
+    check.examiners.close()
+    assert [verdict.score for verdict in verdicts] == [1.0] * 3
 
 
 def test_one_test_that_fails_decides_beside_one_that_cannot_be_judged(bubblewrap):

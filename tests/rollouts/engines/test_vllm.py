@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 import time
@@ -227,6 +228,26 @@ def test_a_server_that_goes_while_it_answers(server, policy):
         server.http.handle_error = lambda *arguments: None
         with pytest.raises(UserError, match="cannot be reached"):
             generate(engine, policy)
+
+
+def test_an_answer_that_breaks_off_leaves_no_connection_open():
+    with socket.create_server(("127.0.0.1", 0)) as service:
+
+        def break_off():
+            connection, _ = service.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n{")
+                while connection.recv(1 << 16):
+                    pass  # until the client has closed
+
+        thread = threading.Thread(target=break_off, daemon=True)
+        thread.start()
+        client = Client(f"http://127.0.0.1:{service.getsockname()[1]}", timeout=0.5, patience=0.0)
+        with pytest.raises(UserError, match="has not answered") as error:
+            client.post("/v1/completions", {})
+        thread.join(5.0)
+        assert not thread.is_alive(), error  # held here, so nothing was closed by the garbage collector
 
 
 def test_a_silent_server(server, policy):

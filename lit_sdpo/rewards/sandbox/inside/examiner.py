@@ -233,5 +233,7 @@ def serve(connection: _socket.socket, settings: Mapping[str, Any]) -> None:
                 send(connection, [ENDED, SURE, ""])
             os._exit(0)
         os.close(descriptor)
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
+        if status:  # Killed: for its memory, by the system, or by a test.
+            send(connection, ["", OWN_FAULT, f"the process of the test ended with status {status}"])
         send(connection, None)

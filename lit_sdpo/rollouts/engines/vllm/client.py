@@ -136,8 +136,8 @@ class Client:
             connection.sock.settimeout(self.timeout)
             data = None if body is None else json.dumps(body)
             connection.request(verb, self._root + path, data, {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            text = answer.read().decode()
+            with connection.getresponse() as answer:  # It holds the socket of HTTP/1.0 itself.
+                text = answer.read().decode()
         finally:
             with self._lock:
                 self._open.discard(connection)
