@@ -85,6 +85,8 @@ def test_a_token_that_begins_texts_and_turns(made):
     assert anchors(behaviour.met(run)) == []
     run.tokenizer.chat_template = "<|user|>{{ messages[0]['content'] }}<|end|><|user|>"
     assert anchors(behaviour.met(run)) == ["turn-token"]
+    run.data.likelihood = {"piqa": object()}
+    assert anchors(behaviour.met(run)) == ["turn-token", "start-of-texts"]
 
 
 def test_verifiers():
