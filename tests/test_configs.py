@@ -25,7 +25,7 @@ def name(path):
 
 def arguments(path):
     """``fit`` with this file; an overlay is put behind another one, and who needs a model gets one."""
-    overlay = path.parent.name in ("worlds", "prior") or path.name in ("measure.yaml", "fsdp.yaml")
+    overlay = path.parent.name in ("worlds", "prior", "streams") or path.name in ("measure.yaml", "fsdp.yaml")
     base = ["--config", SDPO] if overlay else []
     base = ["--config", str(path.with_name("grpo.yaml"))] if path.name == "two_stages.yaml" else base
     return ["fit", *base, "--config", str(path), *model(path)]
