@@ -141,7 +141,7 @@ def _kind(accelerator: str) -> str:
     """The device that an accelerator's name means."""
     if accelerator != "auto":
         return {"gpu": "cuda"}.get(accelerator, accelerator)
-    found = torch.accelerator.current_accelerator(check_available=True)
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return "cpu" if found is None else found.type
 
 
