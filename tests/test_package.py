@@ -11,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import lit_sdpo
 
@@ -161,3 +163,14 @@ def test_wheel_holds_the_configurations(wheel):
 def test_wheel_holds_nothing_but_the_package(wheel):
     assert {name.split("/")[0] for name in wheel} == {"lit_sdpo", f"lit_sdpo-{PROJECT['version']}.dist-info"}
     assert any(name.endswith("licenses/LICENSE") for name in wheel)
+
+
+def test_the_oldest_releases_are_those_of_the_bounds():
+    lines = (ROOT / "floors.txt").read_text(encoding="utf-8").splitlines()
+    floors = dict(line.split("==") for line in lines if not line.startswith("#"))
+    asked = map(Requirement, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]])
+    bounds = {(each.name, limit.version) for each in asked for limit in each.specifier if limit.operator == ">="}
+    assert len(bounds) > 15
+    assert {(name, Version(version)) for name, version in bounds} == {
+        (name, Version(version)) for name, version in floors.items() if name not in ("pyparsing", "pytorch-lightning")
+    }
