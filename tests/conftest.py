@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from transformers import GenerationConfig, Qwen3ForCausalLM
@@ -8,6 +10,14 @@ from lit_sdpo.data.micro.model import base_config
 from lit_sdpo.errors import UserError
 from lit_sdpo.policies.load import load_tokenizer
 from lit_sdpo.rewards.sandbox.sandbox import Sandbox
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lightning_is_heard():
+    """Lightning's log reaches ``caplog``, which it does only where a handler was there when it was imported."""
+    import lightning.pytorch as pl
+
+    logging.getLogger(pl.__name__).propagate = True
 
 
 @pytest.fixture(scope="session")

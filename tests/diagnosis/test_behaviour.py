@@ -104,6 +104,7 @@ def test_a_version_it_was_not_seen_in_is_told(monkeypatch):
 
 
 def test_packages_beside_this_one():
+    pytest.importorskip("datasets")
     assert list(behaviour.beside(["there-is-none"])) == []
     (line,) = behaviour.beside(["datasets", "there-is-none"])
     assert line.state == "ok"

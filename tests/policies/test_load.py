@@ -65,7 +65,7 @@ def test_random_weights_come_from_the_global_generator(tiny):
 
 def test_overrides_that_contradict_the_rest_are_explained(tmp_path):
     Qwen3Config(num_hidden_layers=4, layer_types=["full_attention"] * 4).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"num_hidden_layers.*layer_types") as caught:
+    with pytest.raises(UserError, match=r"num_hidden_layers.*layer.types") as caught:
         load_policy(str(tmp_path), random_weights=True, config_overrides={"num_hidden_layers": 2})
     assert caught.value.where == "model.config_overrides"
 
