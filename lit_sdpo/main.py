@@ -7,6 +7,7 @@ Lightning takes seconds to import, so nothing here does; ``fit``, ``validate`` a
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -51,8 +52,14 @@ def main(args: list[str] | None = None) -> int:
         args: Arguments after the program's name; ``--debug`` among them shows the traceback of a user's mistake too.
 
     Returns:
-        0 done, 1 the run failed, 2 a mistake that the user can mend, 130 interrupted, 143 terminated.
+        0 done, 1 the run failed, 2 a mistake that the user can mend, 130 interrupted, 141 nobody reads on, 143
+        terminated.
     """
+    code = _main(args)
+    return 141 if _reader_is_gone() else code  # as of a program that a broken pipe ends
+
+
+def _main(args: list[str] | None) -> int:
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -63,7 +70,24 @@ def main(args: list[str] | None = None) -> int:
     except SystemExit as leave:  # of a parser; Lightning leaves with 1 after Ctrl-C
         return 130 if isinstance(leave.__context__, KeyboardInterrupt) else int(leave.code or 0)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return 141
         return _explain(error, debug=debug)
+
+
+def _reader_is_gone() -> bool:
+    """Whether what is printed goes into a closed pipe, as under ``| head``; it leads nowhere from then on.
+
+    Python would say so at its end, when it writes what is left.
+    """
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            gone = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return gone
 
 
 def _dispatch(arguments: list[str]) -> int:
