@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import sys
 import traceback
 from importlib import import_module
+from typing import TextIO
 
 import lit_sdpo
 from lit_sdpo.commands import COMMANDS, run_command
@@ -55,8 +57,15 @@ def main(args: list[str] | None = None) -> int:
         0 done, 1 the run failed, 2 a mistake that the user can mend, 130 interrupted, 141 nobody reads on, 143
         terminated.
     """
-    code = _main(args)
-    return 141 if _reader_is_gone() else code  # as of a program that a broken pipe ends
+    try:
+        code = _main(args)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except BrokenPipeError:
+        for stream in filter(_nobody_reads, (sys.stdout, sys.stderr)):  # Python would write to them at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
+    return code
 
 
 def _main(args: list[str] | None) -> int:
@@ -70,24 +79,19 @@ def _main(args: list[str] | None) -> int:
     except SystemExit as leave:  # of a parser; Lightning leaves with 1 after Ctrl-C
         return 130 if isinstance(leave.__context__, KeyboardInterrupt) else int(leave.code or 0)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _reader_is_gone():
-            return 141
+        if isinstance(error, BrokenPipeError) and any(map(_nobody_reads, (sys.stdout, sys.stderr))):
+            raise
         return _explain(error, debug=debug)
 
 
-def _reader_is_gone() -> bool:
-    """Whether what is printed goes into a closed pipe, as under ``| head``; it leads nowhere from then on.
-
-    Python would say so at its end, when it writes what is left.
-    """
-    gone = False
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            gone = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return gone
+def _nobody_reads(stream: TextIO) -> bool:
+    """Whether what is printed there goes into a closed pipe, as under ``| head``."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+    except (OSError, ValueError):  # no file, such as what catches output in a test
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _dispatch(arguments: list[str]) -> int:
