@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from transformers import TrainerState
 
 from lit_sdpo.cli import main
+from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.trl_names import NAMES, answer
 
 PAGE = Path(__file__).parents[1] / "docs" / "coming-from-trl.md"
@@ -67,6 +71,25 @@ def test_every_option_is_one(capsys):
 
     missing = [here.option for here in NAMES.values() if here.option and not has(printed, here.option.split("."))]
     assert missing == []
+
+
+def test_the_page_s_run_is_one_and_its_rewards_work(tmp_path, monkeypatch, capsys):
+    page = PAGE.read_text(encoding="utf-8")
+    script = re.search(r"```python\n# train.py\n(.*?)```", page, re.DOTALL)[1]
+    functions = script[script.index("def correct") : script.index("GRPOTrainer(")]
+    (tmp_path / "my_rewards.py").write_text(functions)
+    (tmp_path / "run.yaml").write_text(re.search(r"```yaml\n(seed_everything.*?)```", page, re.DOTALL)[1])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+    assert main(["fit", "--config", str(tmp_path / "run.yaml"), "--print_config"]) == 0
+    rollout = yaml.safe_load(capsys.readouterr().out)["rollout"]
+    rewards = WeightedRewards.of(rollout["rewards"], rollout["reward_weights"])
+    completions = [[{"role": "assistant", "content": text}] for text in ("It is 4.", "It is 5.")]
+    for step, expected in ((0, [1.0, 0.0]), (21, [1.0 - 0.5 * 0.02, -0.5 * 0.01])):
+        state = TrainerState(global_step=step)
+        found = rewards([Verdict(None)] * 2, ["?"] * 2, completions, [[1, 2], [3]], state, solution=["4", "4"])
+        assert found.rewards.tolist() == pytest.approx(expected)
+        assert found.told.columns == {"gold": ["4", "4"]}
 
 
 def test_the_page_has_the_same_table():

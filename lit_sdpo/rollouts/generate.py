@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_sdpo.data.task import Row, Task
 from lit_sdpo.policies.load import end_token_ids, render_all
@@ -22,6 +22,9 @@ from lit_sdpo.rollouts.malloc import keep_freed_memory
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.texts import completion_texts
 from lit_sdpo.rollouts.types import Rollouts
+
+if TYPE_CHECKING:
+    from transformers import TrainerState  # brings half of Transformers with it
 
 
 @dataclass(frozen=True)

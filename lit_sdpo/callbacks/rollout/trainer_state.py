@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import lightning.pytorch as pl
-from transformers import TrainerState
 
 from lit_sdpo.data.base import stream_of
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
 
 
 def trainer_state(trainer: pl.Trainer) -> TrainerState:
@@ -14,6 +18,8 @@ def trainer_state(trainer: pl.Trainer) -> TrainerState:
     Args:
         trainer: Of the run; its steps are optimizer steps.
     """
+    from transformers import TrainerState  # brings half of Transformers with it
+
     stages = stream_of(trainer).stages
     done, stage = 0, trainer.current_epoch
     for number, each in enumerate(stages):
