@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +50,7 @@ from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.nulls import null_where_a_value_is_needed
 from lit_sdpo.overrides import import_named_classes, own_defaults
 from lit_sdpo.rewards.registry import register_verifiers
+from lit_sdpo.versions import version_of
 
 import_named_classes()
 
@@ -110,10 +110,16 @@ class RunRecord(SaveConfigCallback):
             "seed": os.environ.get("PL_GLOBAL_SEED"),
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "versions": {name: version(name) for name in PACKAGES},
+            "trusted_code": self._trusted_code(),
+            "versions": {name: version_of(name) for name in PACKAGES},
         }
         config = self.parser.dump(self.config, skip_unset=False)
         return {self.config_filename: config, "environment.json": json.dumps(environment, indent=2) + "\n"}
+
+    def _trusted_code(self) -> str | None:
+        """The model whose own Python code was allowed to run; ``None`` for no such model."""
+        given = self.config.get("model.init_args") or Namespace()
+        return given.get("model_name") if given.get("trust_remote_code") else None
 
     def _take(self, trainer: pl.Trainer, folder: Path) -> None:
         refusal = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +12,7 @@ import yaml
 
 from lit_sdpo.errors import UserError
 from lit_sdpo.overrides import Change, flag_content, give_way, merge, merged
-from lit_sdpo.shipped_configs import shipped
+from lit_sdpo.shipped_configs import SHIPPED, shipped
 from lit_sdpo.yaml_files import read_yaml
 
 KEY = "extends"
@@ -19,7 +21,8 @@ KEY = "extends"
 def expand(arguments: Sequence[str]) -> list[str]:
     """Replace each ``--config FILE`` by the files that FILE extends, outermost first, and FILE's own content.
 
-    A path in ``extends`` is relative to the file that names it. What is no file may be the name of one that comes with
+    Modules beside a file, and in the working folder, can be named by their import path. A path in ``extends`` is
+    relative to the file that names it. What is no file may be the name of one that comes with
     the package, such as ``micro/sdpo``. Later files win, key by key; what a later file or
     argument replaces as a whole (:mod:`lit_sdpo.overrides`) is left out of the earlier ones.
 
@@ -93,6 +96,16 @@ def origin(arguments: Sequence[str], key: str) -> Path | None:
     return found
 
 
+def make_importable(folder: Path) -> None:
+    """Let modules in a folder be named by import paths, after those that are installed; then those of the working one.
+
+    Worker processes look where this one does.
+    """
+    for each in (str(folder), os.getcwd()):
+        if each not in sys.path:
+            sys.path.append(each)
+
+
 def _split(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
     """Each argument, with the name of the file for ``--config``."""
     rest = iter(arguments)
@@ -134,6 +147,8 @@ def _contents(name: str, seen: tuple[Path, ...], beside: Path | None = None) -> 
     if path.resolve() in seen:
         chain = " -> ".join(p.name for p in (*seen, path))
         raise UserError(f"the file extends itself ({chain})", where=f"{name}: {KEY}", fix="remove the circle")
+    if not path.is_relative_to(SHIPPED):
+        make_importable(path.absolute().parent)
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError("holds no keys", where=str(path), fix="give a YAML mapping")

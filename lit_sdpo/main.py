@@ -7,9 +7,12 @@ Lightning takes seconds to import, so nothing here does; ``fit``, ``validate`` a
 from __future__ import annotations
 
 import gc
+import os
+import select
 import sys
 import traceback
 from importlib import import_module
+from typing import TextIO
 
 import lit_sdpo
 from lit_sdpo.commands import COMMANDS, run_command
@@ -51,8 +54,21 @@ def main(args: list[str] | None = None) -> int:
         args: Arguments after the program's name; ``--debug`` among them shows the traceback of a user's mistake too.
 
     Returns:
-        0 done, 1 the run failed, 2 a mistake that the user can mend, 130 interrupted, 143 terminated.
+        0 done, 1 the run failed, 2 a mistake that the user can mend, 130 interrupted, 141 nobody reads on, 143
+        terminated.
     """
+    try:
+        code = _main(args)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except BrokenPipeError:
+        for stream in filter(_nobody_reads, (sys.stdout, sys.stderr)):  # Python would write to them at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
+    return code
+
+
+def _main(args: list[str] | None) -> int:
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -63,7 +79,19 @@ def main(args: list[str] | None = None) -> int:
     except SystemExit as leave:  # of a parser; Lightning leaves with 1 after Ctrl-C
         return 130 if isinstance(leave.__context__, KeyboardInterrupt) else int(leave.code or 0)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and any(map(_nobody_reads, (sys.stdout, sys.stderr))):
+            raise
         return _explain(error, debug=debug)
+
+
+def _nobody_reads(stream: TextIO) -> bool:
+    """Whether what is printed there goes into a closed pipe, as under ``| head``."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+    except (OSError, ValueError):  # no file, such as what catches output in a test
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _dispatch(arguments: list[str]) -> int:

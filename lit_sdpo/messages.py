@@ -18,6 +18,7 @@ from typing import Any
 
 from lit_sdpo.errors import UserError, lacks_memory, reason
 from lit_sdpo.rewards.registry import import_object
+from lit_sdpo.trl_names import answer as trl_answer
 
 #: Lines of a report that say nothing about the mistake itself.
 _NOISE = re.compile(
@@ -54,7 +55,7 @@ def explain_parsing(report: str, *, keys: Iterable[str] = (), namespaces: Sequen
         >>> print(explain_parsing(report))
         trainer.precision: 'fp7' is not allowed. Use one of: 16-true, 32-true.
     """
-    if found := re.search(r"(?:unrecognized arguments: --|does not accept option ')([\w.]+)", report):
+    if found := re.search(r"(?:unrecognized arguments: --|does not accept option ')([\w.-]+)", report):
         return _unknown_key(found[1], keys)
     if found := re.match(r"the following arguments are required: (.*)", report):
         missing = ", ".join(name.rpartition("fit.")[2] for name in found[1].split(", "))
@@ -65,7 +66,7 @@ def explain_parsing(report: str, *, keys: Iterable[str] = (), namespaces: Sequen
         option = found[1]
         nested = re.search(r"class_path='([\w.]+)'", text)
         owner = nested[1] if nested else place.owner
-        fix = _choose(option, _options(owner))
+        fix = trl_answer(option) or _choose(option, _options(owner))
         return UserError(f"{owner.rpartition('.')[2]} has no option {option!r}", where=f"{where}.{option}", fix=fix)
     given = re.search(r"Given value: (.*?)(?:\. Got value: .*)?$", report, re.MULTILINE)
     kinds = re.findall(r"Expected an? <class '(float|int|bool|str)'>", text)
@@ -148,7 +149,7 @@ def _unknown_key(key: str, keys: Iterable[str]) -> UserError:
         head, _, last = head.rpartition(".")
     prefix = f"{head}." if head else ""
     siblings = sorted({k.removeprefix(prefix).partition(".")[0] for k in known if k.startswith(prefix)})
-    return UserError("there is no such key", where=prefix + last, fix=_choose(last, siblings))
+    return UserError("there is no such key", where=prefix + last, fix=trl_answer(last) or _choose(last, siblings))
 
 
 def _innermost(report: str) -> _Place:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import yaml
 
 from lit_sdpo.configs import expand, origin
 from lit_sdpo.errors import UserError
+from lit_sdpo.rewards.registry import import_object
 
 
 @pytest.fixture
@@ -102,3 +105,23 @@ def test_where_a_value_comes_from(write):
     assert origin(arguments, "model.depth") is None
     assert origin([*arguments, "--model.init_args.lr", "4"], "model.lr") is None
     assert origin(["--model.lr=4", *arguments], "model.lr").name == "top.yaml"
+
+
+@pytest.fixture
+def own_path(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def test_modules_beside_a_configuration_and_in_the_working_folder_can_be_named(tmp_path, monkeypatch, own_path):
+    for folder, name in (("project", "beside_rewards"), ("work", "working_rewards")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.py").write_text("def one(completions, **columns):\n    return [1.0]\n")
+    (tmp_path / "project" / "base.yaml").write_text("seed_everything: 1\n")
+    (tmp_path / "project" / "json.py").write_text("raise RuntimeError\n")  # what is installed goes first
+    monkeypatch.chdir(tmp_path / "work")
+    before = list(sys.path)
+    expand(["fit", "--config", "../project/base.yaml", "--config", "micro/sdpo"])
+    assert sys.path[: len(before)] == before
+    for name in ("beside_rewards", "working_rewards"):
+        assert import_object(f"{name}.one").__module__ == name
+    assert not any("micro" in path for path in sys.path[len(before) :])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from lit_sdpo.cli import LitSDPOCLI
 from lit_sdpo.commands import COMMANDS
-from lit_sdpo.main import RUNS
+from lit_sdpo.main import RUNS, main
 from tests.commands.test_samples import record
 from tests.report.made_runs import flat, on_disk
 
@@ -122,3 +123,28 @@ def test_type_checkers_and_programs_find_the_same_names(package):
 def test_rooms_are_attributes_of_the_package():
     for room in importlib.import_module("lit_sdpo")._ROOMS:
         assert getattr(importlib.import_module("lit_sdpo"), room).__name__ == f"lit_sdpo.{room}"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["no-such-command"]])
+def test_nobody_reads_on(words):
+    """As under ``| head -1``: nothing is said, and the code is that of a program ended by a broken pipe."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-m", "lit_sdpo", *words],
+        stdout=subprocess.PIPE if words[0].startswith("no") else writing,
+        stderr=writing if words[0].startswith("no") else subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert ended.returncode == 141
+    assert not ended.stderr
+
+
+def test_another_broken_pipe_is_a_failure(monkeypatch, capsys):
+    def lost(arguments):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("lit_sdpo.main._dispatch", lost)
+    assert main(["fit"]) == 1
+    assert "BrokenPipeError" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from typing_extensions import override
 
@@ -31,7 +32,7 @@ class SampleLogger(pl.Callback):
     by; null in evaluations, for methods without advantages, and where the loss has none for it: it has no reward, or is
     distilled instead), ``score`` (the verifier's alone, which decides what is a success), ``finished, length``
     (tokens), ``flags`` and, where it is asked for, ``ids`` (tokens). In training a method with a teacher adds
-    ``teacher_context``: whether the teacher had one.
+    ``teacher_context``: whether the teacher had one; what rewards have said with ``log_extra`` is in ``told``.
     ``step`` is the number of optimizer steps taken before the completion was sampled, over all fits of this callback.
 
     Loggers show the first completion of each of ``num_shown`` prompts per task and occasion as a table
@@ -218,6 +219,15 @@ def _shorten(text: str, limit: int) -> str:
     return f"{text[:head]} … {len(text) - limit} characters left out … {text[-tail:]}"
 
 
+def _plain(value: Any) -> Any:
+    """What a reward has said of a completion, as JSON can hold it."""
+    if isinstance(value, torch.Tensor | np.generic) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
 def _records(rollouts: Rollouts, *, token_ids: bool) -> Iterator[dict[str, Any]]:
     g = rollouts.num_generations
     unknown = torch.full_like(rollouts.rewards, torch.nan)
@@ -245,4 +255,6 @@ def _records(rollouts: Rollouts, *, token_ids: bool) -> Iterator[dict[str, Any]]
             record["ids"] = ids[n][: lengths[n]]
         if rollouts.taught is not None:
             record["teacher_context"] = bool(rollouts.taught[n])
+        if rollouts.told:
+            record["told"] = {name: _plain(values[n]) for name, values in rollouts.told.items()}
         yield record

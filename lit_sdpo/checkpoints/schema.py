@@ -72,7 +72,7 @@ def fingerprint(rows: Sequence[Any]) -> str:
             content = list(astuple(row))
         else:
             content = [row.id, [dict(m) for m in row.messages], row.ground_truth, row.verifier, row.reference]
-            content += [dict(row.extra)] if row.extra else []  # rewards may look at it
+            content += [dict(some) for some in (row.extra, row.columns) if some]  # rewards may look at them
         digest.update(json.dumps(content, ensure_ascii=True, default=str).encode() + b"\n")
     return f"{len(rows)} rows {digest.hexdigest()[:12]}"
 

@@ -100,6 +100,7 @@ class TrainedRun:
             lora=Lora(**lora) if lora else None,
             random_weights=complete,
             config_overrides=given.get("config_overrides") if drawn else None,
+            trust_remote_code=bool(given.get("trust_remote_code")),
         )
         if complete and not drawn and (stored := stored_generation_config(given["model_name"])) is not None:
             policy.generation_config = stored

@@ -52,6 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         answers=not options.skip_answers,
         overlap=OverlapFinder(options.ngram, options.share or None),
         pairs=PairFinder(options.pairs, _Progress()) if options.pairs else None,
+        rewarded="rewards" in settings if configs else None,
     )
     scored: list[tuple[Part, Parse]] = [
         (Part(Source(path=file, columns=options.columns)), scored_row) for file in files if options.likelihood
@@ -208,7 +209,10 @@ def _settings(configs: Sequence[str]) -> dict[str, Any]:
     """What of a configuration decides lengths."""
     found: dict[str, Any] = {}
     for content in _contents(configs):
-        for section, keys in (("model", ("model_name", "chat_template_options")), ("rollout", ("max_prompt_tokens",))):
+        for section, keys in (
+            ("model", ("model_name", "chat_template_options")),
+            ("rollout", ("max_prompt_tokens", "rewards")),
+        ):
             given = content.get(section) or {}
             if isinstance(given, dict):
                 given = {**given, **(given.get("init_args") or {})}

@@ -54,7 +54,7 @@ def export(
     disable_progress_bar()  # of loading weights
     name = str(run.model.get("model_name", ""))
     _check(run, target, name, adapter)
-    tokenizer = load_tokenizer(name)
+    tokenizer = load_tokenizer(name, bool(run.model.get("trust_remote_code")))
     policy = run.policy()
     kind = getattr(torch, dtype) if dtype else policy.dtype
     lora = adapted(policy)

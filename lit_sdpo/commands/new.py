@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -14,7 +14,7 @@ import lit_sdpo
 from lit_sdpo.errors import UserError
 from lit_sdpo.shipped_configs import SHIPPED, shipped, shipped_names
 
-FILE = "run.yaml"
+FILE, REWARDS = "run.yaml", "my_rewards.py"
 #: Rows that a new project is shown with, by the names that its configuration has for them.
 ROWS = {"train.jsonl": "examples/own_data_train.jsonl", "test.jsonl": "examples/own_data_test.jsonl"}
 
@@ -33,21 +33,39 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = _parser().parse_args(arguments)
     folder = Path(options.folder)
-    if taken := [name for name in (FILE, *ROWS) if (folder / name).exists()]:
+    files = {FILE: _built_on(options.base)} if options.base else _rewarded() if options.rewards else _verified()
+    if taken := [name for name in files if (folder / name).exists()]:
         raise UserError(f"there is a {taken[0]} already", where=str(folder), fix="give a folder without one")
-    text = _own_rows() if options.base is None else _built_on(options.base)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(text, encoding="utf-8")
-    for name, source in ROWS.items() if options.base is None else ():
-        shutil.copyfile(SHIPPED / source, folder / name)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
     print(f"{folder / FILE} is written. What to do next stands at its top:\n")
-    top = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    top = list(takewhile(lambda line: line.startswith("#"), files[FILE].splitlines()))
     print("\n".join([f"  cd {folder}", *(f"  {line[4:]}" for line in top if line.startswith("#   "))]))
+    further = [line[2:] for line in top[1:] if not line.startswith("#   ")]
+    if further:
+        print("\n" + "\n".join(further))
     return 0
 
 
-def _own_rows() -> str:
-    return (Path(lit_sdpo.__file__).parent / "assets" / "new" / FILE).read_text(encoding="utf-8")
+def _verified() -> dict[str, str]:
+    """The files of a project whose rows a verifier judges."""
+    rows = {name: (SHIPPED / source).read_text(encoding="utf-8") for name, source in ROWS.items()}
+    return {FILE: _asset("run.yaml"), **rows}
+
+
+def _rewarded() -> dict[str, str]:
+    """The files of a project whose rows its own rewards judge: each has a prompt and what these ask for."""
+    rows = {}
+    for name, source in ROWS.items():
+        read = [json.loads(line) for line in (SHIPPED / source).read_text(encoding="utf-8").splitlines()]
+        lines = (json.dumps({"prompt": row["question"], "answer": row["final_answer"]}) for row in read)
+        rows[name] = "".join(f"{line}\n" for line in lines)
+    return {FILE: _asset("rewards.yaml"), REWARDS: _asset(f"{REWARDS}.txt"), **rows}
+
+
+def _asset(name: str) -> str:
+    return (Path(lit_sdpo.__file__).parent / "assets" / "new" / name).read_text(encoding="utf-8")
 
 
 def _built_on(name: str) -> str:
@@ -80,5 +98,7 @@ def _known(name: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lit-sdpo new", description=__doc__)
     parser.add_argument("folder", help="where to begin; it is made")
-    parser.add_argument("--from", dest="base", metavar="NAME", help="a shipped configuration, such as micro/sdpo")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--from", dest="base", metavar="NAME", help="a shipped configuration, such as micro/sdpo")
+    begin.add_argument("--rewards", action="store_true", help="GRPO with reward functions of your own, as for TRL")
     return parser

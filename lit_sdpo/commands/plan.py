@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from lit_sdpo.errors import UserError
+from lit_sdpo.heartbeat import still_at
 from lit_sdpo.text import printable_lines
 
 
@@ -26,16 +27,17 @@ def main(arguments: Sequence[str]) -> int:
     options, settings = _parser().parse_known_args(list(arguments[len(files) :]))
     if not files and "--config" not in settings:
         raise UserError("no configuration given", fix="lit-sdpo plan CONFIG.yaml")
-    from lit_sdpo.planning.plan import Speed, plan  # torch and Lightning take seconds to import
-    from lit_sdpo.planning.table import text
+    with still_at("counting what the run will do and need", seconds=5.0):
+        from lit_sdpo.planning.plan import Speed, plan  # torch and Lightning take seconds to import
+        from lit_sdpo.planning.table import text
 
-    found = plan(
-        [*(word for file in files for word in ("--config", file)), *settings],
-        architecture=options.architecture,
-        rows=dict(options.rows),
-        tokens_per_completion=options.tokens_per_completion,
-        speed=Speed(options.decode_tokens_per_second, options.update_tokens_per_second),
-    )
+        found = plan(
+            [*(word for file in files for word in ("--config", file)), *settings],
+            architecture=options.architecture,
+            rows=dict(options.rows),
+            tokens_per_completion=options.tokens_per_completion,
+            speed=Speed(options.decode_tokens_per_second, options.update_tokens_per_second),
+        )
     print(json.dumps(found.as_dict(), indent=1) if options.json else printable_lines(text(found)))
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,9 +94,13 @@ class SourceTask(Task):
             self._rows[split] = self._read(split)
         return self._rows[split]
 
+    def judges(self, row: Row) -> bool:
+        """Whether the row has a verifier."""
+        return bool(row.verifier)
+
     def verify(self, completion: str, row: Row) -> Verdict:
-        """Judge one completion with the row's verifier."""
-        return find_verifier(row.verifier)(completion, row)
+        """Judge one completion with the row's verifier; without one it abstains."""
+        return find_verifier(row.verifier)(completion, row) if row.verifier else Verdict(None)
 
     def place(self, split: Split, row: Row) -> str:
         """File and line of a row, which are looked for."""
@@ -170,7 +174,7 @@ class SourceTask(Task):
             _log.warning("task %s: left out %d training rows that are evaluated", self.name, overlap)
         if overlap and not rows:
             raise UserError("every training row is evaluated too", where=f"task {self.name}", fix="give separate files")
-        return tuple(rows.values())
+        return with_same_columns(tuple(rows.values()))
 
     def _say(self, layout: Layout) -> None:
         if layout.recognised and layout.name != "rows":
@@ -222,7 +226,7 @@ class JsonlTask(SourceTask):
         super().__init__(self.plan(name, **files, **options, on_bad_row=on_bad_row, limit=limit))
         for split in ("validation", "test", "train"):
             self.rows(split)
-        names = sorted({row.verifier for rows in self._rows.values() for row in rows})
+        names = sorted({row.verifier for rows in self._rows.values() for row in rows if row.verifier})
         self.markers = prepare(names)
 
     @classmethod
@@ -257,6 +261,14 @@ def prepare(names: Sequence[str]) -> tuple[str, ...]:
         if ready := getattr(check, "prepare", None):
             ready()
     return tuple(dict.fromkeys(marker for check in checks for marker in getattr(check, "markers", ())))
+
+
+def with_same_columns(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The rows with all columns that any of them has, ``None`` where a row says nothing."""
+    names = dict.fromkeys(name for row in rows for name in row.columns)
+    if all(len(row.columns) == len(names) for row in rows):
+        return rows
+    return tuple(replace(row, columns={name: row.columns.get(name) for name in names}) for row in rows)
 
 
 def prompt_text(row: Row) -> str:

@@ -113,6 +113,10 @@ class Mixture(Task):
             return ()
         return [mixed(row, part) for part, task in enumerate(self._tasks) for row in task.rows("train")]
 
+    def judges(self, row: Row) -> bool:
+        """Whether the row's own task has a verifier for it."""
+        return self.part_of(row).judges(row)
+
     def verify(self, completion: str, row: Row) -> Verdict:
         """Judge one completion by the row's own task."""
         return self.part_of(row).verify(completion, row.original if isinstance(row, MixedRow) else row)

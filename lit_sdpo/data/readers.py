@@ -85,8 +85,9 @@ def read_rows(
 ) -> tuple[list[Row], int]:
     r"""Read the rows of a file or Hub data set.
 
-    A row has ``id``, ``messages``, ``ground_truth`` and ``verifier``; ``extra`` (an object, or JSON text of one) may
-    hold a ``reference_solution``. The row's reference is that solution, or the ground truth, in its verifier's form.
+    A row has ``id``, ``messages``, ``ground_truth`` and ``verifier``, or a ``prompt`` and columns for rewards;
+    ``extra`` (an object, or JSON text of one) may hold a ``reference_solution``. The row's reference is that solution,
+    or the ground truth, in its verifier's form.
     Other layouts (``lit_sdpo.data.layouts``) are recognised from their columns, or named in a ``Source``.
 
     Args:
@@ -146,7 +147,8 @@ def _check_columns(source: Source) -> None:
 
 def _row(fields: Mapping[str, Any], source: Source) -> Row:
     columns = source.columns or {}
-    name = source.verifier
+    judged = fields.get("judged", True)
+    name = source.verifier if judged else ""
     if name is None:  # what the row says; only the configuration may name code
         name = _text(fields, "verifier", columns)
         try:
@@ -156,14 +158,16 @@ def _row(fields: Mapping[str, Any], source: Source) -> Row:
     for field in ("task", "split", "family"):
         if unprintable(str(fields.get(field) or "")):
             raise BadRowError(columns.get(field, field), "the text has line breaks or control characters", "mend it")
-    truth = _text(fields, "ground_truth", columns)
+    truth = _text(fields, "ground_truth", columns) if judged else str(fields["ground_truth"])
     return Row(
         id=_text(fields, "id", columns),
         messages=fields["messages"],
         ground_truth=truth,
         verifier=name,
-        reference=_reference(name, truth, fields["extra"]),
+        reference=_reference(name, truth, fields["extra"]) if judged else None,
         extra=fields["extra"],
+        columns=fields["columns"],
+        conversational=fields.get("conversational", True),
     )
 
 

@@ -24,9 +24,12 @@ class Row:
         messages: The chat prompt, ``[{"role": ..., "content": ...}, ...]``; a turn may have ``tool_calls``,
             ``tool_call_id``, ``name`` and ``reasoning_content`` too.
         ground_truth: What the verifier compares with, as text (structured answers are JSON).
-        verifier: Name of the scoring contract.
+        verifier: Name of the scoring contract; empty where a task judges by itself, or rewards alone do.
         reference: A correct completion, where the data has one. Supervised training and data-set demonstrations use it.
         extra: Anything else the source says about the row; never needed for scoring.
+        columns: What rewards get by name besides: the columns of the source as they stand there, without the prompt.
+        conversational: Whether rewards see prompt and completion as messages. The prompt of a row that was one text is
+            shown as a text, and so are its completions.
     """
 
     id: str
@@ -35,6 +38,8 @@ class Row:
     verifier: str = ""
     reference: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    conversational: bool = True
 
 
 def check_name(name: str) -> None:
@@ -103,6 +108,10 @@ class Task(ABC):
             Whether they are left out; otherwise such rows are mistakes.
         """
         return False
+
+    def judges(self, row: Row) -> bool:
+        """Whether its verifier judges answers to a row; where it does not, rewards alone do."""
+        return True
 
     @abstractmethod
     def verify(self, completion: str, row: Row) -> Verdict:

@@ -80,10 +80,10 @@ class Run:
             options["lora"] = Lora(**options["lora"])
         name = options.pop("model_name")
         if not self.given.get("random_weights"):
-            self._check_weights(name)
+            self._check_weights(name, trust_remote_code=bool(options.get("trust_remote_code")))
             options |= {"random_weights": True, "config_overrides": None}
         if options.get("dtype") == "auto":
-            stored = architecture_from(resolve(name), {}).dtype
+            stored = architecture_from(resolve(name), {}, bool(options.get("trust_remote_code"))).dtype
             options["dtype"] = str(stored or torch.float32).removeprefix("torch.")
         if isinstance(self.module, Taught):
             for model, where in self.module.teacher.models:
@@ -98,13 +98,13 @@ class Run:
             policy.generation_config = stored_generation_config(name) or policy.generation_config
         return policy
 
-    def _check_weights(self, name: str, where: str = WHERE) -> None:
+    def _check_weights(self, name: str, where: str = WHERE, trust_remote_code: bool = False) -> None:
         folder = Path(resolve(name, where))
         if not folder.exists():  # whether those of the Hub fit shows when they are loaded
             return
         if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
             raise UserError(f"{name!r} holds no weights", where=where, fix="put model.safetensors beside config.json")
-        check_files(name, where)
+        check_files(name, where, trust_remote_code)
 
 
 def checks_of(settings: Sequence[str]) -> list[tuple[str, Check]]:

@@ -11,6 +11,7 @@ from lit_sdpo.diagnosis.findings import Finding
 from lit_sdpo.errors import UserError
 from lit_sdpo.rewards.combine import Scores, WeightedRewards
 from lit_sdpo.rewards.pool import verify_all
+from lit_sdpo.rollouts.generate import rewarded
 
 if TYPE_CHECKING:
     from lit_sdpo.diagnosis.configuration import Run
@@ -92,13 +93,5 @@ def reward_findings(
 def _score(task: Task, answers: list[str], rows: list[Row], combined: WeightedRewards) -> tuple[Scores, float]:
     started = time.perf_counter()
     verdicts = verify_all(task, answers, rows)
-    scores = combined(
-        verdicts,
-        [list(row.messages) for row in rows],
-        [[{"role": "assistant", "content": answer}] for answer in answers],
-        [[] for _ in answers],
-        ground_truth=[row.ground_truth for row in rows],
-        id=[row.id for row in rows],
-        extra=[row.extra for row in rows],
-    )
+    scores = rewarded(combined, verdicts, rows, answers, [[] for _ in answers])
     return scores, time.perf_counter() - started

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 
 from packaging.requirements import Requirement
 
 from lit_sdpo.diagnosis.findings import Finding
-
-DISTRIBUTION = "lit-sdpo"
+from lit_sdpo.versions import DISTRIBUTION, installed
 
 
 def packages(requirements: list[str] | None = None) -> Iterator[Finding]:
@@ -34,7 +33,7 @@ def packages(requirements: list[str] | None = None) -> Iterator[Finding]:
         extra = _extra(requirement)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
             continue
-        found = _version(requirement.name)
+        found = installed(requirement.name)
         if found is not None and requirement.specifier.contains(found, prereleases=True):
             if not extra:
                 fitting.append(f"{requirement.name} {found}")
@@ -61,10 +60,3 @@ def _extra(requirement: Requirement) -> str:
     text = str(requirement.marker or "")
     _, found, rest = text.partition("extra == ")
     return rest.strip("\"' )").partition('"')[0].partition("'")[0] if found else ""
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

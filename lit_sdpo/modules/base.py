@@ -84,6 +84,8 @@ class OnPolicyModule(RolloutModule):
         chat_template_options: Further arguments of the chat template, such as ``enable_thinking``.
         random_weights: Take the architecture only and begin with random weights.
         config_overrides: Values of the model's configuration that are replaced, with ``random_weights``.
+        trust_remote_code: Run Python code that lies beside the model, where its architecture or tokenizer is no part of
+            Transformers. It may do whatever you may: read it first. A warning names the folder.
 
     Raises:
         UserError: The model or its tokenizer cannot be used.
@@ -112,6 +114,7 @@ class OnPolicyModule(RolloutModule):
         chat_template_options: dict[str, Any] | None = None,
         random_weights: bool = False,
         config_overrides: dict[str, Any] | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
         check_number("replay_coefficient", replay_coefficient, at_least=0)
@@ -134,8 +137,9 @@ class OnPolicyModule(RolloutModule):
             lora=lora,
             random_weights=random_weights,
             config_overrides=config_overrides,
+            trust_remote_code=trust_remote_code,
         )
-        self.tokenizer = load_tokenizer(model_name)
+        self.tokenizer = load_tokenizer(model_name, trust_remote_code)
         check_template(self.tokenizer, chat_template_options)
         self.policy = None
         self.terms: Any = nn.ModuleDict()

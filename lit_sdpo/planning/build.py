@@ -44,8 +44,14 @@ def architecture_of(settings: Settings, folder: str | None, files: Sequence[str]
     """
     name = settings.get("model.init_args.model_name")
     source = folder or _shipped(files).get(name, name)
+    trust = bool(settings.get("model.init_args.trust_remote_code", False))
     try:
-        return architecture_from(resolve(source), settings.get("model.init_args.config_overrides", {}))
+        return architecture_from(resolve(source), settings.get("model.init_args.config_overrides", {}), trust)
+    except UserError as error:
+        if folder or settings.get("model.init_args.config_overrides"):
+            raise
+        fix = f"{error.fix}; or name a folder that holds its config.json with --architecture"
+        raise UserError(error.what, where=error.where, fix=fix) from error
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"cannot read the architecture of {source!r} ({str(error).strip().splitlines()[0][:160]})",

@@ -30,6 +30,8 @@ from lit_sdpo.policies.dropout import switch_off_dropout
 from lit_sdpo.policies.fitting import check_finite, check_loading, report_kept_back
 from lit_sdpo.policies.fused_layers import fuse
 from lit_sdpo.policies.gguf import gguf_config, gguf_file, gguf_tokenizer, is_gguf, loading_options, located
+from lit_sdpo.policies.hub import check_at_hand
+from lit_sdpo.policies.remote_code import own_code
 from lit_sdpo.ranges import check_integer, check_number
 
 #: ``model_name`` of the small model that ships with the package.
@@ -92,19 +94,27 @@ def resolve(model_name: str, where: str = WHERE) -> str:
     return str(path) if path.is_dir() else model_name
 
 
-def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(model_name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer; it needs an end token and a chat template.
+
+    Args:
+        model_name: Folder, Hub name, GGUF file, ``micro`` or ``smollm2``.
+        trust_remote_code: Run Python code that lies beside it.
 
     Raises:
         UserError: There is no tokenizer, no end token or no chat template.
     """
     source = resolve(model_name)
+    check_at_hand(source, WHERE)
     fix = "save the tokenizer beside the model (tokenizer.save_pretrained)"
-    with explained(f"{model_name!r} has no tokenizer that can be loaded", where=WHERE, fix=fix):
+    with (
+        explained(f"{model_name!r} has no tokenizer that can be loaded", where=WHERE, fix=fix),
+        own_code(source, trust_remote_code, WHERE) as trust,
+    ):
         tokenizer: Any = (
             gguf_tokenizer(source)
             if is_gguf(source)
-            else AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            else AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
         )
     if not tokenizer.encode("a", add_special_tokens=False):  # without its files, Transformers makes an empty one
         raise UserError(f"{model_name!r} has no tokenizer with a vocabulary", where=WHERE, fix=fix)
@@ -135,6 +145,7 @@ def load_policy(
     lora: Lora | None = None,
     random_weights: bool = False,
     config_overrides: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
     where: str = WHERE,
 ) -> PreTrainedModel:
     """Load the model in training mode, in which its own dropout is off and only an adapter's acts.
@@ -150,6 +161,7 @@ def load_policy(
         random_weights: Take the architecture only and begin with random weights, drawn from torch's global generator.
         config_overrides: Values of the model's configuration that are replaced, such as ``hidden_size``; with
             ``random_weights`` only.
+        trust_remote_code: Run Python code that lies beside the model.
         where: Key or argument that names the model, for messages.
 
     Raises:
@@ -157,6 +169,7 @@ def load_policy(
             this machine.
     """
     source = resolve(model_name, where)
+    check_at_hand(source, where)
     if config_overrides and not random_weights:
         raise UserError(
             "loaded weights fit one architecture", where="model.config_overrides", fix="set random_weights too"
@@ -166,12 +179,14 @@ def load_policy(
         raise UserError("it has no name", where="model.attn_implementation", fix="give one, or leave it out")
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     if random_weights:
-        config = architecture_from(source, config_overrides or {})
+        config = architecture_from(source, config_overrides or {}, trust_remote_code)
+        if trust_remote_code:
+            options["trust_remote_code"] = True
         place = "model.config_overrides" if config_overrides else where
         with explained(f"cannot build {model_name!r}", where=place, fix="use values that belong together"):
             policy: Any = AutoModelForCausalLM.from_config(config, dtype=None if dtype == "auto" else chosen, **options)
     else:
-        policy = _loaded(source, model_name, where, dtype=chosen, **options)
+        policy = _loaded(source, model_name, where, trust_remote_code, dtype=chosen, **options)
     switch_off_dropout(policy)
     fuse(policy)
     if compile:
@@ -189,7 +204,7 @@ def load_policy(
     return policy
 
 
-def check_files(model_name: str, where: str = WHERE) -> None:
+def check_files(model_name: str, where: str = WHERE, trust_remote_code: bool = False) -> None:
     """Whether the weight files of a model have the names and shapes that its configuration asks for.
 
     No weight is read: the model is built without memory.
@@ -197,25 +212,28 @@ def check_files(model_name: str, where: str = WHERE) -> None:
     Args:
         model_name: Folder, Hub name, GGUF file, ``micro`` or ``smollm2``.
         where: Key or argument that names it, for messages.
+        trust_remote_code: Run Python code that lies beside it.
 
     Raises:
         UserError: They do not fit.
     """
-    _loaded(resolve(model_name, where), model_name, where, device_map="meta")
+    check_at_hand(source := resolve(model_name, where), where)
+    _loaded(source, model_name, where, trust_remote_code, device_map="meta")
 
 
-def _loaded(source: str, name: str, where: str, **options: Any) -> Any:
+def _loaded(source: str, name: str, where: str, trust_remote_code: bool = False, **options: Any) -> Any:
     """A model with its weights, all of which were in its files, had the right shape and are finite."""
     loader: Any = AutoModelForCausalLM
     options = loading_options(source) | options
     try:
         with (
             explained(f"cannot load {name!r}", where=where, fix="check the name and what is in it"),
+            own_code(source, trust_remote_code, where) as trust,
             report_kept_back(),
         ):
             policy, info = loader.from_pretrained(
                 **located(source),
-                trust_remote_code=False,
+                trust_remote_code=trust,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 **options,
@@ -291,19 +309,28 @@ def _adapted(policy: Any, lora: Lora) -> Any:
     return adapted
 
 
-def architecture_from(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:
+def architecture_from(source: str, overrides: Mapping[str, Any], trust_remote_code: bool = False) -> PreTrainedConfig:
     """A model's configuration with values replaced; Transformers would not look at it again before it is saved.
+
+    Args:
+        source: Folder, Hub name or GGUF file.
+        overrides: The values.
+        trust_remote_code: Run Python code that lies beside it.
 
     Raises:
         UserError: The values contradict each other.
     """
     place = "model.config_overrides" if overrides else WHERE
-    with explained("its config.json contradicts itself", where=place, fix="change the other value along with it"):
+    check_at_hand(source, WHERE)
+    with (
+        explained("its config.json contradicts itself", where=place, fix="change the other value along with it"),
+        own_code(source, trust_remote_code, WHERE) as trust,
+    ):
         if is_gguf(source):
             config = gguf_config(source)
             config.update(dict(overrides))
         else:
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **overrides)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trust, **overrides)
         config.validate()
     return config
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from lit_sdpo.policies.load import resolve
 from lit_sdpo.report.items import known, means, score_records
 from lit_sdpo.report.summary import summarize, summary_intervals, undefined
 from lit_sdpo.report.tables import Matrix, MatrixRow, summary_markdown
+from lit_sdpo.versions import version_of
 
 #: Parts of the configuration that say how the model was trained.
 SETTINGS = ("seed_everything", "model", "rollout", "data")
@@ -61,7 +61,7 @@ def _lines(run: TrainedRun, name: str, adapter: bool, dtype: str, check: str) ->
     if versions := recorded.get("versions"):
         told = ", ".join(f"{package} {number}" for package, number in versions.items())
         yield f"- trained with Python {recorded.get('python')}, {told}"
-    told = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    told = ", ".join(f"{package} {version_of(package)}" for package in PACKAGES)
     yield f"- exported with Python {platform.python_version()}, {told}"
 
 

@@ -48,7 +48,11 @@ class Verifier(Protocol):
 
 @runtime_checkable
 class Reward(Protocol):
-    """A reward with the signature of TRL, so TRL's reward functions run unchanged."""
+    """A reward with the signature of TRL, so TRL's reward functions run unchanged.
+
+    Besides the columns of the rows it may ask for ``trainer_state``, ``log_extra(column, values)`` and
+    ``log_metric(name, value)``.
+    """
 
     def __call__(
         self,

@@ -200,6 +200,8 @@ def verify_all(task: Task, completions: Sequence[str], rows: Sequence[Row]) -> l
     found = {name: _found(name) for name in {row.verifier for row in rows}}
 
     def verdict(completion: str, row: Row) -> Verdict:
+        if not task.judges(row):
+            return Verdict(None)
         if final_text(completion) is None:
             return unanswered(completion, _form(found[row.verifier]))
         return task.verify(completion, row)
@@ -215,7 +217,7 @@ def _found(name: str) -> Any:
     from lit_sdpo.rewards.registry import verifier
 
     try:
-        return verifier(name)
+        return verifier(name) if name else None
     except UserError:
         return None
 

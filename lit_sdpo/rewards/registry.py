@@ -122,4 +122,7 @@ def import_object(path: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"cannot import {path!r}: {error}", fix="give the path as package.module.name") from error
+        fix = (
+            "give the path as package.module.name; modules beside the configuration and in the working folder are found"
+        )
+        raise UserError(f"cannot import {path!r}: {error}", fix=fix) from error

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,13 +14,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lit_sdpo.data.task import Row, Task
 from lit_sdpo.policies.load import end_token_ids, render_all
 from lit_sdpo.policies.scoring import eval_mode
-from lit_sdpo.rewards.combine import Scores, WeightedRewards
+from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.combine import GIVEN, Scores, WeightedRewards
 from lit_sdpo.rewards.pool import verify_all
 from lit_sdpo.rollouts.engines.base import Call, Completions, RolloutEngine, Sampling, checked
 from lit_sdpo.rollouts.malloc import keep_freed_memory
 from lit_sdpo.rollouts.sampling import sample_seeds
 from lit_sdpo.rollouts.texts import completion_texts
 from lit_sdpo.rollouts.types import Rollouts
+
+if TYPE_CHECKING:
+    from transformers import TrainerState  # brings half of Transformers with it
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def generate(
     engine: RolloutEngine,
     rewards: WeightedRewards,
     autocast: AbstractContextManager[Any] | None = None,
+    trainer_state: TrainerState | None = None,
 ) -> Generation:
     """Sample completions for all prompts at once and score them.
 
@@ -107,6 +112,7 @@ def generate(
         engine: What draws them.
         rewards: Combines the verdicts with further rewards.
         autocast: Context of the policy's forward passes.
+        trainer_state: How far the run is, for rewards.
     """
     started = time.perf_counter()
     keep_freed_memory()
@@ -126,16 +132,7 @@ def generate(
     sampled = time.perf_counter()
     repeated = [row for row in rows for _ in range(draw.num_generations)]
     verdicts = verify_all(task, texts, repeated)
-    scores = rewards(
-        verdicts,
-        [list(row.messages) for row in repeated],
-        # TRL hands chat completions to its rewards as messages.
-        [[{"role": "assistant", "content": text}] for text in texts],
-        tokens,
-        ground_truth=[row.ground_truth for row in repeated],
-        id=[row.id for row in repeated],
-        extra=[row.extra for row in repeated],
-    )
+    scores = rewarded(rewards, verdicts, repeated, texts, tokens, trainer_state)
     rollouts = Rollouts(
         rows=rows,
         tasks=[task.part_of(row).name for row in rows],
@@ -147,8 +144,51 @@ def generate(
         rewards=scores.rewards.to(policy.device),
         seeds=asked["seeds"],
         temperature=draw.sampling.temperature,
+        told=scores.told.columns,
     )
     return Generation(rollouts, scores, sampled - started, time.perf_counter() - sampled)
+
+
+#: What rewards can ask for of any row; a column of the data that has such a name takes its place.
+BUILT_IN = ("ground_truth", "id", "extra")
+
+
+def rewarded(
+    rewards: WeightedRewards,
+    verdicts: Sequence[Verdict],
+    rows: Sequence[Row],
+    texts: Sequence[str],
+    tokens: list[list[int]],
+    trainer_state: TrainerState | None = None,
+) -> Scores:
+    """Ask the rewards about N completions, with everything that the rows say: as TRL would.
+
+    Args:
+        rewards: Combines the verdicts with further rewards.
+        verdicts: The verifier's, N.
+        rows: The row of each completion, N.
+        texts: The completions.
+        tokens: Their tokens.
+        trainer_state: How far the run is.
+    """
+    columns = {name: [row.columns.get(name) for row in rows] for name in column_names(rows)}
+    return rewards(
+        verdicts,
+        [list(row.messages) if row.conversational else row.messages[-1]["content"] for row in rows],
+        [
+            [{"role": "assistant", "content": text}] if row.conversational else text
+            for row, text in zip(rows, texts, strict=True)
+        ],
+        tokens,
+        trainer_state,
+        **({name: [getattr(row, name) for row in rows] for name in BUILT_IN} | columns),
+    )
+
+
+def column_names(rows: Iterable[Row]) -> list[str]:
+    """The columns of some rows that rewards can ask for by name, in their order."""
+    names = dict.fromkeys(name for row in rows for name in row.columns)
+    return [name for name in names if name not in GIVEN]
 
 
 def token_lists(completions: Completions) -> list[list[int]]:

@@ -5,8 +5,9 @@ Letters in shapes: P prompts, G generations, N = P·G rows, T completion tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,7 @@ class Rollouts:
         advantages: What a policy gradient made of the rewards, float32 [N], nan for rows that it leaves to another
             term; ``None`` before that is known and for methods without advantages.
         tasks: Name of each prompt's task, P of them; in a stage that trains on several they differ.
+        told: What rewards have said of each completion besides (``log_extra``): N values by column.
     """
 
     rows: Sequence[Row]
@@ -57,6 +59,7 @@ class Rollouts:
     taught: list[bool] | None = None
     advantages: Tensor | None = None
     tasks: Sequence[str] = ()
+    told: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of completions, N."""
@@ -114,6 +117,7 @@ class Rollouts:
             taught=None if self.taught is None else [self.taught[n] for n in rows],
             advantages=None if self.advantages is None else self.advantages[index],
             tasks=[self.tasks[p] for p in prompts] if self.tasks else (),
+            told={name: [values[n] for n in rows] for name, values in self.told.items()},
         )
 
     @classmethod
@@ -133,6 +137,10 @@ class Rollouts:
             taught=None,
             advantages=None,
             tasks=[name for part in parts for name in part.tasks],
+            told={
+                name: [value for part in parts for value in part.told.get(name, [None] * len(part))]
+                for name in dict.fromkeys(name for part in parts for name in part.told)
+            },
         )
 
 

@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import lit_sdpo
@@ -16,6 +15,7 @@ from lit_sdpo.credentials import arguments_without_secrets
 from lit_sdpo.files import write_atomically
 from lit_sdpo.sweep.resolved import fingerprint
 from lit_sdpo.sweep.state import RECORD, Job
+from lit_sdpo.versions import version_of
 
 _PACKAGES = ("torch", "lightning", "transformers")
 
@@ -64,5 +64,5 @@ def versions() -> Mapping[str, str]:
     return {
         "python": platform.python_version(),
         "lit-sdpo": lit_sdpo.__version__,
-        **{name: version(name) for name in _PACKAGES},
+        **{name: version_of(name) for name in _PACKAGES},
     }

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 import yaml
 
 from lit_sdpo.commands.new import main
 from lit_sdpo.configs import contents, expand
+from lit_sdpo.data.jsonl import JsonlTask
 from lit_sdpo.errors import UserError
+from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.combine import WeightedRewards
+from lit_sdpo.rollouts.generate import rewarded
 from lit_sdpo.shipped_configs import SHIPPED, shipped, shipped_names
 
 
@@ -76,3 +81,22 @@ def test_no_second_copy_is_in_the_repository():
         ["git", "ls-files", "lit_sdpo/shipped"], cwd=SHIPPED.parent, capture_output=True, text=True
     )
     assert tracked.stdout == ""
+
+
+def test_a_project_with_rewards_of_ones_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+    assert main(["mine", "--rewards"]) == 0
+    printed = capsys.readouterr().out
+    assert "my_rewards.py" in printed
+    assert "lit-sdpo fit --config run.yaml" in printed
+    monkeypatch.chdir(tmp_path / "mine")
+    written = contents("run.yaml")
+    arguments = written["data"]["init_args"]["stages"][0]["task"]["init_args"]
+    rows = JsonlTask(**arguments).rows("train")
+    rewards = WeightedRewards.of(written["rollout"]["rewards"])
+    answers = [rows[0].columns["answer"], "none"]
+    found = rewarded(rewards, [Verdict(None)] * 2, [rows[0]] * 2, answers, [[1], [2]])
+    assert found.rewards.tolist() == [1.0, 0.0]
+    with pytest.raises(UserError, match=r"there is a run\.yaml already"):
+        main([".", "--rewards"])

@@ -416,3 +416,16 @@ def test_pairs_tell_how_far_they_are():
         finder.add("file", f"line {number}", Row(id=str(number), messages=[], **truth))
     assert [len(report.equal) for report in finder.find()] == [0]
     assert seen == [(500, 780), (780, 780)]
+
+
+def test_rows_that_no_verifier_judges_need_rewards(tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "1+1?", "hint": "two"}\n')
+    task = {"class_path": "JsonlTask", "init_args": {"name": "sums", "validation": str(tmp_path / "rows.jsonl")}}
+    run = {"data": {"class_path": "ContinualDataModule", "init_args": {"stages": [], "probes": [task]}}}
+    (tmp_path / "run.yaml").write_text(json.dumps(run))
+    assert main(["data", "check", str(tmp_path / "rows.jsonl")]) == 0
+    assert "1 rows have no verifier: rewards judge them" in capsys.readouterr().out
+    assert main(["data", "check", str(tmp_path / "run.yaml")]) == 2
+    assert "rows.jsonl, line 1: 1 rows have no verifier, and there are no rewards" in capsys.readouterr().out
+    (tmp_path / "run.yaml").write_text(json.dumps(run | {"rollout": {"rewards": "my_rewards.brevity"}}))
+    assert main(["data", "check", str(tmp_path / "run.yaml")]) == 0

@@ -20,12 +20,14 @@ from lit_sdpo.callbacks.rollout.checks import (
     check_module,
     check_overlap,
     check_replay,
+    check_rewards,
     check_slots,
     learns_from_references,
 )
 from lit_sdpo.callbacks.rollout.evaluation import EvaluationRollouts
 from lit_sdpo.callbacks.rollout.overlap import Overlap
 from lit_sdpo.callbacks.rollout.prompt_budget import PromptBudget
+from lit_sdpo.callbacks.rollout.trainer_state import trainer_state
 from lit_sdpo.callbacks.rollout.window import WindowRollouts
 from lit_sdpo.data.base import TaskStream, stream_of
 from lit_sdpo.data.batch import PromptBatch
@@ -36,7 +38,7 @@ from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.policies.held import positions
 from lit_sdpo.policies.memory import Block, Window
 from lit_sdpo.ranges import check_integer, check_seed, check_share
-from lit_sdpo.rewards.combine import WeightedRewards
+from lit_sdpo.rewards.combine import RewardFunction, WeightedRewards
 from lit_sdpo.rewards.failures import FailureLimit
 from lit_sdpo.rollouts.blocks import at_once
 from lit_sdpo.rollouts.engines.base import RolloutEngine, Sampling
@@ -67,7 +69,10 @@ class RolloutCallback(Callback):
         sampling: How completions are drawn in training (the paper: temperature 1, at most 14,336 tokens).
         evaluation_sampling: The same in evaluation; ``None`` uses ``sampling``.
         engine: What generates; ``None`` is the native engine.
-        rewards: How the verifier and further rewards are combined; ``None`` is the verifier alone.
+        rewards: What shapes the reward beside the verifier, or without one: a function with TRL's signature, a list of
+            them, as objects or import paths, or a :class:`~lit_sdpo.WeightedRewards`; ``None`` is the verifier alone.
+        reward_weights: Weight of each reward, in their order or by name; the verifier is called ``verifier``. ``None``
+            is 1 for each.
         resample_rounds: Dynamic sampling (arXiv:2503.14476): up to this many times, groups whose rewards are all equal
             are replaced by groups of further prompts. Each rank decides for its own prompts.
         max_prompt_tokens: Longest allowed prompt (the paper: 2,048). A longer one is an error before the first step.
@@ -91,13 +96,14 @@ class RolloutCallback(Callback):
         sampling: Sampling | None = None,
         evaluation_sampling: Sampling | None = None,
         engine: RolloutEngine | None = None,
-        rewards: WeightedRewards | None = None,
+        rewards: WeightedRewards | str | list[str | RewardFunction] | RewardFunction | None = None,
         resample_rounds: int = 0,
         max_prompt_tokens: int = 2048,
         seed: int | None = None,
         max_verifier_failures: float = 0.05,
         overlap: bool = False,
         correction: Correction = "weight",
+        reward_weights: list[float] | dict[str, float] | None = None,
     ) -> None:
         self.num_generations = check_integer("num_generations", num_generations, at_least=1)
         if correction not in get_args(Correction):
@@ -106,7 +112,7 @@ class RolloutCallback(Callback):
         self.evaluation_sampling = evaluation_sampling or self.sampling
         self.engine = NativeEngine() if engine is None else engine
         check_engine(self.engine)
-        self.rewards = rewards or WeightedRewards()
+        self.rewards = WeightedRewards.of(rewards, reward_weights)
         self.resample_rounds = check_integer("resample_rounds", resample_rounds)
         self.max_prompt_tokens = check_integer("max_prompt_tokens", max_prompt_tokens, at_least=1)
         self.seed = run_seed(check_seed("seed", seed, optional=True))
@@ -143,6 +149,7 @@ class RolloutCallback(Callback):
         )
         self.read_prompts(data, module, stage)
         self._budget.check(module.tokenizer.model_max_length)
+        check_rewards(self.rewards, data, module, stage)
         if stage == "fit":
             check_cut(self.window(data, module, trainer.world_size).rows, trainer.accumulate_grad_batches)
 
@@ -297,7 +304,7 @@ class RolloutCallback(Callback):
     # ------------------------------------------------------------------------------------------------------------- both
     def _new_evaluation(self, module: RolloutModule) -> EvaluationRollouts:
         draw = self._draw(module, self.evaluation_sampling)
-        return EvaluationRollouts(self._generate, draw, self.failures, module.device)
+        return EvaluationRollouts(self._generate, draw, self.failures, module.device, self.rewards.further)
 
     def _draw(self, module: RolloutModule, sampling: Sampling) -> GenerationSettings:
         """What all draws of a run have in common."""
@@ -322,6 +329,7 @@ class RolloutCallback(Callback):
             engine=engine or self.engine,
             rewards=self.rewards,
             autocast=trainer.precision_plugin.forward_context(),
+            trainer_state=trainer_state(trainer) if self.rewards.components else None,
         )
 
 

@@ -9,14 +9,16 @@ import lightning.pytorch as pl
 import torch
 
 from lit_sdpo.callbacks.likelihood import LikelihoodEvaluation
-from lit_sdpo.data.base import stream_of
+from lit_sdpo.data.base import TaskStream, stream_of
 from lit_sdpo.errors import UserError
 from lit_sdpo.functional.filters import TRANSFORMERS_ORDER
 from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.ranges import OutOfRangeError, check_number
 from lit_sdpo.rewards.base import Verdict
+from lit_sdpo.rewards.combine import WeightedRewards
 from lit_sdpo.rewards.failures import FailureLimit, count_failures
 from lit_sdpo.rollouts.engines.base import RolloutEngine
+from lit_sdpo.rollouts.generate import BUILT_IN, column_names
 
 
 def learns_from_references(module: RolloutModule) -> bool:
@@ -113,6 +115,27 @@ def check_replay(trainer: pl.Trainer, module: RolloutModule, resample_rounds: in
             where="model.replay_coefficient" if share else "data.replay_share",
             fix="set both above 0, or neither",
         )
+
+
+def check_rewards(rewards: WeightedRewards, data: TaskStream, module: RolloutModule, stage: str) -> None:
+    """Whether something judges every row, and every reward gets the columns that it asks for.
+
+    Raises:
+        UserError: Naming the task.
+    """
+    for task, split, rows in data.row_sets(stage):
+        if split == "train" and learns_from_references(module):
+            continue
+        found, where = rows(), f"task {task.name} ({split})"
+        if len(found):
+            rewards.require((*BUILT_IN, *column_names(found)), where=where)
+        if not rewards.further and (unjudged := next((row for row in found if not task.judges(row)), None)):
+            raise UserError(
+                f"row {unjudged.id!r} has no verifier, and there are no rewards",
+                where=where,
+                fix="name a verifier of the task (verifier: math_boxed), or functions that reward its completions"
+                " (rollout.rewards: my_module.my_function)",
+            )
 
 
 def check_likelihood(trainer: pl.Trainer) -> None:

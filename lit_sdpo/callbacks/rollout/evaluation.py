@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 
 from lit_sdpo.callbacks.rollout.checks import failure_share
-from lit_sdpo.callbacks.rollout.log import call_on_rollouts, log_maximum
+from lit_sdpo.callbacks.rollout.log import call_on_rollouts, log_maximum, means_of_told
 from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.likelihood.loader import LikelihoodLoader
 from lit_sdpo.metrics.items import ItemAccuracy
@@ -31,6 +31,7 @@ class EvaluationRollouts:
         draw: How they are drawn; the stream, and where it says so the number of completions, are the batch's.
         failures: How often verifiers may fail.
         device: Where scores are kept.
+        rewarded: Something else than the verifier shapes the reward, so it is logged too.
     """
 
     def __init__(
@@ -39,16 +40,21 @@ class EvaluationRollouts:
         draw: GenerationSettings,
         failures: FailureLimit,
         device: torch.device,
+        rewarded: bool = False,
     ) -> None:
-        self.generate, self.draw, self.failures = generate, draw, failures
-        self._scores = EvaluationScores(device)
+        self.generate, self.draw, self.failures, self.rewarded = generate, draw, failures, rewarded
+        self._scores = EvaluationScores(device, rewarded)
         self._verdicts: list[Verdict] = []
+        self._told: dict[str, list[float]] = {}
 
     def rollouts(self, trainer: pl.Trainer, module: pl.LightningModule, batch: PromptBatch, split: str) -> Rollouts:
         """Scored completions to some prompts of a split, which nobody is told of."""
         generations = batch.num_generations or self.draw.num_generations
         draw = replace(self.draw, num_generations=generations, stream=(split, batch.task.name))
-        return self.generate(trainer, module, batch, draw).rollouts
+        made = self.generate(trainer, module, batch, draw)
+        for name, values in made.scores.told.metrics.items():
+            self._told.setdefault(f"{batch.task.name}/metric/{name}", []).extend(values)
+        return made.rollouts
 
     def add(self, trainer: pl.Trainer, module: pl.LightningModule, batch: PromptBatch) -> None:
         """Generate for some prompts and keep their scores; ``test`` uses the final test split."""
@@ -69,14 +75,22 @@ class EvaluationRollouts:
         """
         prefix, loaders = ("test", trainer.test_dataloaders) if trainer.testing else ("val", trainer.val_dataloaders)
         failure_share(trainer, module, self._verdicts, self.failures)
+        if self.rewarded:
+            for name, value in means_of_told(trainer, self._told).items():
+                log_maximum(module, f"{prefix}/{name}", torch.tensor(value, device=module.device))
         return self._scores.log(module, prefix, loaders, trainer.global_step)  # type: ignore[arg-type]
+
+
+#: What is logged of each task.
+NAMES: tuple[str, ...] = ("accuracy", "length", "truncated", "invalid")
 
 
 class EvaluationScores:
     """Scores, lengths and flags of every task in one evaluation."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, rewarded: bool = False) -> None:
         self.device = device
+        self.names = (*NAMES, "reward") if rewarded else NAMES
         self._metrics: dict[str, dict[str, ItemAccuracy]] = {}
         self._started = time.perf_counter()
 
@@ -91,9 +105,10 @@ class EvaluationScores:
             "length": rollouts.completions.lengths.float(),
             "truncated": (~rollouts.completions.finished).float(),
             "invalid": torch.tensor([float("no_answer" in v.flags) for v in rollouts.verdicts], device=self.device),
+            "reward": rollouts.rewards.to(self.device),
         }
-        for key, value in values.items():
-            self._of(batch.task.name)[key].update(item, sample, value)
+        for key, metric in self._of(batch.task.name).items():
+            metric.update(item, sample, values[key])
 
     def log(
         self, module: pl.LightningModule, prefix: str, loaders: Iterable[Any], step: int
@@ -121,8 +136,7 @@ class EvaluationScores:
 
     def _of(self, task: str) -> dict[str, ItemAccuracy]:
         if task not in self._metrics:
-            names = ("accuracy", "length", "truncated", "invalid")
-            self._metrics[task] = {name: ItemAccuracy().to(self.device) for name in names}
+            self._metrics[task] = {name: ItemAccuracy().to(self.device) for name in self.names}
             nothing = torch.empty(0, device=self.device)
             for metric in self._metrics[task].values():
                 metric.update(nothing, nothing, nothing)  # a rank without prompts computes too

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
@@ -77,6 +78,24 @@ def log_rollouts(
         if rows.get(f"{key.rpartition('/')[0]}/truncated", 1):
             name = key if key.startswith("time/") else f"rollout/{key}"
             module.log(name, value, on_step=True, on_epoch=False, batch_size=1)
+
+
+def log_told(trainer: pl.Trainer, module: pl.LightningModule, metrics: Mapping[str, Sequence[float]]) -> None:
+    """Log the mean of each number that rewards have named; all ranks call it together, whatever theirs have said."""
+    for name, value in means_of_told(trainer, metrics).items():
+        module.log(f"rollout/metric/{name}", value, on_step=True, on_epoch=False, batch_size=1)
+
+
+def means_of_told(trainer: pl.Trainer, metrics: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Mean over all ranks of each number that rewards have named on any of them; nan stays out of it."""
+    own = {name: [value for value in values if value == value] for name, values in metrics.items()}
+    parts: list[Any] = [own]
+    if trainer.world_size > 1:
+        parts = [None] * trainer.world_size
+        torch.distributed.all_gather_object(parts, own)
+    names = sorted({name for part in parts for name in part})
+    found = {name: [value for part in parts for value in part.get(name, ())] for name in names}
+    return {name: sum(values) / len(values) if values else math.nan for name, values in found.items()}
 
 
 def log_maximum(module: pl.LightningModule, name: str, value: Tensor) -> None:

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 
 from lit_sdpo.callbacks.rollout.checks import failure_share, learns_from_references
-from lit_sdpo.callbacks.rollout.log import call_on_rollouts, log_rollouts
+from lit_sdpo.callbacks.rollout.log import call_on_rollouts, log_rollouts, log_told
 from lit_sdpo.callbacks.rollout.overlap import Collected, Overlap
 from lit_sdpo.callbacks.rollout.token_weights import set_token_weights
 from lit_sdpo.data.batch import PromptBatch
@@ -133,6 +133,8 @@ class WindowRollouts:
         if collected is not None:
             made = replace(made, sampling_seconds=collected.seconds)
         log_rollouts(trainer, module, batch.task.parts, made)
+        if len(made.scores.components) > 1:
+            log_told(trainer, module, made.scores.told.metrics)
         if self.overlap is not None:
             self.overlap.log(trainer, module, collected)
         share = failure_share(trainer, module, made.rollouts.verdicts, self.failures)

@@ -53,6 +53,7 @@ class Checker:
         answers: Put each row's reference to its own verifier.
         overlap: Compares training with evaluated prompts.
         pairs: Compares the answers of different rows, where that is asked for.
+        rewarded: Whether rewards judge rows that name no verifier; ``None`` where that is not known.
     """
 
     measure: Measure | None = None
@@ -61,6 +62,7 @@ class Checker:
     answers: bool = True
     overlap: OverlapFinder = field(default_factory=OverlapFinder)
     pairs: PairFinder | None = None
+    rewarded: bool | None = None
 
     def __post_init__(self) -> None:
         share = self.overlap.share
@@ -74,6 +76,7 @@ class Checker:
         self._places: dict[bool, list[str]] = {True: [], False: []}
         self._ready: dict[str, str] = {}
         self._unasked: dict[str, int] = {}
+        self._unjudged: dict[str, list[str]] = {}
         self._waiting: list[tuple[Group, str, Row]] = []
 
     def read(self, part: Part) -> None:
@@ -130,6 +133,13 @@ class Checker:
                 report.notes.append(f"{group.task}, {group.split}: {count} answers not checked: {why}")
         for name, count in self._unasked.items():
             report.notes.append(f"{count} prompts do not name the answer format of {name} ({_FORMATS[name]})")
+        for source, places in self._unjudged.items():
+            what = f"{len(places)} rows have no verifier"
+            fix = "name one (verifier: math_boxed), or functions that reward completions (rollout.rewards)"
+            if self.rewarded is False:
+                report.findings.append(Finding("verifier", places[0], f"{what}, and there are no rewards", fix))
+            else:
+                report.notes.append(f"{source}: {what}: rewards judge them (rollout.rewards)")
         report.groups = list(self._groups.values())
         if self.pairs is not None:
             report.pairs = list(self.pairs.find())
@@ -149,6 +159,8 @@ class Checker:
         if entry.row is None:
             group.left_out += 1
         else:
+            if not entry.row.verifier:
+                self._unjudged.setdefault(str(part.source), []).append(entry.place)
             self._row(group, entry.row, entry.place, str(part.source), evaluated=split != "train")
 
     def _problem(self, place: str, problem: BadRowError | None) -> None:

@@ -22,7 +22,8 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        kind: ``row``, ``id``, ``answer``, ``length``, ``template``, ``duplicate``, ``alike`` or ``source``.
+        kind: ``row``, ``id``, ``answer``, ``length``, ``template``, ``verifier``, ``duplicate``, ``alike`` or
+            ``source``.
         where: File and line.
         what: What is wrong.
         fix: What would be right.
@@ -181,6 +182,7 @@ _TITLES = {
     "answer": "answers that their own verifier refuses",
     "length": "prompts that are too long",
     "template": "prompts that the chat template cannot write",
+    "verifier": "rows that nobody judges",
     "duplicate": "training prompts that are evaluated too",
     "alike": "training prompts that are much like evaluated ones",
 }

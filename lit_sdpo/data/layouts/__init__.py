@@ -59,6 +59,8 @@ def find_layout(source: Source, first: Mapping[str, Any], place: str = "") -> La
     for layout in LAYOUTS.values():
         if layout.fits(layout.view(first, source.columns)):
             return layout(source, recognised=True)
+    if Rows.asks_only(Rows.view(first, source.columns)):
+        return Rows(source, recognised=True)
     raise UserError(
         f"the columns {', '.join(map(str, first)) or '(none)'} are of no known layout",
         where=place or str(source),

@@ -36,6 +36,8 @@ class Layout(ABC):
     family: ClassVar[str] = ""
     #: Name of the data set in ids.
     task: ClassVar[str] = ""
+    #: Columns that no reward is shown: the prompt, what rows hold in fields of their own, packed tests.
+    held: ClassVar[tuple[str, ...]] = ()
     #: How a question is put; ``None`` where the records hold finished prompts.
     asks: ClassVar[str | None] = None
 
@@ -76,7 +78,16 @@ class Layout(ABC):
                 f"add it, or name the column that holds it in columns: {{{missing[0]}: ...}}, or another layout",
             )
         fields = self.convert(seen, index)
-        return None if fields is None else self.identified(fields, split)
+        if fields is None:
+            return None
+        fields["columns"] = self.columns(record)
+        return self.identified(fields, split)
+
+    def columns(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """What rewards are shown of a record: its columns as they stand, and mapped ones under their names too."""
+        mapped = {field: find(record, path) for field, path in (self.source.columns or {}).items()}
+        held = {"prompt", "messages", *self.held}
+        return {name: value for name, value in (mapped | dict(record)).items() if name not in held}
 
     def identified(self, fields: dict[str, Any], split: str) -> dict[str, Any]:
         """The fields with family, task and split, also in the id."""
@@ -86,7 +97,10 @@ class Layout(ABC):
 
     @abstractmethod
     def convert(self, record: dict[str, Any], index: int) -> dict[str, Any] | None:
-        """``id`` (the key within the data set), ``messages``, ``ground_truth``, ``verifier`` and ``extra``."""
+        """``id`` (the key within the data set), ``messages``, ``ground_truth``, ``verifier`` and ``extra``.
+
+        ``conversational`` is false where the prompt was one text; see :class:`~lit_sdpo.data.task.Row`.
+        """
 
     def ask(self, question: str) -> list[dict[str, str]]:
         """The chat prompt of a question."""

@@ -71,6 +71,7 @@ class LiveCodeBench(Layout):
 
     name, needs, family = "livecodebench", ("question_id", "question_content", "public_test_cases"), "coding"
     task, asks = "livecodebench", PROGRAM
+    held = ("public_test_cases", "private_test_cases")
 
     def convert(self, record: dict[str, Any], index: int) -> dict[str, Any]:
         """Public and private tests together; starter code makes it a function, else it is a script."""
@@ -107,7 +108,7 @@ class Dolci(Layout):
     """
 
     name, needs, family, task = "dolci", ("prompt", "ground_truth", "dataset"), "coding", "dolci"
-    asks = PROGRAM
+    asks, held = PROGRAM, ("ground_truth",)
 
     @classmethod
     def fits(cls, record: Any) -> bool:
