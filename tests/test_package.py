@@ -29,6 +29,7 @@ PUBLIC = [
     "EMATeacher",
     "ExportPolicy",
     "ForgettingMatrix",
+    "GradientAlignment",
     "FrozenTeacher",
     "GRPO",
     "GSPO",

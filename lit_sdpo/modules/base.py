@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -145,6 +146,7 @@ class OnPolicyModule(RolloutModule):
         if prompt_anchor_coefficient:
             self.add_term(PromptAnchor(prompt_anchor_coefficient))
         self._skip = False
+        self._as_stage: int | None = None
         self._tally: dict[str, Tensor] = {}
         self._masters: MasterWeights | None = None
         self._moved: MovedShare | None = None
@@ -169,7 +171,11 @@ class OnPolicyModule(RolloutModule):
 
     def prepare_rollouts(self, rollouts: Rollouts) -> LossBatch:
         """Turn the scored rollouts of a window into what the terms need."""
-        return self.prepare_terms(rollouts, LossBatch.of(rollouts))
+        return self.prepare_terms(rollouts, self.loss_batch(rollouts))
+
+    def loss_batch(self, rollouts: Rollouts) -> LossBatch:
+        """The rows as losses read them, without a term yet; nothing of the method changes by it."""
+        return LossBatch.of(rollouts)
 
     def prepare_terms(self, rollouts: Rollouts, batch: LossBatch) -> LossBatch:
         """Let each term that the stage trains on add its part."""
@@ -190,7 +196,18 @@ class OnPolicyModule(RolloutModule):
         """What the current stage changes about the method."""
         if not (stages := self.stages):
             return StageMethod()
-        return stages[min(self.trainer.current_epoch, len(stages) - 1)].changes  # after the last it stands behind it
+        stage = self.trainer.current_epoch if self._as_stage is None else self._as_stage
+        return stages[min(stage, len(stages) - 1)].changes  # after the last it stands behind it
+
+    @contextmanager
+    def as_in_stage(self, index: int) -> Iterator[None]:
+        """The objective is that of a stage inside, for a look at other rows than a step's; nothing is tallied of it."""
+        before = self._as_stage, self._tally
+        self._as_stage, self._tally = index, {}
+        try:
+            yield
+        finally:
+            self._as_stage, self._tally = before
 
     def takes_part(self, term: str) -> bool:
         """Whether the current stage trains on a term."""
@@ -328,6 +345,21 @@ class OnPolicyModule(RolloutModule):
         """The loss of one slice, scaled so that the step's gradient is that of the whole window."""
         rows: LossBatch = batch.loss  # type: ignore[assignment]
         self._skip = batch.contributing_rows == 0
+        release(self.policy)  # the penalty is about the parameters that the optimizer has
+        penalty = self.penalty() if batch.slot == 0 else None
+        loss = self.slice_loss(rows)
+        if penalty is not None:
+            penalty = penalty / self.trainer.world_size  # every rank has it, and ranks are summed
+            self.tally("train/penalty", penalty)
+            loss = loss + penalty
+        self.tally("train/loss", loss)
+        if batch.slot == batch.slots - 1:
+            self._log_tally()
+        # Lightning divides by the slots, and distributed strategies average over the ranks.
+        return loss * batch.slots * self.trainer.world_size
+
+    def slice_loss(self, rows: LossBatch) -> Tensor:
+        """What all terms of the stage say of some rows whose tokens have their weights, a scalar with gradient."""
         slice_ = Slice(self, rows)
         changes = self.stage_changes
         factors = {
@@ -341,22 +373,12 @@ class OnPolicyModule(RolloutModule):
             tokens.meet_first()
             return self.token_losses(tokens, rows.parts, factors)
 
-        release(self.policy)  # the penalty is about the parameters that the optimizer has
-        penalty = self.penalty() if batch.slot == 0 else None
         if any(self.terms[name].whole_rows for name in factors):
             slice_.read_rows()
         loss = weighted_loss(self.policy, slice_.hidden, token_losses)
         for part in self._copies():
             part.release()
-        if penalty is not None:
-            penalty = penalty / self.trainer.world_size  # every rank has it, and ranks are summed
-            self.tally("train/penalty", penalty)
-            loss = loss + penalty
-        self.tally("train/loss", loss)
-        if batch.slot == batch.slots - 1:
-            self._log_tally()
-        # Lightning divides by the slots, and distributed strategies average over the ranks.
-        return loss * batch.slots * self.trainer.world_size
+        return loss
 
     def token_losses(self, tokens: Tokens, parts: dict[str, TermTokens], factors: dict[str, float]) -> Tensor:
         """The weighted losses of some tokens, summed over the terms that have a factor, [m]."""

@@ -74,9 +74,12 @@ class Run:
             return self.windows[-1]
 
         module.prepare_rollouts = keep
-        fit(
+        self.fit(
             tmp_path, module, data or toy_data(), self.steps, self.watch, rollout=rollout, accumulate_grad_batches=slots
         )
+
+    def fit(self, *arguments, **options):
+        fit(*arguments, **options)
 
     def rollouts(self, step=0):
         return self.watch.of("train")[step]["rollouts"]
