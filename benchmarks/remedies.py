@@ -41,12 +41,13 @@ REMEDIES: Mapping[str, Remedy] = {
     "OnlineEWC": lambda: ([], {"weight_anchor": OnlineEWC()}, {}),
     "WeightAnchor": lambda: ([], {"weight_anchor": WeightAnchor()}, {}),
     "prompt anchor": lambda: ([], {"prompt_anchor_coefficient": 1.0}, {"replay_share": 0.1}),
+    "continual MOPD": lambda: ([], {"continual_mopd_coefficient": 1.0}, {"replay_share": 0.1}),
     "tilt": lambda: ([], {"tilt": Tilt(beta=4.0, steps=40)}, {}),
     "tilt, epsilon": lambda: ([], {"tilt": Tilt(epsilon=0.1)}, {}),
     "GradientAlignment, each step": lambda: ([GradientAlignment(every_n_steps=1)], {}, {}),
 }
 #: What adds a forward pass, so that the bar does not hold for it.
-PASSES = ("prompt anchor", "tilt", "tilt, epsilon", "GradientAlignment, each step")
+PASSES = ("prompt anchor", "continual MOPD", "tilt", "tilt, epsilon", "GradientAlignment, each step")
 BAR = 1.1
 
 

@@ -19,6 +19,7 @@ from lit_sdpo.data.base import stream_of
 from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.data.task import Stage, StageMethod
 from lit_sdpo.errors import UserError, explained
+from lit_sdpo.modules.continual_mopd import ContinualMOPD
 from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.modules.logit_memory import logit_bytes
 from lit_sdpo.modules.objective import Replay, Slice, Term, Tokens
@@ -82,6 +83,8 @@ class OnPolicyModule(RolloutModule):
             the data module's ``replay_share``.
         prompt_anchor_coefficient: Factor of the term that holds the policy to that of the stage's start on the same
             prompts' completions (:class:`PromptAnchor`); needs ``replay_share`` too.
+        continual_mopd_coefficient: Factor of the term in which the specialists of finished stages teach their own tasks
+            (:class:`ContinualMOPD`); needs ``replay_share`` too.
         chat_template_options: Further arguments of the chat template, such as ``enable_thinking``.
         random_weights: Take the architecture only and begin with random weights.
         config_overrides: Values of the model's configuration that are replaced, with ``random_weights``.
@@ -110,6 +113,7 @@ class OnPolicyModule(RolloutModule):
         weight_anchor: WeightPenalty | None = None,
         replay_coefficient: float = 0.0,
         prompt_anchor_coefficient: float = 0.0,
+        continual_mopd_coefficient: float = 0.0,
         chat_template_options: dict[str, Any] | None = None,
         random_weights: bool = False,
         config_overrides: dict[str, Any] | None = None,
@@ -117,6 +121,7 @@ class OnPolicyModule(RolloutModule):
         super().__init__()
         check_number("replay_coefficient", replay_coefficient, at_least=0)
         check_number("prompt_anchor_coefficient", prompt_anchor_coefficient, at_least=0)
+        check_number("continual_mopd_coefficient", continual_mopd_coefficient, at_least=0)
         if lora is not None and lora.dropout and self.learns_from == "policy":
             raise UserError(
                 "with dropout in its adapters the policy that learns is not the one that sampled",
@@ -145,8 +150,11 @@ class OnPolicyModule(RolloutModule):
             self.add_term(Replay(replay_coefficient))
         if prompt_anchor_coefficient:
             self.add_term(PromptAnchor(prompt_anchor_coefficient))
+        if continual_mopd_coefficient:
+            self.add_term(ContinualMOPD(continual_mopd_coefficient))
         self._skip = False
         self._as_stage: int | None = None
+        self._expected: Sequence[Stage] = ()
         self._tally: dict[str, Tensor] = {}
         self._masters: MasterWeights | None = None
         self._moved: MovedShare | None = None
@@ -188,8 +196,12 @@ class OnPolicyModule(RolloutModule):
     # -------------------------------------------------------------------------------------------------------- the stage
     @property
     def stages(self) -> Sequence[Stage]:
-        """The stream that is trained on; empty where the data module has none."""
-        return stream_of(self._trainer).stages if self._trainer is not None else ()
+        """The stream that is trained on; empty where the data module has none, or nobody has said."""
+        return stream_of(self._trainer).stages if self._trainer is not None else self._expected
+
+    def expect(self, stages: Sequence[Stage]) -> None:
+        """Say what will be trained on where ``configure_model`` is called without a Trainer: copies go by it."""
+        self._expected = stages
 
     @property
     def stage_changes(self) -> StageMethod:

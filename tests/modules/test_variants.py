@@ -32,13 +32,14 @@ LR = 0.5
 GENERATIONS = 4
 
 
-def make(kind, model, **options):
+def make(kind, model, configure=True, **options):
     options = {"optimizer": lambda parameters: sgd(parameters, LR), "scheduler": None} | options
     if issubclass(kind, SDPO):
         options = {"reprompt": Reprompt(allow_truncated=True)} | options
         options = options if kind is GeoSD else {"top_k": None} | options
     module = kind(model, **options)
-    module.configure_model()
+    if configure:
+        module.configure_model()
     return module
 
 
