@@ -150,8 +150,12 @@ def names(rollouts):
 
 @pytest.mark.parametrize(
     ("family", "cases"),
-    [("tiny", [case for case in CASES if case not in REMEDIES]), ("tiny", list(REMEDIES)), ("llama", ["grpo"])],
-    ids=["methods", "remedies", "untied"],
+    [
+        ("tiny", [case for case in CASES if case not in REMEDIES]),
+        ("llama", ["grpo"]),
+        *(("tiny", [case]) for case in REMEDIES),
+    ],
+    ids=["methods", "untied", *REMEDIES],
 )
 def test_two_processes_take_the_steps_of_one(tmp_path, family, cases, request):
     model = request.getfixturevalue(family)
