@@ -1,4 +1,4 @@
-"""What a training step takes with each remedy against forgetting, as a ratio to the step without any.
+"""What a training step takes with each remedy against forgetting, and with its early sign, against the step without.
 
 SDPO on the micro model, two stages of ``--steps`` steps with 6 prompts of 8 completions, without evaluation. The steps
 of the second stage count but for its first: every remedy has something to hold by then. The learning rate is 0, so that
@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.common import parser, report, use_threads
 from benchmarks.step import TimedEngine
-from lit_sdpo.callbacks import AveragedPolicy, RolloutCallback, StageMerge
+from lit_sdpo.callbacks import AveragedPolicy, GradientAlignment, RolloutCallback, StageMerge
 from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.data.micro.datamodule import MicroDataModule
 from lit_sdpo.modules import SDPO, OnlineEWC, Tilt, WeightAnchor
@@ -41,11 +41,13 @@ REMEDIES: Mapping[str, Remedy] = {
     "OnlineEWC": lambda: ([], {"weight_anchor": OnlineEWC()}, {}),
     "WeightAnchor": lambda: ([], {"weight_anchor": WeightAnchor()}, {}),
     "prompt anchor": lambda: ([], {"prompt_anchor_coefficient": 1.0}, {"replay_share": 0.1}),
+    "continual MOPD": lambda: ([], {"continual_mopd_coefficient": 1.0}, {"replay_share": 0.1}),
     "tilt": lambda: ([], {"tilt": Tilt(beta=4.0, steps=40)}, {}),
     "tilt, epsilon": lambda: ([], {"tilt": Tilt(epsilon=0.1)}, {}),
+    "GradientAlignment, each step": lambda: ([GradientAlignment(every_n_steps=1)], {}, {}),
 }
 #: What adds a forward pass, so that the bar does not hold for it.
-PASSES = ("prompt anchor", "tilt", "tilt, epsilon")
+PASSES = ("prompt anchor", "continual MOPD", "tilt", "tilt, epsilon", "GradientAlignment, each step")
 BAR = 1.1
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         CollapseMonitor,
         ExportPolicy,
         ForgettingMatrix,
+        GradientAlignment,
         InitialEvaluation,
         LikelihoodEvaluation,
         MemoryBudget,
@@ -102,6 +103,7 @@ __all__ = [
     "FrozenTeacher",
     "GatedTeacher",
     "GeoSD",
+    "GradientAlignment",
     "InitialEvaluation",
     "JsonlTask",
     "LikelihoodEvaluation",
@@ -159,9 +161,9 @@ __all__ = [
 #: Where the public names are, as they are imported above for type checkers.
 _MODULES = {
     "lit_sdpo.callbacks": (
-        "ArtifactMonitor AveragedPolicy CollapseMonitor ExportPolicy ForgettingMatrix InitialEvaluation "
-        "LikelihoodEvaluation MemoryBudget ParameterDrift ResponseDrift RolloutCallback SampleLogger StageCheckpoint "
-        "StageMerge StreamProgressBar TensorBoardLayout"
+        "ArtifactMonitor AveragedPolicy CollapseMonitor ExportPolicy ForgettingMatrix GradientAlignment "
+        "InitialEvaluation LikelihoodEvaluation MemoryBudget ParameterDrift ResponseDrift RolloutCallback SampleLogger "
+        "StageCheckpoint StageMerge StreamProgressBar TensorBoardLayout"
     ),
     "lit_sdpo.data.base": "TaskStream",
     "lit_sdpo.data.datamodule": "ContinualDataModule",

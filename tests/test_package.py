@@ -31,6 +31,7 @@ PUBLIC = [
     "EMATeacher",
     "ExportPolicy",
     "ForgettingMatrix",
+    "GradientAlignment",
     "FrozenTeacher",
     "GRPO",
     "GSPO",

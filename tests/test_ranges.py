@@ -151,6 +151,7 @@ def test_what_is_given_by_default_is_in_range(kind, name, what):
             "distillation_coefficient",
             "anchor_coefficient",
             "prompt_anchor_coefficient",
+            "continual_mopd_coefficient",
             "warmup_steps",
         )
     ],

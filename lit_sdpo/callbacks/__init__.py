@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lit_sdpo.callbacks.rollout.callback import RolloutCallback
     from lit_sdpo.callbacks.samples import SampleLogger
     from lit_sdpo.callbacks.tensorboard import TensorBoardLayout
+    from lit_sdpo.callbacks.weights.alignment import GradientAlignment
     from lit_sdpo.callbacks.weights.average import AveragedPolicy
     from lit_sdpo.callbacks.weights.drift import ParameterDrift
     from lit_sdpo.callbacks.weights.merge import StageMerge
@@ -28,6 +29,7 @@ __all__ = [
     "CollapseMonitor",
     "ExportPolicy",
     "ForgettingMatrix",
+    "GradientAlignment",
     "InitialEvaluation",
     "LikelihoodEvaluation",
     "MemoryBudget",
@@ -51,6 +53,7 @@ _MODULES = {
     "lit_sdpo.callbacks.forgetting": "ForgettingMatrix",
     "lit_sdpo.callbacks.likelihood": "LikelihoodEvaluation",
     "lit_sdpo.callbacks.memory": "MemoryBudget",
+    "lit_sdpo.callbacks.weights.alignment": "GradientAlignment",
     "lit_sdpo.callbacks.weights.average": "AveragedPolicy",
     "lit_sdpo.callbacks.weights.drift": "ParameterDrift",
     "lit_sdpo.callbacks.weights.merge": "StageMerge",

@@ -76,6 +76,7 @@ def layout(tasks: list[str] | None = None, probes: list[str] | None = None, loss
         "transfer and forgetting": _lines("continual/bwt", "continual/fwt", "continual/forgetting"),
         "average accuracy": _lines("continual/average_accuracy"),
         "change of probes (points)": _lines("continual/ood_change"),
+        "cosine with gradients of earlier tasks": _lines("alignment/(?!tokens$).*"),
     }
     if scored := [name for name in probes or () if name not in (losses or ())]:
         forgetting["accuracy of probes"] = _lines(*_of_tasks("accuracy", scored))
@@ -110,7 +111,7 @@ def layout(tasks: list[str] | None = None, probes: list[str] | None = None, loss
         "importance weight": _lines("sdpo/importance_weight"),
         "flat groups": _lines("rollout/flat_groups"),
     }
-    times = ("rollout", "reward", "teacher", "update", "evaluation")
+    times = ("rollout", "reward", "teacher", "update", "evaluation", "alignment")
     time = {
         "seconds": _lines(*(f"time/{name}" for name in times)),
         "tokens per second": _lines("rollout/tokens_per_second"),

@@ -38,7 +38,8 @@ class ContinualDataModule(TaskStream, pl.LightningDataModule):
         evaluate_trained: Evaluate the trained tasks too; without, the probes alone.
         replay_share: Prompts of earlier stages' tasks that are sampled along with each step's, as a share of its
             prompts (arXiv:2605.29495: 0.01 to 0.1). Needs the module's ``replay_coefficient``, which learns from their
-            verified completions, or ``prompt_anchor_coefficient``, which holds the policy there.
+            verified completions, or ``prompt_anchor_coefficient`` or ``continual_mopd_coefficient``, which hold the
+            policy there.
         replay_tasks: Further tasks whose training prompts take turns with those of earlier stages, from the first stage
             on, such as general instructions; they are neither trained on nor evaluated. Needs ``replay_share``.
         updates_per_rollout: Optimizer steps on the same rollouts (the paper: 1, strictly on-policy).

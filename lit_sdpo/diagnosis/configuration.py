@@ -92,6 +92,7 @@ class Run:
         with torch.device("meta"):
             policy: Any = load_policy(name, **options)
             self.module._load = lambda: policy
+            self.module.expect(self.data.stages)
             self.module.configure_model()
         self.trainer.strategy.precision_plugin.convert_module(self.module)
         if not self.given.get("random_weights"):

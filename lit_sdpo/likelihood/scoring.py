@@ -35,12 +35,9 @@ def token_logprobs(
     """
     if not requests:
         return []
-    lengths = torch.tensor([len(request.target) for request in requests], device=policy.device)
-    mask = torch.arange(int(lengths.max()), device=policy.device) < lengths[:, None]
-    ids = torch.zeros(mask.shape, dtype=torch.long, device=policy.device)
-    ids[mask] = torch.tensor([token for request in requests for token in request.target], device=policy.device)
+    sequences = as_sequences(requests, policy.device)
     found = []
-    for part in batches(Sequences([request.context for request in requests], ids, mask), batch_tokens):
+    for part in batches(sequences, batch_tokens):
         score, said = scorer(policy, part), part.completion_ids[part.completion_mask]
         size = default_chunk_size(policy.config.get_text_config().vocab_size, said.device)
         for start in range(0, len(said), size):
@@ -50,4 +47,18 @@ def token_logprobs(
     logprobs = torch.cat(found)
     if bool(logprobs.isnan().any()):
         raise FloatingPointError("the policy's log-probabilities are not numbers: its weights or logits are not finite")
-    return list(logprobs.split(lengths.tolist()))
+    return list(logprobs.split(sequences.completion_mask.sum(1).tolist()))
+
+
+def as_sequences(requests: Sequence[Scored], device: torch.device) -> Sequences:
+    """The targets as completions to their contexts.
+
+    Args:
+        requests: What is asked, at least one thing.
+        device: Of the tensors.
+    """
+    lengths = torch.tensor([len(request.target) for request in requests], device=device)
+    mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
+    ids = torch.zeros(mask.shape, dtype=torch.long, device=device)
+    ids[mask] = torch.tensor([token for request in requests for token in request.target], device=device)
+    return Sequences([request.context for request in requests], ids, mask)

@@ -109,6 +109,15 @@ class LikelihoodTask(ABC, Generic[Row]):
             UserError: The row does not fit the model.
         """
 
+    def wanted(self, row: Row, requests: Sequence[Scored]) -> Sequence[Scored]:
+        """Those requests about a row that a good model finds likely; all, unless some are wrong.
+
+        Args:
+            row: The row.
+            requests: All that is asked about it.
+        """
+        return requests
+
     @abstractmethod
     def values(self, logprobs: Sequence[Tensor]) -> list[float]:
         """What is kept of the answers to a row's requests: a few numbers, which all processes exchange.
@@ -202,6 +211,10 @@ class MultipleChoiceLikelihood(LikelihoodTask[ChoiceRow]):
                 what = f"question and option {choice!r} have {len(request)} tokens, and the model reads {length}"
                 raise self.refused(row, what, "leave the row out; a question is never shortened")
         return found
+
+    def wanted(self, row: ChoiceRow, requests: Sequence[Scored]) -> Sequence[Scored]:
+        """The right options."""
+        return [requests[place] for place in row.gold]
 
     def values(self, logprobs: Sequence[Tensor]) -> list[float]:
         """Log-probability of each option."""

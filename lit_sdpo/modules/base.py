@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from lit_sdpo.data.base import stream_of
 from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.data.task import Stage, StageMethod
 from lit_sdpo.errors import UserError, explained
+from lit_sdpo.modules.continual_mopd import ContinualMOPD
 from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.modules.logit_memory import logit_bytes
 from lit_sdpo.modules.objective import Replay, Slice, Term, Tokens
@@ -81,6 +83,8 @@ class OnPolicyModule(RolloutModule):
             the data module's ``replay_share``.
         prompt_anchor_coefficient: Factor of the term that holds the policy to that of the stage's start on the same
             prompts' completions (:class:`PromptAnchor`); needs ``replay_share`` too.
+        continual_mopd_coefficient: Factor of the term in which the specialists of finished stages teach their own tasks
+            (:class:`ContinualMOPD`); needs ``replay_share`` too.
         chat_template_options: Further arguments of the chat template, such as ``enable_thinking``.
         random_weights: Take the architecture only and begin with random weights.
         config_overrides: Values of the model's configuration that are replaced, with ``random_weights``.
@@ -111,6 +115,7 @@ class OnPolicyModule(RolloutModule):
         weight_anchor: WeightPenalty | None = None,
         replay_coefficient: float = 0.0,
         prompt_anchor_coefficient: float = 0.0,
+        continual_mopd_coefficient: float = 0.0,
         chat_template_options: dict[str, Any] | None = None,
         random_weights: bool = False,
         config_overrides: dict[str, Any] | None = None,
@@ -119,6 +124,7 @@ class OnPolicyModule(RolloutModule):
         super().__init__()
         check_number("replay_coefficient", replay_coefficient, at_least=0)
         check_number("prompt_anchor_coefficient", prompt_anchor_coefficient, at_least=0)
+        check_number("continual_mopd_coefficient", continual_mopd_coefficient, at_least=0)
         if lora is not None and lora.dropout and self.learns_from == "policy":
             raise UserError(
                 "with dropout in its adapters the policy that learns is not the one that sampled",
@@ -148,7 +154,11 @@ class OnPolicyModule(RolloutModule):
             self.add_term(Replay(replay_coefficient))
         if prompt_anchor_coefficient:
             self.add_term(PromptAnchor(prompt_anchor_coefficient))
+        if continual_mopd_coefficient:
+            self.add_term(ContinualMOPD(continual_mopd_coefficient))
         self._skip = False
+        self._as_stage: int | None = None
+        self._expected: Sequence[Stage] = ()
         self._tally: dict[str, Tensor] = {}
         self._masters: MasterWeights | None = None
         self._moved: MovedShare | None = None
@@ -173,7 +183,11 @@ class OnPolicyModule(RolloutModule):
 
     def prepare_rollouts(self, rollouts: Rollouts) -> LossBatch:
         """Turn the scored rollouts of a window into what the terms need."""
-        return self.prepare_terms(rollouts, LossBatch.of(rollouts))
+        return self.prepare_terms(rollouts, self.loss_batch(rollouts))
+
+    def loss_batch(self, rollouts: Rollouts) -> LossBatch:
+        """The rows as losses read them, without a term yet; nothing of the method changes by it."""
+        return LossBatch.of(rollouts)
 
     def prepare_terms(self, rollouts: Rollouts, batch: LossBatch) -> LossBatch:
         """Let each term that the stage trains on add its part."""
@@ -186,15 +200,30 @@ class OnPolicyModule(RolloutModule):
     # -------------------------------------------------------------------------------------------------------- the stage
     @property
     def stages(self) -> Sequence[Stage]:
-        """The stream that is trained on; empty where the data module has none."""
-        return stream_of(self._trainer).stages if self._trainer is not None else ()
+        """The stream that is trained on; empty where the data module has none, or nobody has said."""
+        return stream_of(self._trainer).stages if self._trainer is not None else self._expected
+
+    def expect(self, stages: Sequence[Stage]) -> None:
+        """Say what will be trained on where ``configure_model`` is called without a Trainer: copies go by it."""
+        self._expected = stages
 
     @property
     def stage_changes(self) -> StageMethod:
         """What the current stage changes about the method."""
         if not (stages := self.stages):
             return StageMethod()
-        return stages[min(self.trainer.current_epoch, len(stages) - 1)].changes  # after the last it stands behind it
+        stage = self.trainer.current_epoch if self._as_stage is None else self._as_stage
+        return stages[min(stage, len(stages) - 1)].changes  # after the last it stands behind it
+
+    @contextmanager
+    def as_in_stage(self, index: int) -> Iterator[None]:
+        """The objective is that of a stage inside, for a look at other rows than a step's; nothing is tallied of it."""
+        before = self._as_stage, self._tally
+        self._as_stage, self._tally = index, {}
+        try:
+            yield
+        finally:
+            self._as_stage, self._tally = before
 
     def takes_part(self, term: str) -> bool:
         """Whether the current stage trains on a term."""
@@ -332,6 +361,21 @@ class OnPolicyModule(RolloutModule):
         """The loss of one slice, scaled so that the step's gradient is that of the whole window."""
         rows: LossBatch = batch.loss  # type: ignore[assignment]
         self._skip = batch.contributing_rows == 0
+        release(self.policy)  # the penalty is about the parameters that the optimizer has
+        penalty = self.penalty() if batch.slot == 0 else None
+        loss = self.slice_loss(rows)
+        if penalty is not None:
+            penalty = penalty / self.trainer.world_size  # every rank has it, and ranks are summed
+            self.tally("train/penalty", penalty)
+            loss = loss + penalty
+        self.tally("train/loss", loss)
+        if batch.slot == batch.slots - 1:
+            self._log_tally()
+        # Lightning divides by the slots, and distributed strategies average over the ranks.
+        return loss * batch.slots * self.trainer.world_size
+
+    def slice_loss(self, rows: LossBatch) -> Tensor:
+        """What all terms of the stage say of some rows whose tokens have their weights, a scalar with gradient."""
         slice_ = Slice(self, rows)
         changes = self.stage_changes
         factors = {
@@ -345,22 +389,12 @@ class OnPolicyModule(RolloutModule):
             tokens.meet_first()
             return self.token_losses(tokens, rows.parts, factors)
 
-        release(self.policy)  # the penalty is about the parameters that the optimizer has
-        penalty = self.penalty() if batch.slot == 0 else None
         if any(self.terms[name].whole_rows for name in factors):
             slice_.read_rows()
         loss = weighted_loss(self.policy, slice_.hidden, token_losses)
         for part in self._copies():
             part.release()
-        if penalty is not None:
-            penalty = penalty / self.trainer.world_size  # every rank has it, and ranks are summed
-            self.tally("train/penalty", penalty)
-            loss = loss + penalty
-        self.tally("train/loss", loss)
-        if batch.slot == batch.slots - 1:
-            self._log_tally()
-        # Lightning divides by the slots, and distributed strategies average over the ranks.
-        return loss * batch.slots * self.trainer.world_size
+        return loss
 
     def token_losses(self, tokens: Tokens, parts: dict[str, TermTokens], factors: dict[str, float]) -> Tensor:
         """The weighted losses of some tokens, summed over the terms that have a factor, [m]."""

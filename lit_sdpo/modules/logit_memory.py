@@ -85,7 +85,7 @@ class _Unseen(Slice):
         """Logits like those of a model of the same vocabulary."""
         return self._logits
 
-    def scored_by(self, weights: FixedWeights) -> Scorer:
+    def scored_by(self, weights: FixedWeights, rows: Tensor | None = None) -> Scorer:
         """The same."""
         return self._logits
 

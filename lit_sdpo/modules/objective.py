@@ -105,11 +105,26 @@ class Slice:
             return score
         return scattered([(torch.isin(self.rows, torch.tensor(known, device=self.rows.device)), score)])
 
-    def scored_by(self, weights: FixedWeights) -> Scorer:
-        """Predictions of other weights after the student's own prompt."""
+    def scored_by(self, weights: FixedWeights, rows: Tensor | None = None) -> Scorer:
+        """Predictions of other weights after the student's own prompt.
+
+        Args:
+            weights: Asked once; the same rows count from then on.
+            rows: Which rows are asked about, bool [N]; the others read zeros. ``None`` asks about all.
+        """
         if id(weights) not in self._scorers:
-            self._scorers[id(weights)] = weights.scorer(self.module.policy, self.batch.sequences)
+            self._scorers[id(weights)] = self._scorer(weights, rows)
         return self._scorers[id(weights)]
+
+    def _scorer(self, weights: FixedWeights, rows: Tensor | None) -> Scorer:
+        policy, sequences = self.module.policy, self.batch.sequences
+        if rows is None or bool(rows.all()):
+            return weights.scorer(policy, sequences)
+        asked = rows.nonzero()[:, 0].tolist()
+        if not asked and not is_sharded(policy):
+            return lambda span: self.hidden.new_zeros(len(self.ids[span]), 1)
+        # The others' forward passes need this process, if need be with a row that does not count.
+        return scattered([(rows[self.rows], weights.scorer(policy, sequences.select(asked or [0])))])
 
 
 class Tokens:
@@ -204,9 +219,15 @@ class Tokens:
         """Logits that a distillation moves towards, [m, V]: the teacher's, unless a term puts others here."""
         return self.teacher_logits
 
-    def logits_of(self, weights: FixedWeights) -> Tensor:
-        """Other weights' logits after the student's prompt, [m, V], without gradient."""
-        return tempered(self.slice.scored_by(weights)(self.span), self.temperature)
+    def logits_of(self, weights: FixedWeights, rows: Tensor | None = None) -> Tensor:
+        """Other weights' logits after the student's prompt, [m, V], without gradient.
+
+        Args:
+            weights: The other weights.
+            rows: Rows of the slice that are asked about, bool [N], the same ones each time; the others read zeros.
+        """
+        found = tempered(self.slice.scored_by(weights, rows)(self.span), self.temperature)
+        return found.expand_as(self.logits)
 
     def of(self, values: Tensor) -> Tensor:
         """The entries of per-row [N] or per-token [N, T] values that belong to these tokens, [m]."""

@@ -56,4 +56,4 @@ class PromptAnchor(Term):
 
     def losses(self, tokens: Tokens, part: TermTokens) -> Tensor:
         """The divergence of each token."""
-        return logit_divergence(tokens.logits, tokens.logits_of(self.copy), 0.0)
+        return logit_divergence(tokens.logits, tokens.logits_of(self.copy, part.contributes), 0.0)

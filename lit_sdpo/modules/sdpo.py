@@ -243,13 +243,23 @@ class SDPO(OnPolicyModule):
     def prepare_rollouts(self, rollouts: Rollouts) -> LossBatch:
         """Choose demonstrations, build the teacher's prompts, then let the terms prepare."""
         self.teacher.before_rollout(self.policy)
-        prompts = self.teacher_prompts(rollouts) if self.takes_part(Distillation.name) else None
+        prompts = self._told(rollouts)
         self._observe(rollouts, prompts)
+        return self.prepare_terms(rollouts, self._batch(rollouts, prompts))
+
+    def loss_batch(self, rollouts: Rollouts) -> LossBatch:
+        """The rows with what the teacher reads before each."""
+        return self._batch(rollouts, self._told(rollouts))
+
+    def _told(self, rollouts: Rollouts) -> TeacherPrompts | None:
+        return self.teacher_prompts(rollouts) if self.takes_part(Distillation.name) else None
+
+    def _batch(self, rollouts: Rollouts, prompts: TeacherPrompts | None) -> LossBatch:
         batch = LossBatch.of(rollouts)
         if prompts is not None:
             batch.teacher_prompt_ids, batch.teacher_sources = prompts.ids, prompts.sources
             batch.routes = self.routes(rollouts)
-        return self.prepare_terms(rollouts, batch)
+        return batch
 
     def routes(self, rollouts: Rollouts) -> list[str]:
         """Which teacher each row is for: the one that the stage names, or that of its task."""

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import PretrainedConfig
 
+from lit_sdpo.data.task import Stage
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules.base import OnPolicyModule
 from lit_sdpo.planning.settings import Settings
@@ -68,13 +69,16 @@ def _shipped(files: Sequence[str]) -> dict[str, str]:
     return {name: str(place.parent / folder) for place, names in lists.items() for name, folder in names.items()}
 
 
-def module_of(settings: Settings, architecture: PretrainedConfig, tokenizer: Path) -> OnPolicyModule:
+def module_of(
+    settings: Settings, architecture: PretrainedConfig, tokenizer: Path, stages: Sequence[Stage] = ()
+) -> OnPolicyModule:
     """The method with its policy and all copies of it, none of which has storage.
 
     Args:
         settings: The configuration of the run.
         architecture: Of the policy.
         tokenizer: Folder of a tokenizer.
+        stages: The stream.
     """
     given = settings.config.model.clone()
     options = given.init_args
@@ -87,6 +91,7 @@ def module_of(settings: Settings, architecture: PretrainedConfig, tokenizer: Pat
         if options.get("config_overrides"):
             options["config_overrides"] = None  # the architecture has them
         module: OnPolicyModule = settings.build("model", given)
+        module.expect(stages)
         with torch.device("meta"):
             module.configure_model()
     half = {"bf16-true": torch.bfloat16, "16-true": torch.float16}.get(str(settings.get("trainer.precision")))

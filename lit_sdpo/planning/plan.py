@@ -174,7 +174,10 @@ def plan(
     rollout.engine = _engine(settings)
     folder = None if architecture else folder_of(settings)
     module = module_of(
-        settings, architecture_of(settings, architecture, _files(arguments)), folder or Path(resolve(MICRO))
+        settings,
+        architecture_of(settings, architecture, _files(arguments)),
+        folder or Path(resolve(MICRO)),
+        data.stages,
     )
     if folder is not None and not rows and at_hand(settings):
         rollout.read_prompts(data, module)

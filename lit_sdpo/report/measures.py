@@ -128,6 +128,10 @@ def _last_scalar(tag: str) -> Callable[[Run], float]:
     return lambda run: (run.scalars(tag).values or [math.nan])[-1]
 
 
+def _mean_scalar(tag: str) -> Callable[[Run], float]:
+    return lambda run: _mean(run.scalars(tag).values)
+
+
 def stages_of(run: Run, tag: str) -> Iterator[Series]:
     """A scalar by stage, with steps counted from the beginning of each; stages without it are left out."""
     steps, values = run.scalars(tag)
@@ -302,6 +306,14 @@ _ALL = (
         "cosine",
         1,
         from_run=_last_response("similarity"),
+        possible=CHANGE,
+    ),
+    Measure(
+        "alignment",
+        "alignment of steps with earlier tasks",
+        "cosine",
+        1,
+        from_run=_mean_scalar("alignment/mean"),
         possible=CHANGE,
     ),
     Measure(

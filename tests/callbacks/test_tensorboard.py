@@ -58,6 +58,9 @@ def test_every_pattern_is_one_and_finds_its_tags():
         "drift/parameters/q_proj/relative_norm",
         "drift/responses/current/reverse_kl",
         "artifacts/math/leakage",
+        "alignment/math",
+        "alignment/mean",
+        "alignment/tokens_of_law",
     ):
         assert shown(tag)
     for tag in (
@@ -76,6 +79,7 @@ def test_every_pattern_is_one_and_finds_its_tags():
     assert not shown("val/b/accuracy", tasks=["a"])
     assert not shown("val/axb/accuracy", tasks=["a.b"])
     assert shown("val/anything/accuracy")
+    assert not shown("alignment/tokens")
     assert not shown("rollout/reward/format")
 
 

@@ -191,9 +191,10 @@ def test_two_processes_take_the_steps_of_one_with_a_remedy(tmp_path, tiny, name)
     kind, options, more = REMEDIES[name]
 
     def end(**how):
-        module = method(kind, tiny, **options())
+        module, data = method(kind, tiny, **options()), toy_data(["a", "b"], steps=2, prompts=4, **more)
+        module.expect(data.stages)
         module.configure_model()
-        before, data = weights(module), toy_data(["a", "b"], steps=2, prompts=4, **more)
+        before = weights(module)
         fit(tmp_path, module, data, **how)
         return {n: before[n] - after for n, after in weights(module).items()}
 

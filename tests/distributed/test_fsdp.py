@@ -15,6 +15,7 @@ from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.mixture import Mixture, Share
 from lit_sdpo.data.task import Stage
 from lit_sdpo.errors import UserError
+from lit_sdpo.modules.tilt import Tilt
 from lit_sdpo.modules.weight_anchor import WeightAnchor
 from lit_sdpo.optimizers import MuonAdamW
 from lit_sdpo.policies.load import Lora, load_policy, load_tokenizer
@@ -22,6 +23,7 @@ from lit_sdpo.policies.masters import trained
 from lit_sdpo.policies.memory import Placement, StepCount, Window
 from lit_sdpo.policies.sharding import gathered, is_sharded, whole
 from lit_sdpo.policies.teachers import EMATeacher, ModelTeacher, RestartTeacher, RoutedTeacher, TrustRegionTeacher
+from lit_sdpo.policies.train_only import TrainOnly
 from tests.distributed.processes import in_two_processes
 from tests.training import (
     Toy,
@@ -93,6 +95,11 @@ CASES = {
     "restart": ("sdpo", lambda: {"teacher": RestartTeacher(every=2, mix=0.5, at_stage="reset_to_base")}, {}),
     "trust": ("sdpo", lambda: {"teacher": TrustRegionTeacher(0.5), "optimizer": muon}, {}),
     "adapter": ("grpo", lambda: {"kl_beta": 0.1, "lora": Lora(rank=4)}, {}),
+    "prompt_anchor": ("grpo", lambda: {"prompt_anchor_coefficient": 1.0}, {}),
+    "continual_mopd": ("sdpo", lambda: {"continual_mopd_coefficient": 1.0, "alpha": 1.0, "top_k": None}, {}),
+    "tilt": ("sdpo", lambda: {"tilt": Tilt(beta=3.0, steps=3), "top_k": None}, {}),
+    "tilt_budget": ("sdpo", lambda: {"tilt": Tilt(epsilon=0.01), "top_k": None}, {}),
+    "train_only": ("sdpo", lambda: {"train_only": TrainOnly(["self_attn"])}, {}),
     "adapters": (
         "sdpo",
         lambda: {"teacher": EMATeacher(0.3), "lora": Lora(rank=4), "gradient_checkpointing": True},
@@ -100,19 +107,28 @@ CASES = {
     ),
 }
 
+#: What holds on to earlier tasks, with its ``replay_share``: at 0.2 one of both processes has no earlier prompt.
+REMEDIES = {"prompt_anchor": 0.4, "continual_mopd": 0.2, "tilt": 0.0, "tilt_budget": 0.0, "train_only": 0.0}
+
 
 def moved(folder, model, case, **options):
     """How far each weight came in two stages, what was logged, what was sampled, and the sizes of the parts."""
     kind, make, more = CASES[case]
     torch.manual_seed(1)
+    # A second update on the same rollouts, where ratios are not 1, for the method that reads whole rows.
+    data = toy_data(
+        [Toy("a"), Uneven("b")],
+        steps=2,
+        updates_per_rollout=2 if kind == "gspo" else 1,
+        replay_share=REMEDIES.get(case, 0.0),
+    )
     module = method(kind, model, **make())
+    module.expect(data.stages)
     module.configure_model()
     before, watch = state(module), Watch()
     window = Window(prompts=3, rows=12, prompt=9, completion=6, read=True)
     divided = Placement(shards=2)
     needed = StepCount(module, module.policy, window, divided).of(2)  # of whole weights, as if they were divided
-    # A second update on the same rollouts, where ratios are not 1, for the method that reads whole rows.
-    data = toy_data([Toy("a"), Uneven("b")], steps=2, updates_per_rollout=2 if kind == "gspo" else 1)
     made = fit(
         folder, module, data, InitialEvaluation(), watch, limit_val_batches=1.0, accumulate_grad_batches=2,
         **more, **options,
@@ -132,10 +148,17 @@ def names(rollouts):
     return enumerate(rollouts.seeds.tolist())
 
 
-@pytest.mark.parametrize("family", ["tiny", "llama"])
-def test_two_processes_take_the_steps_of_one(tmp_path, family, request):
+@pytest.mark.parametrize(
+    ("family", "cases"),
+    [
+        ("tiny", [case for case in CASES if case not in REMEDIES]),
+        ("llama", ["grpo"]),
+        *(("tiny", [case]) for case in REMEDIES),
+    ],
+    ids=["methods", "untied", *REMEDIES],
+)
+def test_two_processes_take_the_steps_of_one(tmp_path, family, cases, request):
     model = request.getfixturevalue(family)
-    cases = list(CASES) if family == "tiny" else ["grpo"]
     alone = {case: moved(tmp_path, model, case) for case in cases}
     shared = in_two_processes(
         tmp_path / "pair", lambda: {case: moved(tmp_path, model, case, **divided()) for case in cases}

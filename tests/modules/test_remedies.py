@@ -9,14 +9,20 @@ import pytest
 import torch
 import yaml
 
+from lit_sdpo.data.datamodule import ContinualDataModule
 from lit_sdpo.data.jsonl import JsonlTask
+from lit_sdpo.data.task import Stage
 from lit_sdpo.errors import UserError
 from lit_sdpo.modules import GRPO, SDPO, SFT, OnlineEWC, Tilt
+from lit_sdpo.modules.continual_mopd import kept_stages
+from lit_sdpo.policies.copies import SecondModel
+from lit_sdpo.policies.load import Lora
+from lit_sdpo.policies.memory import StepCount, Window
 from lit_sdpo.policies.train_only import TrainOnly
 from lit_sdpo.rewards.base import Verdict
 from tests.faults.runs import assert_same, final, model, stream, train
 from tests.modules.test_variants import Run, Sample, check, distilled, double, jsd, kl, make, mean
-from tests.training import Toy, assert_close_gradients, assert_equal, fit, toy_data, weights
+from tests.training import Toy, adamw, assert_close_gradients, assert_equal, fit, toy_data, weights
 
 
 class Unjudged(Toy):
@@ -149,6 +155,108 @@ def test_an_anchor_without_prompts_is_refused(tmp_path, tiny):
         fit(tmp_path, make(GRPO, tiny, prompt_anchor_coefficient=1.0), toy_data(["a", "b"]))
 
 
+# ------------------------------------------------------------------------------------------------------- continual MOPD
+def taught_by_specialists(tmp_path, tiny, tasks, steps=2, rollout=None, **options):
+    module = make(GRPO, tiny, configure=False, continual_mopd_coefficient=0.6, **options)
+    return Run(tmp_path, module, toy_data(tasks, steps=steps, prompts=4, replay_share=0.5), slots=2, rollout=rollout)
+
+
+def earlier_rows(samples, run, step):
+    """Rows that are not the stage's own, by their task."""
+    rollouts, found = run.rollouts(step), {}
+    for sample in samples:
+        if not rollouts.own[sample.n]:
+            found.setdefault(rollouts.tasks[sample.group], []).append(sample)
+    return found
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "seq_mean_token_mean"])
+def test_specialists_of_finished_stages_teach_their_own_prompts(tmp_path, tiny, aggregation):
+    """The second step of the third stage: the sum over both earlier tasks of the mean KL from its own specialist."""
+    run = taught_by_specialists(tmp_path, tiny, [Unjudged("a"), "b", "c"], aggregation=aggregation)
+    specialists = {"a": double(tiny, run.steps.weights[2]), "b": double(tiny, run.steps.weights[4])}
+
+    def of_rows(parts):
+        if aggregation == "token_mean":
+            return mean([(losses, None) for losses in parts])
+        return torch.stack([losses.mean() for losses in parts]).mean()
+
+    def loss(samples):
+        earlier = earlier_rows(samples, run, 5)
+        assert set(earlier) == {"a", "b"}
+        own, total = of_rows([s.policy_gradient for s in samples[:16]]), 0.0
+        for name, some in earlier.items():
+            with torch.no_grad():
+                before = [s.read(specialists[name], s.prompt) for s in some]
+            total = total + of_rows([kl(b, s.student) for b, s in zip(before, some, strict=True)])
+        assert total > 1e-6
+        assert run.steps.logged[5]["train/loss/continual_mopd"] == pytest.approx(total.item(), rel=1e-3)
+        return own + 0.6 * total
+
+    check(run, tiny, loss, step=5)
+    assert run.windows[0].parts["continual_mopd"].contributes.any().item() is False
+
+
+def test_a_task_that_comes_back_gets_a_new_specialist(tmp_path, tiny):
+    """a, b, a, c: in the last stage the specialist of a is the policy after its second stage."""
+    task = Toy("a")
+    stages = [Stage(task=t, steps=1, prompts_per_step=4) for t in (task, Toy("b"), task, Toy("c"))]
+    data = ContinualDataModule(stages, eval_prompts=4, eval_generations=2, seed=3, replay_share=0.5)
+    module = make(GRPO, tiny, configure=False, continual_mopd_coefficient=0.6)
+    run = Run(tmp_path, module, data)
+    assert list(module.terms["continual_mopd"].specialists) == ["0", "1", "2"]
+    now, total = double(tiny, run.steps.weights[3]), 0.0
+    samples = [Sample(run, 3, n, now, None) for n in range(len(run.rollouts(3)))]
+    for name, at in (("a", 3), ("b", 2)):
+        specialist, some = double(tiny, run.steps.weights[at]), earlier_rows(samples, run, 3)[name]
+        with torch.no_grad():
+            total = total + float(mean([(kl(s.read(specialist, s.prompt), s.student), None) for s in some]))
+    assert run.steps.logged[3]["train/loss/continual_mopd"] == pytest.approx(total, rel=1e-3)
+    assert total > 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_specialists_of_adapters_are_adapters(tmp_path, tiny):
+    options = {"lora": Lora(rank=2), "optimizer": adamw}
+    module = make(SDPO, tiny, configure=False, continual_mopd_coefficient=0.6, **options)
+    run = Run(tmp_path, module, toy_data(["a", "b"], steps=3, prompts=4, replay_share=0.5))
+    assert [n for n, _ in module.named_parameters() if "specialist_0" in n]
+    assert sum(isinstance(part, SecondModel) for part in module.modules()) == 0
+    logged = [step.get("train/loss/continual_mopd", 0.0) for step in run.steps.logged]
+    assert logged[:4] == pytest.approx([0, 0, 0, 0], abs=1e-6)  # where the stage begins both are the same
+    assert min(logged[4:]) > 1e-7
+
+
+def test_a_stage_whose_tasks_go_on_keeps_no_specialist():
+    def stages(*names):
+        return [Stage(task=Toy(name), steps=1, prompts_per_step=1) for name in names]
+
+    assert kept_stages(stages("a", "a", "b", "c")) == [1, 2]
+    assert kept_stages(stages("a")) == []
+
+
+def test_specialists_are_counted_before_there_is_a_trainer(tiny):
+    data = toy_data(["a", "b", "c"])
+    sizes = []
+    for stages in ((), data.stages):
+        module = make(GRPO, tiny, configure=False, continual_mopd_coefficient=0.6, random_weights=True)
+        module.expect(stages)
+        with torch.device("meta"):
+            module.configure_model()
+        window = Window(prompts=6, rows=24, prompt=9, completion=6, read=True)
+        sizes.append(StepCount(module, module.policy, window).of(1))
+        held = sum(p.numel() for p in module.terms.parameters())
+        assert held == len(data.stages[:-1]) * sum(p.numel() for p in module.policy.parameters()) * bool(stages)
+    weights = 4 * sum(p.numel() for p in module.policy.parameters())
+    assert sizes[1].peak - sizes[0].peak >= 2 * weights
+
+
+def test_a_model_that_was_built_too_early_is_refused_at_the_first_stages_end(tmp_path, tiny):
+    module = make(GRPO, tiny, continual_mopd_coefficient=0.6)
+    with pytest.raises(UserError, match="before the stream was known"):
+        fit(tmp_path, module, toy_data(["a", "b"], prompts=4, replay_share=0.5))
+
+
 # ----------------------------------------------------------------------------------------------------------------- tilt
 def tilted(reference, teacher, s):
     return ((1 - s) * reference + s * teacher).log_softmax(-1)
@@ -204,6 +312,7 @@ def test_beta_falls_and_stays():
 REMEDIES = {
     "ewc": ("grpo", lambda: {"weight_anchor": OnlineEWC(strength=0.5)}, {}),
     "prompt_anchor": ("sdpo", lambda: {"prompt_anchor_coefficient": 1.0}, {"replay_share": 0.4}),
+    "continual_mopd": ("sdpo", lambda: {"continual_mopd_coefficient": 1.0}, {"replay_share": 0.4}),
     "tilt": ("sdpo", lambda: {"tilt": Tilt(beta=3.0, steps=3)}, {}),
     "budget": ("sdpo", lambda: {"tilt": Tilt(epsilon=0.01)}, {}),
     "train_only": ("sdpo", lambda: {"train_only": TrainOnly(["self_attn"])}, {}),
@@ -226,7 +335,9 @@ def test_a_remedy_changes_the_result_and_resumes_bit_for_bit(tmp_path, tiny, nam
 
 
 @pytest.mark.parametrize(
-    "options", [{"weight_anchor": OnlineEWC(strength=0.0)}, {"train_only": TrainOnly(["."])}], ids=["ewc", "train_only"]
+    "options",
+    [{"weight_anchor": OnlineEWC(strength=0.0)}, {"train_only": TrainOnly(["."])}, {"continual_mopd_coefficient": 0.0}],
+    ids=["ewc", "train_only", "continual_mopd"],
 )
 def test_switched_off_it_changes_nothing(tmp_path, tiny, options):
     ends = []

@@ -32,13 +32,14 @@ LR = 0.5
 GENERATIONS = 4
 
 
-def make(kind, model, **options):
+def make(kind, model, configure=True, **options):
     options = {"optimizer": lambda parameters: sgd(parameters, LR), "scheduler": None} | options
     if issubclass(kind, SDPO):
         options = {"reprompt": Reprompt(allow_truncated=True)} | options
         options = options if kind is GeoSD else {"top_k": None} | options
     module = kind(model, **options)
-    module.configure_model()
+    if configure:
+        module.configure_model()
     return module
 
 
@@ -74,9 +75,12 @@ class Run:
             return self.windows[-1]
 
         module.prepare_rollouts = keep
-        fit(
+        self.fit(
             tmp_path, module, data or toy_data(), self.steps, self.watch, rollout=rollout, accumulate_grad_batches=slots
         )
+
+    def fit(self, *arguments, **options):
+        fit(*arguments, **options)
 
     def rollouts(self, step=0):
         return self.watch.of("train")[step]["rollouts"]

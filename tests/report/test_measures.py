@@ -101,6 +101,12 @@ def test_artifacts_are_those_of_the_streams_tasks_in_the_last_evaluation():
     assert MEASURES["repetition"].value(made) == pytest.approx(0.4)
 
 
+def test_alignment_is_the_mean_of_all_measurements():
+    made = run(tags={"alignment/mean": [(10, 0.5), (20, -0.1)]})
+    assert MEASURES["alignment"].value(made) == pytest.approx(0.2)
+    assert math.isnan(MEASURES["alignment"].value(run(tags={})))
+
+
 def test_stages_count_their_own_steps():
     made = run(tags={"x": [(9, 1.0), (10, 2.0), (12, 3.0), (20, 4.0)]})
     assert [tuple(stage) for stage in stages_of(made, "x")] == [([9], [1.0]), ([0, 2], [2.0, 3.0])]

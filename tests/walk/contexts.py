@@ -89,6 +89,7 @@ ALIVE: dict[str, dict[str, Any]] = {
     "TrainOnly": {"patterns": ["self_attn"]},
     "StageMerge": {"strength": 0.5},
     "AveragedPolicy": {"ema_rate": 0.3},
+    "GradientAlignment": {"every_n_steps": 1, "prompts": 1},
 }
 
 

@@ -69,7 +69,7 @@ def given_prompts(prompts: GivenPrompts, module: pl.LightningModule, count: int,
     tokenizer, options = tokenizer_in(module), template_options_in(module)
     found = []
     for task, every in prompts.items():
-        names = _choose([str(n) for n in range(len(every))], count, seed)
+        names = chosen([str(n) for n in range(len(every))], count, seed)
         some = [every[int(n)] for n in names]
         ids: list[list[int]] = [
             tokenizer(p)["input_ids"] if isinstance(p, str) else render_all(tokenizer, [p], options)[0] for p in some
@@ -93,14 +93,14 @@ def evaluated_prompts(trainer: pl.Trainer, module: pl.LightningModule, count: in
     found = []
     for task in data.evaluated:
         rows: dict[str, Row] = {row.id: row for row in data.evaluation_rows(task, "validation")}
-        names = _choose(list(rows), count, seed)
+        names = chosen(list(rows), count, seed)
         some = [rows[name] for name in names]
         ids = render_all(tokenizer_in(module), [row.messages for row in some], options)
         found.append(Prompts(task.name, names, ids, [_text(row.messages) for row in some], some, task))
     return found
 
 
-def _choose(names: list[str], count: int, seed: int) -> list[str]:
+def chosen(names: list[str], count: int, seed: int) -> list[str]:
     """The first ``count`` in an order that depends on seed and names alone."""
     return sorted(names, key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode()).digest())[:count]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, get_args
 
 import lightning.pytorch as pl
@@ -32,7 +33,7 @@ from lit_sdpo.callbacks.rollout.window import WindowRollouts
 from lit_sdpo.data.base import TaskStream, stream_of
 from lit_sdpo.data.batch import PromptBatch
 from lit_sdpo.data.stream import EvaluationLoader
-from lit_sdpo.data.task import Row
+from lit_sdpo.data.task import Row, Task
 from lit_sdpo.likelihood.loader import LikelihoodBatch
 from lit_sdpo.modules.contract import RolloutModule
 from lit_sdpo.policies.held import positions
@@ -45,8 +46,9 @@ from lit_sdpo.rollouts.engines.base import RolloutEngine, Sampling
 from lit_sdpo.rollouts.engines.native import NativeEngine
 from lit_sdpo.rollouts.generate import Generation, GenerationSettings, generate
 from lit_sdpo.rollouts.mismatch import Correction
-from lit_sdpo.rollouts.reference import reference_ids
+from lit_sdpo.rollouts.reference import reference_ids, reference_rollouts
 from lit_sdpo.rollouts.texts import opened_by_template
+from lit_sdpo.rollouts.types import Rollouts
 from lit_sdpo.seed import run_seed
 
 
@@ -300,6 +302,34 @@ class RolloutCallback(Callback):
                     own += torch.stack([scores.nansum(), (~scores.isnan()).sum()])
         scored, known = trainer.strategy.reduce(sums, reduce_op="sum").T
         return (scored / known).tolist()  # type: ignore[no-any-return]
+
+    # ------------------------------------------------------------------------------------------------------------ apart
+    @property
+    def asks_ahead(self) -> bool:
+        """Whether the engine may be busy with the next window's completions between two steps."""
+        return self._overlap is not None
+
+    def apart(
+        self, trainer: pl.Trainer, module: RolloutModule, task: Task, rows: Sequence[Row], *stream: str | int
+    ) -> Rollouts:
+        """Scored completions to prompts that belong to no window, drawn as training draws, or their reference answers.
+
+        Nothing is logged, counted as a failure or shown to a callback.
+
+        Args:
+            trainer: Of the run.
+            module: The method.
+            task: Verifies the completions.
+            rows: The P prompts.
+            stream: What sets these draws apart from all others; within it a row's id decides.
+        """
+        draw = replace(self._draw(module, self.sampling), stream=stream)
+        if learns_from_references(module):
+            rollouts = reference_rollouts(rows, module.tokenizer, module.device, draw.template_options)
+            rollouts.tasks = [task.part_of(row).name for row in rows]
+            return rollouts
+        with self.engine.holding(module.policy):
+            return self._generate(trainer, module, PromptBatch(task, rows, range(len(rows))), draw).rollouts
 
     # ------------------------------------------------------------------------------------------------------------- both
     def _new_evaluation(self, module: RolloutModule) -> EvaluationRollouts:

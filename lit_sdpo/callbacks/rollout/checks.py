@@ -110,8 +110,8 @@ def check_replay(trainer: pl.Trainer, module: RolloutModule, resample_rounds: in
         )
     if bool(share) != module.learns_from_replay:
         raise UserError(
-            "replay needs both the data module's replay_share and a term that uses it: the module's replay_coefficient"
-            " or prompt_anchor_coefficient",
+            "replay needs both the data module's replay_share and a term that uses it: the module's replay_coefficient,"
+            " prompt_anchor_coefficient or continual_mopd_coefficient",
             where="model.replay_coefficient" if share else "data.replay_share",
             fix="set both above 0, or neither",
         )
