@@ -77,6 +77,10 @@ class Chart:
         drawn = self.svg.replace("<svg", opening, 1)
         return drawn.replace(">", f"><style>{theme_css()}</style>", 1) + "\n"
 
+    def _repr_png_(self) -> bytes:
+        """What notebooks show of it."""
+        return self.png()
+
     def png(self) -> bytes:
         """The drawing in the light theme, 150 dots per inch."""
         buffer = io.BytesIO()
