@@ -78,9 +78,10 @@ teachers: environment
 findings:
 	@PYTHON='$(PYTHON)' VERSIONS='$(VERSIONS)' sh findings/run.sh
 
-# Nothing of the package is imported: an environment of its own has what builds the pages alone.
+# Nothing of the package is imported: an environment of its own has what builds the pages alone. With --quiet mkdocs
+# would count no warnings, and --strict would pass everything.
 docs: $(DOCS)/.installed
-	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict >build/docs.log 2>&1 || { cat build/docs.log; exit 1; }
 	@echo "build/site/index.html"
 
 $(DOCS)/.installed: pyproject.toml | $(ENVIRONMENT)/.made
