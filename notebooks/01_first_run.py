@@ -24,6 +24,7 @@ import warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import lightning.pytorch as pl
 import torch
@@ -38,11 +39,12 @@ from lit_sdpo import (
     SampleLogger,
     Sampling,
 )
-from lit_sdpo.report import heat_map
+from lit_sdpo.report import accuracy_by_stage, heat_map
 
 warnings.filterwarnings("ignore", ".*LeafSpec")  # raised inside Lightning
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 pl.seed_everything(0)
+scratch = TemporaryDirectory()  # for what the run writes; it goes with the last cell
 
 # %% [markdown]
 # ## The stream
@@ -76,7 +78,7 @@ trainer = pl.Trainer(
     gradient_clip_val=1.0,
     enable_progress_bar=False,
     enable_model_summary=False,
-    logger=pl.loggers.TensorBoardLogger("runs", name="first-run"),
+    logger=pl.loggers.TensorBoardLogger(scratch.name, name="first-run"),
     callbacks=[
         RolloutCallback(num_generations=8, sampling=Sampling(max_new_tokens=64)),
         InitialEvaluation(),
@@ -101,6 +103,9 @@ trainer.fit(model, data)
 heat_map(forgetting.matrix, title="accuracy after each stage")
 
 # %%
+accuracy_by_stage(forgetting.matrix, title="accuracy of every task")
+
+# %%
 print(forgetting.matrix.plain())
 
 # %% [markdown]
@@ -117,4 +122,8 @@ for task in data.task_names:
     print(f"\n{task}: {sample['prompt'][0]['content']!r}\n  {sample['completion']!r}\n  reward {sample['reward']}")
 
 # %% [markdown]
-# The same folder holds the TensorBoard events: `tensorboard --logdir runs`.
+# The same folder holds the TensorBoard events. Give the logger `"runs"` in the place of `scratch.name` to keep it, and
+# look at it with `tensorboard --logdir runs`.
+
+# %%
+scratch.cleanup()

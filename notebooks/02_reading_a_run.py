@@ -23,6 +23,7 @@ import logging
 import warnings
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import lightning.pytorch as pl
 import torch
@@ -41,12 +42,13 @@ from lit_sdpo import (
     SampleLogger,
     Sampling,
 )
-from lit_sdpo.report import heat_map
+from lit_sdpo.report import accuracy_by_stage, heat_map
 from lit_sdpo.report.events import scalars
 
 warnings.filterwarnings("ignore", ".*LeafSpec")  # raised inside Lightning
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 pl.seed_everything(0)
+scratch = TemporaryDirectory()  # for what the run writes; it goes with the last cell
 
 # %% [markdown]
 # ## A run that measures everything
@@ -63,7 +65,7 @@ trainer = pl.Trainer(
     gradient_clip_val=1.0,
     enable_progress_bar=False,
     enable_model_summary=False,
-    logger=pl.loggers.TensorBoardLogger("runs", name="reading"),
+    logger=pl.loggers.TensorBoardLogger(scratch.name, name="reading"),
     callbacks=[
         RolloutCallback(num_generations=8, sampling=Sampling(max_new_tokens=64)),
         InitialEvaluation(),
@@ -95,6 +97,9 @@ def table(name, **wanted):
 
 # %%
 heat_map(forgetting.matrix, title="accuracy after each stage")
+
+# %%
+accuracy_by_stage(forgetting.matrix, title="accuracy of every task")
 
 # %% [markdown]
 # The same numbers with 95 % intervals over prompts, and the change from the base model in percent: at a task's own
@@ -148,9 +153,13 @@ for line in table("artifacts.csv", stage="2"):
 # %% [markdown]
 # ## Curves
 #
-# TensorBoard shows them (`tensorboard --logdir runs`, *Custom Scalars* first); `scalars` gives them to Python.
+# TensorBoard shows those of a folder that is kept (`tensorboard --logdir runs`, *Custom Scalars* first); `scalars`
+# gives them to Python.
 
 # %%
 curves = scalars(folder)
 for tag in sorted(curves)[:12]:
     print(tag, len(curves[tag]))
+
+# %%
+scratch.cleanup()

@@ -22,17 +22,21 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from lit_sdpo.cli import main
 from lit_sdpo.functional import excess_kl as razor
+from lit_sdpo.report.charts.retention import matrices
+from lit_sdpo.report.charts.streams import streams
 from lit_sdpo.report.claims import check_claims
 from lit_sdpo.report.study import Study
 from lit_sdpo.report.table_files import claims_markdown
 
 warnings.filterwarnings("ignore", ".*LeafSpec")  # raised inside Lightning
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+scratch = TemporaryDirectory()  # for what the runs write; it goes with the last cell
 
 # %% [markdown]
 # ## What success costs at least
@@ -125,12 +129,13 @@ METHODS = {"grpo": ("GRPO", 1e-4), "sdpo": ("SDPO", 1e-3)}
 for name, (method, rate) in METHODS.items():
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": rate}}
     model = {"class_path": method, "init_args": {"model_name": "micro", "optimizer": optimizer}}
-    Path(f"{name}.yaml").write_text(json.dumps(COMMON | {"model": model}), encoding="utf-8")  # JSON is YAML
+    config = Path(scratch.name, f"{name}.yaml")
+    config.write_text(json.dumps(COMMON | {"model": model}), encoding="utf-8")  # JSON is YAML
     for seed in range(3):
         folder = ("TensorBoardLogger", f"init_args.name={name}", f"init_args.version=seed={seed}")
-        logger = [f"--trainer.logger={folder[0]}", "--trainer.logger.init_args.save_dir=study"]
+        logger = [f"--trainer.logger={folder[0]}", f"--trainer.logger.init_args.save_dir={scratch.name}/study"]
         logger += [f"--trainer.logger.{part}" for part in folder[1:]]
-        assert main(["fit", f"--config={name}.yaml", f"--seed_everything={seed}", *logger]) == 0
+        assert main(["fit", f"--config={config}", f"--seed_everything={seed}", *logger]) == 0
 
 # %% [markdown]
 # ## Verdicts
@@ -140,8 +145,11 @@ for name, (method, rate) in METHODS.items():
 # what is not, was never about learning.
 
 # %%
-study = Study.read(["study"])
+study = Study.read([f"{scratch.name}/study"])
 print(study.methods, study.seeds, *study.left_out, sep="\n")
+
+# %%
+matrices(streams(study)[0])
 
 # %%
 results = check_claims(study)
@@ -150,3 +158,6 @@ print(claims_markdown([result for result in results if result.parts and result.v
 # %% [markdown]
 # `lit-sdpo report study -o report` makes a page of it, with the figures. What the full runs say stands in
 # `docs/claims.md`.
+
+# %%
+scratch.cleanup()

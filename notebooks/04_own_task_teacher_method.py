@@ -21,6 +21,7 @@ import logging
 import re
 import warnings
 from functools import partial
+from tempfile import TemporaryDirectory
 
 import lightning.pytorch as pl
 import torch
@@ -46,6 +47,7 @@ from lit_sdpo.report import heat_map
 warnings.filterwarnings("ignore", ".*LeafSpec")  # raised inside Lightning
 logging.getLogger("lightning").setLevel(logging.WARNING)
 pl.seed_everything(0)
+scratch = TemporaryDirectory()  # for what the run writes; it goes with the last cell
 
 # %% [markdown]
 # ## A task
@@ -148,6 +150,7 @@ trainer = pl.Trainer(
     accelerator="cpu",
     gradient_clip_val=1.0,
     logger=False,
+    default_root_dir=scratch.name,
     enable_checkpointing=False,
     enable_progress_bar=False,
     enable_model_summary=False,
@@ -179,3 +182,6 @@ heat_map(forgetting.matrix, title="accuracy after each stage")
 #       - task: {class_path: my_project.tasks.Doubling}
 #         steps: 4
 # ```
+
+# %%
+scratch.cleanup()

@@ -20,6 +20,7 @@
 import logging
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import lightning.pytorch as pl
 import torch
@@ -30,6 +31,7 @@ from lit_sdpo.report import heat_map
 
 warnings.filterwarnings("ignore", ".*LeafSpec|.*num_workers|.*does not have many workers")
 logging.getLogger("lightning").setLevel(logging.WARNING)
+scratch = TemporaryDirectory()  # for what the runs write; it goes with the last cell
 
 # %% [markdown]
 # ## A project of its own
@@ -93,7 +95,7 @@ def measured(second):
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
-        logger=pl.loggers.CSVLogger("runs", name=second),
+        logger=pl.loggers.CSVLogger(scratch.name, name=second),
         callbacks=[InitialEvaluation(), forgetting, ParameterDrift()],
     )
     trainer.fit(Classifier(order))
@@ -131,3 +133,6 @@ for name, folder in (("near", near_folder), ("far", far_folder)):
 # `ResponseDrift(prompts={...})` does the same for what a Hugging Face model says, in any module that holds a `model`
 # and a `tokenizer`; `ArtifactMonitor(markers={...}).observe(task, responses)` for texts, wherever they come from;
 # `CollapseMonitor(metrics={...})` watches any logged reward, entropy and divergence.
+
+# %%
+scratch.cleanup()

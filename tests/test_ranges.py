@@ -49,7 +49,7 @@ def one_tokenizer():
     """Methods load one each time they are built."""
     tokenizer = lit_sdpo.modules.base.load_tokenizer("micro")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lit_sdpo.modules.base.load_tokenizer", lambda name: tokenizer)
+        patch.setattr("lit_sdpo.modules.base.load_tokenizer", lambda name, *trusted: tokenizer)
         yield
 
 

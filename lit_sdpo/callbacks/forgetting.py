@@ -23,7 +23,7 @@ from lit_sdpo.folders import run_folder
 from lit_sdpo.functional import Mode
 from lit_sdpo.ranges import check_integer
 from lit_sdpo.report.evaluations import FILE, Evaluation, evaluation_lines
-from lit_sdpo.report.figures import heat_map
+from lit_sdpo.report.figures import accuracy_by_stage, heat_map
 from lit_sdpo.report.items import (
     Detectable,
     change_records,
@@ -55,11 +55,12 @@ class ForgettingMatrix(pl.Callback):
     Evaluations inside a stage are not rows: they go to ``curves.jsonl``, for the measures of
     :mod:`lit_sdpo.functional.continual_curves`. After each row the scalars ``continual/...`` of
     :func:`~lit_sdpo.report.summary.summarize` go to every logger, at the optimizer step; undefined ones are left out.
-    Loggers that show more also get the matrix as a picture and as a table. The end of ``fit`` prints the matrix.
+    Loggers that show more also get the matrix as a picture and as a table, and a picture of the scores by stage. The
+    end of ``fit`` prints the matrix.
 
     Scores of single prompts give more: intervals, pass@k, what was lost and won. They come from all other callbacks
     with an attribute ``item_scores``: task to prompt's id to its score, or to the list of its samples' scores. Of these
-    tasks the loggers also get ``continual/<task>/low``, ``high``, ``pass@<k>``, ``lost`` and ``won``.
+    tasks the loggers also get ``tasks/<task>/low``, ``high``, ``pass@<k>``, ``lost`` and ``won``.
 
     Files in the run folder: ``matrix.json`` (matrix, summary with intervals, reasons of what is undefined) and
     ``matrix.csv``, ``matrix.md`` to read, ``tasks.csv`` (:func:`~lit_sdpo.report.items.score_records`) and, with scores
@@ -286,18 +287,18 @@ class ForgettingMatrix(pl.Callback):
         if not trainer.is_global_zero:
             return
         matrix, step, items = self.matrix, self._clock.step(trainer), self._known_items
-        numbers = dict(summarize(matrix))
+        numbers = {f"continual/{name}": x for name, x in summarize(matrix).items()}
         last = matrix.rows[-1].stage
         for record in score_records(matrix, items):
             passes = [key for key in record if key.startswith("pass@")][-1:]
             if record["stage"] == last:
-                numbers |= {f"{record['task']}/{k}": record[k] for k in ("low", "high", *passes) if k in record}
+                numbers |= {f"tasks/{record['task']}/{k}": record[k] for k in ("low", "high", *passes) if k in record}
         for record in change_records(matrix, items, self.choices)[::-1]:  # the first of a task counts: its own stage
             if record["stage"] == last and "lost" in record:
-                numbers |= {f"{record['task']}/{k}": record[k] for k in ("lost", "won")}
-        numbers = {f"continual/{name}": x for name, x in numbers.items() if math.isfinite(x)}
-        loggers.log_numbers(trainer, numbers, step)
+                numbers |= {f"tasks/{record['task']}/{k}": record[k] for k in ("lost", "won")}
+        loggers.log_numbers(trainer, {name: x for name, x in numbers.items() if math.isfinite(x)}, step)
         loggers.log_figure(trainer, "continual/matrix", lambda: heat_map(matrix, title=self.metric), step)
+        loggers.log_figure(trainer, "continual/by_stage", lambda: accuracy_by_stage(matrix, title=self.metric), step)
         loggers.log_table(trainer, "continual/matrix", matrix, step)
 
     def _write(self, trainer: pl.Trainer) -> None:

@@ -184,7 +184,10 @@ def _append(path: Path, text: str) -> None:
 def samples_table(
     records: Sequence[dict[str, Any]], *, max_characters: int = 400, first: Mapping[str, str] | None = None
 ) -> TextTable:
-    """Prompt, completion, reward and task as a table; texts are shortened, and escaped in Markdown.
+    """Prompt and completion as a table; texts are shortened, and escaped in Markdown.
+
+    TensorBoard breaks the words of narrow columns, so reward and tokens stand before the completion, and the split is
+    in the note below.
 
     Args:
         records: Lines of ``samples.jsonl``.
@@ -195,20 +198,25 @@ def samples_table(
         >>> record = {"prompt": [{"role": "user", "content": "1 | 2?"}], "completion": "<b>", "reward": 1.0}
         >>> record |= {"task": "math", "split": "train", "finished": True, "length": 3}
         >>> print(samples_table([record]).markdown())
-        | task | split | prompt | completion | reward | tokens |
-        | --- | --- | --- | --- | --- | --- |
-        | math | train | 1 &#124; 2? | &#60;b&#62; | 1.000 | 3 |
+        | prompt | completion |
+        | --- | --- |
+        | 1 &#124; 2? | reward 1.000, 3 tokens · &#60;b&#62; |
+        <BLANKLINE>
+        Split: train.
     """
-    foreign = ["task", "split", "prompt", *(["at first"] if first else []), "completion"]
+    header = ["prompt", *(["at first"] if first else []), "completion"]
     rows = []
     for record in records:
         prompt = "\n".join(message["content"] for message in record["prompt"])
         before = [first.get(record["id"], "")] if first else []
-        texts = [_shorten(text, max_characters) for text in (prompt, *before, record["completion"])]
+        *texts, completion = (_shorten(text, max_characters) for text in (prompt, *before, record["completion"]))
         reward = "abstained" if record["reward"] is None else f"{record['reward']:.3f}"
-        tokens = f"{record['length']}" + ("" if record["finished"] else " (cut off)")
-        rows.append([record["task"], record["split"], *texts, reward, tokens])
-    return TextTable([*foreign, "reward", "tokens"], rows, numbers=(), foreign=foreign)
+        tokens = f"{record['length']} token{'s' * (record['length'] != 1)}" + (
+            "" if record["finished"] else ", cut off"
+        )
+        rows.append([*texts, f"reward {reward}, {tokens} · {completion}"])
+    splits = ", ".join(dict.fromkeys(record["split"] for record in records))
+    return TextTable(header, rows, numbers=(), foreign=header, note=f"Split: {splits}.")
 
 
 def _shorten(text: str, limit: int) -> str:

@@ -29,8 +29,10 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     # Imported here: a mistake in the arguments is told without waiting for them.
     from lit_sdpo.report.archive import is_archive, pack, unpack
-    from lit_sdpo.report.page import check_target, investigate, write
+    from lit_sdpo.report.findings import investigate
+    from lit_sdpo.report.page import check_target, write
     from lit_sdpo.report.study import Study
+    from lit_sdpo.report.verdict import verdict
 
     for given in options.runs:
         if Path(given).is_file() and not is_archive(given):
@@ -49,7 +51,9 @@ def main(arguments: Sequence[str]) -> int:
         findings = investigate(study, roles)
         path = write(findings, target)
     print_verdicts(findings.claims)
-    drawn, wanted = len(findings.charts), len(findings.figures) + len(findings.matrices)
+    for found in findings.streams:
+        print("\n".join(filter(None, [found.stream.heading, *verdict(found)])))
+    drawn, wanted = len(findings.charts), len(findings.figures) + len(findings.streams)
     print(f"{len(study.all_runs)} runs of {len(study.methods)} methods, {len(study.left_out)} left out")
     print(f"{drawn} of {wanted} figures; the page says what the others need")
     print(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lit_sdpo.report.figures import heat_map
+from lit_sdpo.report.figures import accuracy_by_stage, heat_map
 from lit_sdpo.report.tables import Matrix, MatrixRow
 
-__all__ = ["Matrix", "MatrixRow", "heat_map"]
+__all__ = ["Matrix", "MatrixRow", "accuracy_by_stage", "heat_map"]

@@ -26,6 +26,8 @@ from lit_sdpo.report.summary import cell_draws
 
 #: With fewer seeds nothing is decided.
 ENOUGH_SEEDS = 3
+#: How the reason begins where a method never gets to what is counted.
+NOT_REACHED = "not reached"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Effect:
         by_seed: Seed to its own value.
         null: What no effect is: 0, or 1 for a ratio.
         missing: Why there is no value.
+        no_spread: Whether all seeds and prompts have one value. The interval is then what so few of them may well have
+            missed, or there is none.
     """
 
     value: float = math.nan
@@ -52,6 +56,7 @@ class Effect:
     by_seed: Mapping[int, float] = field(default_factory=dict)
     null: float = 0.0
     missing: str = ""
+    no_spread: bool = False
 
     @property
     def seeds(self) -> int:
@@ -179,6 +184,8 @@ def _effect(one: Side, other: tuple[Measure, Sequence[Run] | None], draws: Draws
     pairs = [(run, partners.get(run.seed)) for run in more if less is None or run.seed in partners]
     if not pairs:
         return Effect(null=null, missing="no seed that both have" if more and less else "no runs")
+    if missing := _not_reached(draws, measure, more) or _not_reached(draws, partner_measure, less or ()):
+        return Effect(null=null, missing=missing)
     values: dict[int, float] = {}
     drawn: list[Tensor] = []
     for run, partner in pairs:
@@ -192,12 +199,14 @@ def _effect(one: Side, other: tuple[Measure, Sequence[Run] | None], draws: Draws
     differences = torch.tensor(list(values.values()), dtype=torch.float64)
     prompts = torch.stack(drawn).sum(0) / len(differences) if drawn else None
     total = combine(differences, prompts, draws.resamples)
-    if prompts is None and len(differences) > 1 and bool((differences == differences[0]).all()):
+    no_spread = prompts is None and len(differences) > 1 and bool((differences == differences[0]).all())
+    if no_spread:
         total.fill_(math.nan)  # seeds that agree exactly do not say how far others would be apart
     low, high = map(float, percentile_interval(total, confidence))
     if less is None and prompts is None and measure.possible == POSITIVE and not math.isnan(low):
         low, high, _ = ratio_interval(differences, confidence=confidence)  # of what is skewed as divergences are
     if high - low < 1e-9 and prompts is not None:
+        no_spread = True
         half = _unseen(measure, [run for run, _ in pairs], confidence)
         low, high = low - half, high + half
     levels = [draws.of(run, measure)[0] for run, _ in pairs]
@@ -211,7 +220,14 @@ def _effect(one: Side, other: tuple[Measure, Sequence[Run] | None], draws: Draws
         p_flip=math.nan if less is None else sign_flip(differences.tolist()),
         by_seed={seed: shown(value) for seed, value in values.items()},
         null=null,
+        no_spread=no_spread,
     )
+
+
+def _not_reached(draws: Draws, measure: Measure, runs: Sequence[Run]) -> str:
+    """How many runs never reach what a measure counts, if any: the mean of the others would favour failing."""
+    never = sum(math.isinf(draws.of(run, measure)[0]) for run in runs)
+    return f"{NOT_REACHED} by {never} of {len(runs)} run{'s' * (len(runs) != 1)}" if never else ""
 
 
 def _between(
@@ -281,7 +297,7 @@ def compare(
     """All pairs of methods in every measure; p-values are corrected by Holm over the pairs of one measure.
 
     Args:
-        study: The runs.
+        study: The runs, of one stream and one base (:meth:`~lit_sdpo.report.study.Study.streams`).
         measures: Default: all of :data:`~lit_sdpo.report.measures.MEASURES`.
         methods: Default: all of the study.
         draws: Where values are kept.

@@ -30,7 +30,8 @@ WINDOW = 5
 class Measure:
     """One number of a run.
 
-    Exactly one of ``from_scores`` and ``from_run`` is set. Both give nan where the run does not have what they need.
+    Exactly one of ``from_scores`` and ``from_run`` is set. Both give nan where the run does not have what they need,
+    and infinity where it never reaches what is counted.
 
     Attributes:
         name: Short, as in files.
@@ -166,12 +167,12 @@ def score_tag(run: Run) -> str:
 def steps_to_reward(run: Run, reward: float = REWARD) -> float:
     """Steps of a stage until the running mean of its training score reaches a value, mean over the stages.
 
-    A stage that never reaches it counts with all its steps, so the number is then a lower bound.
+    Infinite where a stage never reaches it: its last step would make a method that fails early a fast one.
     """
     needed = []
     for steps, values in stages_of(run, score_tag(run)):
         reached = [step for step, value in zip(steps, running(values), strict=True) if value >= reward]
-        needed.append(float(reached[0] if reached else steps[-1] + 1))
+        needed.append(float(reached[0]) if reached else math.inf)
     return _mean(needed)
 
 

@@ -5,29 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
 from lit_sdpo.errors import UserError
-from lit_sdpo.report.charts.chart import Chart, Missing, theme_css
-from lit_sdpo.report.charts.gallery import gallery, matrix_gallery
-from lit_sdpo.report.charts.phases import phases
-from lit_sdpo.report.claims import ClaimResult, PhaseMap, check_claims, phase_map
-from lit_sdpo.report.comparisons import Comparison, Draws, Effect, compare, levels
+from lit_sdpo.report.charts.chart import theme_css
 from lit_sdpo.report.curve_table import inside_stages
-from lit_sdpo.report.equal_success import EqualSuccess, all_at_equal_success
+from lit_sdpo.report.findings import Findings
 from lit_sdpo.report.html import Markup, anchor, element, join, text
-from lit_sdpo.report.sections import (
-    claims_table,
-    comparisons,
-    equal_success,
-    figure,
-    left_out,
-    what_was_run,
-)
-from lit_sdpo.report.study import Study
+from lit_sdpo.report.sections import claims_table, figures, left_out, what_was_run
+from lit_sdpo.report.stream_sections import in_short, stream_comparisons
 from lit_sdpo.report.table_files import tables
 
 PAGE = "index.html"
@@ -37,82 +24,27 @@ MANIFEST = "report.json"
 SCRIPT = "addEventListener('beforeprint',()=>document.querySelectorAll('details').forEach(d=>d.open=true))"
 
 
-@dataclass(frozen=True)
-class Findings:
-    """Everything that a report shows of a study.
-
-    Attributes:
-        study: The runs.
-        claims: What they say about the paper's claims.
-        levels: Every measure of every method.
-        comparisons: All pairs of methods.
-        phase: Where the claims hold.
-        equal_success: Pairs of methods where they have learned alike.
-        figures: Figures, or what they would need.
-        matrices: The scores after every stage.
-    """
-
-    study: Study
-    claims: Sequence[ClaimResult]
-    levels: Mapping[str, Mapping[str, Effect]]
-    comparisons: Sequence[Comparison]
-    phase: PhaseMap
-    equal_success: Sequence[EqualSuccess]
-    figures: Sequence[Chart | Missing]
-    matrices: Sequence[Chart | Missing]
-
-    @property
-    def charts(self) -> list[Chart]:
-        """All figures that were drawn."""
-        return [chart for chart in (*self.figures, *self.matrices) if isinstance(chart, Chart)]
-
-
-def investigate(study: Study, roles: Mapping[str, str] | None = None) -> Findings:
-    """Judge the claims, compare the methods and draw the figures.
-
-    Args:
-        study: The runs.
-        roles: Role in the claims to the method that plays it (:func:`~lit_sdpo.report.claims.check_claims`).
-    """
-    draws = Draws()
-    phase = phase_map(study, draws=draws)
-    return Findings(
-        study=study,
-        claims=check_claims(study, roles, draws),
-        levels=levels(study, draws=draws),
-        comparisons=compare(study, draws=draws) if len(study.methods) > 1 else [],
-        phase=phase,
-        equal_success=all_at_equal_success(study),
-        figures=[*gallery(study), phases(phase)],
-        matrices=matrix_gallery(study),
-    )
-
-
 def page(findings: Findings) -> str:
     """The whole page; the same findings give the same text."""
     study = findings.study
-    order = ("What was run", "Claims", "Comparisons", "Inside stages", "Figures", "Matrices", "Left-out runs")
-    bodies = (
-        what_was_run(study),
-        claims_table(findings.claims),
-        _comparisons(findings),
-        inside_stages(study),
-        join(map(figure, findings.figures)),
-        join(map(figure, findings.matrices)),
-        left_out(study),
-    )
+    parts = {
+        "In short": join(map(in_short, findings.streams)),
+        "What was run": what_was_run(study),
+        "Claims": claims_table(findings.claims),
+        "Comparisons": join(map(stream_comparisons, findings.streams)),
+        "Inside stages": inside_stages(study),
+        "Figures": figures(findings.figures),
+        "Left-out runs": left_out(study),
+    }
     counts = [(len(study.all_runs), "run"), (len(study.methods), "method"), (len(study.seeds), "seed")]
     total = ", ".join(f"{n} {name}{'s' * (n != 1)}" for n, name in counts)
     if study.left_out:
         total += f"; {len(study.left_out)} left out"
-    sections = [
-        element("section", element("h2", title), body, id=anchor(title))
-        for title, body in zip(order, bodies, strict=True)
-    ]
+    sections = [element("section", element("h2", title), body, id=anchor(title)) for title, body in parts.items()]
     head = element(
         "header", element("div", element("h1", "Report of a study"), element("p", f"{total}.", class_="quiet"))
     )
-    links = join(element("a", title, href=f"#{anchor(title)}") for title in order)
+    links = join(element("a", title, href=f"#{anchor(title)}") for title in parts)
     footer = element(
         "footer",
         "Figures of methods keep their colour, marker and dash throughout. The paper is arXiv 2607.01763, "
@@ -121,11 +53,6 @@ def page(findings: Findings) -> str:
     )
     body = join([head, element("nav", element("div", links)), element("main", *sections), footer], "\n")
     return _document(body)
-
-
-def _comparisons(findings: Findings) -> Markup:
-    body = comparisons(findings.levels, findings.comparisons, findings.study.methods)
-    return join([body, equal_success(findings.equal_success)]) if findings.equal_success else body
 
 
 def _document(body: Markup) -> str:
@@ -184,15 +111,7 @@ def write(findings: Findings, folder: Path) -> Path:
         contents[f"figures/{chart.name}.svg"] = chart.standalone_svg()
         contents[f"figures/{chart.name}.png"] = chart.png()
         contents[f"figures/{chart.name}.csv"] = chart.table.csv()
-    numbers = tables(
-        findings.study,
-        findings.claims,
-        findings.levels,
-        findings.comparisons,
-        findings.phase,
-        findings.equal_success,
-    )
-    contents |= {f"tables/{name}": content for name, content in numbers.items()}
+    contents |= {f"tables/{name}": content for name, content in tables(findings).items()}
     contents[MANIFEST] = json.dumps({"files": sorted(contents)}, indent=1) + "\n"
     for name, content in contents.items():
         path = folder / name

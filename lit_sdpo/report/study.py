@@ -16,6 +16,8 @@ from lit_sdpo.report.run import Run, read_matrix
 
 #: A run's own folder below that of its method.
 SEED, VERSION = re.compile(r"seed=(-?\d+)"), re.compile(r"version_\d+")
+#: A seed within a path.
+ANY_SEED = re.compile(r"\bseed=-?\d+")
 
 
 class LeftOut(NamedTuple):
@@ -98,23 +100,16 @@ class Study:
         """The runs of a method, by seed; empty for an unknown one."""
         return [run for run in self.all_runs if run.method == method]
 
-    def settings(self, run: Run) -> dict[str, Any]:
-        """What tells methods apart: ``class``, ``lr``, ``teacher``, ``world``, ``stages``, ``steps``, ``prompts``.
+    def streams(self) -> list[Study]:
+        """The runs that can be compared, together: one stream and one base each, that with most runs first."""
+        groups: dict[tuple, list[Run]] = {}
+        for run in self.all_runs:
+            groups.setdefault(stream_key(run), []).append(run)
+        return [Study(runs) for runs in sorted(groups.values(), key=len, reverse=True)]
 
-        ``steps`` are those of a stage, ``prompts`` those of a step. What a configuration does not have is ``None``.
-        """
-        model, data = _arguments(run.config.get("model")), _arguments(run.config.get("data"))
-        stages = [_arguments(stage) for stage in data.get("stages") or []]
-        lr = _arguments(model.get("optimizer")).get("lr")
-        return {
-            "class": _class_name(run.config.get("model")) or None,
-            "lr": None if lr is None else float(lr),
-            "teacher": _short(model["teacher"]) if model.get("teacher") else None,
-            "world": _plain(data["world"]) if data.get("world") else None,
-            "stages": " → ".join(data.get("order") or [row.label for row in run.matrix.rows[1:]]),
-            "steps": data.get("steps") or _common(stage.get("steps") for stage in stages),
-            "prompts": data.get("prompts_per_step") or _common(stage.get("prompts_per_step") for stage in stages),
-        }
+    def settings(self, run: Run) -> dict[str, Any]:
+        """What tells methods apart: :func:`settings_of` a run."""
+        return settings_of(run)
 
     def differing(self) -> dict[str, dict[str, Any]]:
         """The settings in which any two runs differ, by method: those of its first run."""
@@ -122,6 +117,38 @@ class Study:
         names = next(iter(table.values()))
         varying = [name for name in names if len({str(row[name]) for row in table.values()}) > 1]
         return {m: {name: table[self.runs(m)[0].folder][name] for name in varying} for m in self.methods}
+
+
+def stream_key(run: Run) -> tuple:
+    """What two runs must share before their scores say anything about each other.
+
+    It is the tasks, the probes, the stages with the steps at which they end, the world they are made in, and the model
+    that training begins with.
+    """
+    matrix, settings = run.matrix, settings_of(run)
+    rows = tuple((row.title, row.step) for row in matrix.rows)
+    return tuple(matrix.tasks), tuple(matrix.probes), rows, str(settings["world"]), str(settings["base"])
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """``class``, ``lr``, ``teacher``, ``base``, ``world``, ``stages``, ``steps``, ``prompts`` of a run.
+
+    ``base`` is the model that training begins with, where bases made by seed count as one. ``steps`` are those of a
+    stage, ``prompts`` those of a step. What a configuration does not have is ``None``.
+    """
+    model, data = _arguments(run.config.get("model")), _arguments(run.config.get("data"))
+    stages = [_arguments(stage) for stage in data.get("stages") or []]
+    lr = _arguments(model.get("optimizer")).get("lr")
+    return {
+        "class": _class_name(run.config.get("model")) or None,
+        "lr": None if lr is None else float(lr),
+        "teacher": _short(model["teacher"]) if model.get("teacher") else None,
+        "base": ANY_SEED.sub("seed=*", str(model["model_name"])) if model.get("model_name") else None,
+        "world": _plain(data["world"]) if data.get("world") else None,
+        "stages": " → ".join(data.get("order") or [row.label for row in run.matrix.rows[1:]]),
+        "steps": data.get("steps") or _common(stage.get("steps") for stage in stages),
+        "prompts": data.get("prompts_per_step") or _common(stage.get("prompts_per_step") for stage in stages),
+    }
 
 
 def _run_folders(root: Path) -> Iterator[Path]:

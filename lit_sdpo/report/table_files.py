@@ -3,51 +3,59 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from lit_sdpo.report.claims import ClaimResult, PartResult, PhaseMap
-from lit_sdpo.report.comparisons import Comparison, Effect
+from lit_sdpo.report.comparisons import NOT_REACHED, Comparison, Effect
 from lit_sdpo.report.curves import curve_records
 from lit_sdpo.report.equal_success import EqualSuccess
 from lit_sdpo.report.items import Record, records_csv
 from lit_sdpo.report.measures import MEASURES, Measure
 from lit_sdpo.report.study import Study
 
+if TYPE_CHECKING:
+    from lit_sdpo.report.findings import Findings, StreamFindings
+
 NONE, TIMES = "-", "\u00d7"
 
 
 def tables(
-    study: Study,
-    claims: Sequence[ClaimResult],
-    levels: Mapping[str, Mapping[str, Effect]],
-    comparisons: Sequence[Comparison],
-    phase: PhaseMap,
-    matched: Sequence[EqualSuccess],
+    findings: Findings,
 ) -> dict[str, str]:
     """File name to text: ``.md`` to read, ``.csv`` in full precision.
 
+    Tables of methods and pairs have a column ``stream``, and in Markdown a part per stream, where there are several.
+
     Args:
-        study: The runs.
-        claims: From :func:`~lit_sdpo.report.claims.check_claims`.
-        levels: From :func:`~lit_sdpo.report.comparisons.levels`.
-        comparisons: From :func:`~lit_sdpo.report.comparisons.compare`.
-        phase: From :func:`~lit_sdpo.report.claims.phase_map`.
-        matched: From :func:`~lit_sdpo.report.equal_success.all_at_equal_success`.
+        findings: From :func:`~lit_sdpo.report.findings.investigate`.
     """
+    study, parts = findings.study, findings.streams
+
+    def records(of: Callable[[StreamFindings], list[Record]]) -> str:
+        return records_csv([_numbered(part) | record for part in parts for record in of(part)])
+
+    def text(of: Callable[[StreamFindings], str]) -> str:
+        return "\n\n".join("\n\n".join(filter(None, [part.stream.heading, of(part)])) for part in parts) + "\n"
+
     return {
-        "claims.md": claims_markdown(claims) + "\n",
-        "claims.csv": records_csv(claim_records(claims)),
-        "methods.md": levels_markdown(study, levels) + "\n",
-        "methods.csv": records_csv(level_records(levels)),
-        "comparisons.md": comparisons_markdown(comparisons) + "\n",
-        "comparisons.csv": records_csv(comparison_records(comparisons)),
-        "equal_success.csv": records_csv(equal_success_records(matched)),
-        "phase.csv": records_csv(phase_records(phase)),
+        "claims.md": claims_markdown(findings.claims) + "\n",
+        "claims.csv": records_csv(claim_records(findings.claims)),
+        "methods.md": text(lambda part: levels_markdown(part.stream.study, part.levels)),
+        "methods.csv": records(lambda part: level_records(part.levels)),
+        "comparisons.md": text(lambda part: comparisons_markdown(part.comparisons)),
+        "comparisons.csv": records(lambda part: comparison_records(part.comparisons)),
+        "equal_success.csv": records(lambda part: equal_success_records(part.equal_success)),
+        "phase.csv": records_csv(phase_records(findings.phase)),
         "runs.csv": records_csv(run_records(study)),
         "curves.csv": records_csv(
             [{"method": run.method, "seed": run.seed} | each for run in study.all_runs for each in curve_records(run)]
         ),
     }
+
+
+def _numbered(part: StreamFindings) -> Record:
+    return {"stream": part.stream.number} if part.stream.number else {}
 
 
 def shown(value: float, measure: Measure, *, compared: bool = True) -> str:
@@ -63,11 +71,20 @@ def shown(value: float, measure: Measure, *, compared: bool = True) -> str:
 
 
 def shown_effect(effect: Effect, measure: Measure, *, compared: bool = True) -> str:
-    """Value and interval for a reader."""
+    """Value and interval for a reader, and whether all seeds and prompts have that value."""
     if effect.missing:
-        return NONE
+        return effect.missing if effect.missing.startswith(NOT_REACHED) else NONE
     value, low, high = (shown(x, measure, compared=compared) for x in (effect.value, effect.low, effect.high))
-    return value if NONE in (low, high) else f"{value} [{low}, {high}]"
+    interval = "" if NONE in (low, high) else f" [{low}, {high}]"
+    return f"{value}{interval}{' no spread' * effect.no_spread}"
+
+
+def shown_with_unit(effect: Effect, measure: Measure) -> str:
+    """An effect with its interval, unit and seeds."""
+    if effect.missing:
+        return f"{NONE} ({effect.missing})"
+    unit = "" if measure.ratio and effect.null == 1 else f" {measure.unit}".rstrip()
+    return f"{shown_effect(effect, measure)}{unit}, {effect.seeds} seed{'s' * (effect.seeds != 1)}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -257,6 +274,7 @@ def _effect_record(effect: Effect) -> Record:
         "by_seed": " ".join(f"{seed}:{value!r}" for seed, value in effect.by_seed.items()),
         "p": effect.p,
         "p_flip": effect.p_flip,
+        "no_spread": effect.no_spread or None,
         "missing": effect.missing,
     }
 

@@ -192,8 +192,8 @@ def test_scores_of_samples_give_intervals_and_transitions(tmp_path):
     assert float(change["by_guessing"]) == pytest.approx(0.25 / 3)
     assert float(change["lost_true"]) == pytest.approx((0.875**2 + 0.125**2) / 2 - 0.25 / 3)
     events = EventAccumulator(str(tmp_path), {"scalars": 0}).Reload()
-    assert [e.step for e in events.Scalars("continual/math/pass@4")] == [0, 3, 6, 9]
-    assert [e.value for e in events.Scalars("continual/math/lost")] == pytest.approx(
+    assert [e.step for e in events.Scalars("tasks/math/pass@4")] == [0, 3, 6, 9]
+    assert [e.value for e in events.Scalars("tasks/math/lost")] == pytest.approx(
         [float(tables["changes"][i]["lost"]) for i in (0, 1, 3)]
     )
     written = json.loads((tmp_path / "matrix.json").read_text())

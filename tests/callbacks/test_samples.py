@@ -285,10 +285,11 @@ def test_tensorboard_shows_a_few_once_per_evaluation(tmp_path):
     (event,) = events.Tensors("samples/math/text_summary")
     assert event.step == 6
     text = event.tensor_proto.string_val[0].decode()
-    assert len(text.splitlines()) == 2 + 2  # a completion of each prompt
+    assert text.count("\n| question") == 2  # a completion of each prompt
+    assert text.endswith("\n\nSplit: validation.")
     assert "abstained" in text
-    assert "question 0 | yes" in text
-    assert "question 1 | four" in text
+    assert "question 0 | reward 1.000, 1 token · yes" in text
+    assert "tokens · four" in text
 
 
 def test_later_evaluations_show_what_was_written_at_first(tmp_path):
@@ -304,20 +305,20 @@ def test_later_evaluations_show_what_was_written_at_first(tmp_path):
     last = EventAccumulator(str(tmp_path), {"tensors": 0}).Reload().Tensors("samples/math/text_summary")[-1]
     text = last.tensor_proto.string_val[0].decode()
     assert "| prompt | at first | completion |" in text
-    assert "| question 0 | yes | new |" in text
-    assert "| question 1 | four | newer |" in text
+    assert "| question 0 | yes | reward 1.000, 1 token · new |" in text
+    assert "| question 1 | four | reward abstained, 3 tokens · newer |" in text
 
 
 @pytest.mark.parametrize("text", NASTY)
 def test_g15_no_text_can_act_as_markdown_or_html(text):
     record = {"prompt": [{"role": "user", "content": text}], "completion": text, "reward": 0.5}
     table = samples_table([{**record, "task": "a|b", "split": "train", "finished": True, "length": 3}]).markdown()
-    assert len(table.splitlines()) == 3
+    assert len(table.splitlines()) == 5
     # What TensorBoard renders with, here without the sanitizer behind it.
     page = markdown.markdown(table, extensions=["markdown.extensions.tables"])
     tags = {piece.split(">")[0].strip("/ ").split(" ")[0] for piece in page.split("<")[1:]}
-    assert tags <= {"table", "thead", "tbody", "tr", "th", "td"}
-    assert page.count("<td") == 6
+    assert tags <= {"table", "thead", "tbody", "tr", "th", "td", "p"}
+    assert page.count("<td") == 2
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -333,7 +334,7 @@ def test_escaping_keeps_what_can_be_seen(text):
 def test_long_texts_lose_their_middle():
     record = {"prompt": [], "completion": "a" * 500 + "b" * 500, "reward": 0.0, "task": "t", "split": "train"}
     table = samples_table([{**record, "finished": True, "length": 1}], max_characters=30).markdown()
-    assert "a" * 20 + " … 970 characters left out … " + "b" * 10 in table
+    assert " · " + "a" * 20 + " … 970 characters left out … " + "b" * 10 in table
 
 
 @pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"num_shown": -1}, {"max_characters": 3}])

@@ -255,7 +255,7 @@ def test_every_model_of_the_paper_has_its_architecture_beside_the_files():
 def test_a_name_without_an_architecture_is_asked_of_the_hub(tmp_path, monkeypatch, capsys):
     asked = []
 
-    def answer(name, overrides):
+    def answer(name, overrides, trusted):
         asked.append(name)
         raise OSError("no network")
 

@@ -238,7 +238,7 @@ def test_c15_code_in_a_model_folder_is_neither_run_nor_asked_about(tiny, tmp_pat
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text(f"open({str(marker)!r}, 'w')")
     monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("it asks"))
-    with pytest.raises(UserError, match="cannot load"):
+    with pytest.raises(UserError, match="needs Python code"):
         load_policy(str(folder))
     assert not marker.exists()
 

@@ -18,7 +18,7 @@ from lit_sdpo.report.charts.draw.lines import Stage, by_stage, over_steps
 from lit_sdpo.report.charts.draw.phase import Panel, Spot, phase_diagram
 from lit_sdpo.report.charts.draw.scatter import against_distance, against_number
 from lit_sdpo.report.charts.draw.violins import MOST_DOTS, violins
-from lit_sdpo.report.charts.numbers import over_seeds, quadratic_fit, seed_range, smooth
+from lit_sdpo.report.charts.numbers import ANY, over_seeds, quadratic_fit, seed_range, smooth
 from lit_sdpo.report.charts.style import INK, METHODS, PAGE, QUIET, VARIABLES, looks, luminance
 
 THEMES = ("light", "dark")
@@ -123,7 +123,7 @@ def draw():
     nothing = math.nan, math.nan
     points = {"grpo": (np.arange(6.0), np.arange(6.0) ** 2)}
     return {
-        "stage": by_stage({"tasks": ("change (points)", curves)}, ["base", "1\nmath", "2\ncode"], methods),
+        "stage": by_stage({"tasks": ("change (points)", curves, ANY)}, ["base", "1\nmath", "2\ncode"], methods),
         "steps": over_steps({"rollout/entropy": curves}, stages, methods, smoothed=True),
         "bars": grouped_bars({"grpo": seeds, "sdpo": seeds - 2}, ["a", "b", "c"], "change (points)", methods),
         "heat": heat_maps([("grpo", seeds, [["x"] * 3] * 3)], ["r"] * 3, ["c"] * 3, limits=(0, 4), framed=[(1, 0)]),

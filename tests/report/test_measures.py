@@ -7,11 +7,13 @@ import pytest
 
 from lit_sdpo.functional import MatrixDrift
 from lit_sdpo.report.artifacts import ArtifactRow
+from lit_sdpo.report.comparisons import effect
 from lit_sdpo.report.drift import DriftRow
 from lit_sdpo.report.measures import MEASURES, own_score, stages_of, steps_to_reward
 from lit_sdpo.report.responses import Estimate, ResponseRow
 from lit_sdpo.report.study import Study
 from lit_sdpo.report.summary import summarize
+from lit_sdpo.report.table_files import shown_effect
 from tests.report.made_runs import flat, in_memory, on_disk
 
 BASE = {"a": 0.25, "b": 0.5, "a_ood": 0.5, "prior": 1.0}
@@ -114,16 +116,27 @@ def test_stages_count_their_own_steps():
 
 def test_steps_to_a_reward_are_a_mean_over_stages():
     first = [0.5, 0.5, 0.5, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]  # running mean of 5: .74 at 5, .82 at 6
-    never = [0.5] * 10
-    made = run(tags={"rollout/reward": list(enumerate(first + never))})
-    assert steps_to_reward(made) == (6 + 10) / 2
+    later = [0.8] * 10
+    made = run(tags={"rollout/reward": list(enumerate(first + later))})
+    assert steps_to_reward(made) == (6 + 0) / 2
     assert steps_to_reward(made, reward=0.4) == 0
     penalised = {
         "rollout/reward": [(n, -1.0) for n in range(20)],
         "rollout/reward/verifier": made.tags["rollout/reward"],
     }
-    assert steps_to_reward(run(tags=penalised)) == (6 + 10) / 2
+    assert steps_to_reward(run(tags=penalised)) == (6 + 0) / 2
     assert math.isnan(steps_to_reward(empty()))
+
+
+def test_a_reward_that_a_stage_never_reaches_takes_no_number_of_steps():
+    reached, never = [0.9] * 10, [0.5] * 10
+    tags = [{"rollout/reward": list(enumerate(reached + end))} for end in (reached, never)]
+    runs = [in_memory("sdpo", seed, tags=each) for seed, each in enumerate(tags)]
+    assert steps_to_reward(runs[1]) == math.inf
+    found = effect(MEASURES["steps_to_reward"], runs)
+    assert found.missing == "not reached by 1 of 2 runs"
+    assert shown_effect(found, MEASURES["steps_to_reward"]) == "not reached by 1 of 2 runs"
+    assert effect(MEASURES["steps_to_reward"], runs[:1]).value == 0
 
 
 def test_cost_is_what_the_sweep_wrote_down(tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -12,8 +13,10 @@ from lit_sdpo.functional import MatrixDrift
 from lit_sdpo.report.charts.chart import Chart, Missing
 from lit_sdpo.report.charts.responses import similarity
 from lit_sdpo.report.charts.streams import streams
-from lit_sdpo.report.page import MANIFEST, check_target, investigate, page, write
+from lit_sdpo.report.findings import investigate
+from lit_sdpo.report.page import MANIFEST, check_target, page, write
 from lit_sdpo.report.study import Study
+from lit_sdpo.report.table_files import tables
 from tests.report.made_runs import on_disk
 
 NAME = 'sdpo <b>&"x"'
@@ -108,7 +111,7 @@ class Outline(HTMLParser):
 
 def test_the_page_has_its_parts_in_order(text):
     outline = Outline(text)
-    parts = ["What was run", "Claims", "Comparisons", "Inside stages", "Figures", "Matrices", "Left-out runs"]
+    parts = ["In short", "What was run", "Claims", "Comparisons", "Inside stages", "Figures", "Left-out runs"]
     assert outline.headings == parts
     assert len(outline.ids) == len(set(outline.ids))
     assert {link[1:] for link in outline.links if link.startswith("#") and "-" not in link} <= set(outline.ids)
@@ -223,7 +226,8 @@ def test_a_figure_without_data_names_what_would_give_it(tmp_path):
     assert reasons.keys() == named.keys()
     assert all(word in reasons[name] for name, word in named.items())
     text = page(findings)
-    assert text.count("Not drawn: ") == len(named)
+    assert f"Not drawn: {len(named)} figures" in text
+    assert all(f'<li id="{name}">' in text for name in named)
     assert "Pairs need runs of two methods" in text
 
 
@@ -237,10 +241,56 @@ def test_runs_of_another_stream_have_figures_of_their_own(tmp_path):
         seed=0,
         data__init_args__order=["b", "a"],
     )
-    charts = investigate(Study.read([tmp_path])).charts
-    titles = {chart.name: chart.title for chart in charts}
-    assert titles["scores-1"].endswith(": a → b")
-    assert titles["scores-2"].endswith(": b → a")
+    found = investigate(Study.read([tmp_path]))
+    titles = {chart.name: chart.title for chart in found.charts}
+    assert titles["scores-1"].endswith("(stream 1)")
+    assert titles["scores-2"].endswith("(stream 2)")
+    text = page(found)
+    for heading in ("Stream 1: a → b", "Stream 2: b → a"):
+        assert text.count(heading) == 2  # in short, and where its methods are compared
+        assert not any(heading in title for title in titles.values())
+
+
+def test_runs_of_two_streams_or_two_bases_are_never_compared(tmp_path):
+    for method, base in (("x", "one"), ("y", "one"), ("z", "two")):
+        for seed in range(3):
+            place = tmp_path / method / f"seed={seed}"
+            on_disk(
+                place, scores(seed, 0.1), probes=["p"], seed=seed, model__init_args__model_name=f"{base}/seed={seed}"
+            )
+    found = investigate(Study.read([tmp_path]))
+    first, second = found.streams
+    assert [list(each.stream.runs) for each in found.streams] == [["x", "y"], ["z"]]
+    assert {(c.more, c.less) for c in first.comparisons} == {("x", "y")}
+    assert second.comparisons == second.equal_success == []
+    assert first.stream.heading == "Stream 1: base one/seed=*"
+    text = page(found)
+    assert "x against y" in text
+    assert "against z" not in text
+    assert {"1", "2"} == {row["stream"] for row in csv.DictReader(tables(found)["methods.csv"].splitlines())}
+
+
+def test_claims_that_were_not_tested_are_closed(tmp_path):
+    on_disk(tmp_path / "mine" / "seed=0", scores(0, 0.1), probes=["p"], seed=0)
+    alone = page(investigate(Study.read([tmp_path])))
+    claims = alone[alone.index('id="claims"') : alone.index('id="comparisons"')]
+    assert "These runs test none of the paper&#x27;s claims." in claims
+    assert claims.index("<details>") < claims.index("C1<")
+    folders = [tmp_path / name for name in ("grpo", "sdpo")]
+    for folder in folders:
+        for seed in range(3):
+            on_disk(folder / f"seed={seed}", scores(seed, 0.1), probes=["p"], seed=seed)
+    both = page(investigate(Study.read(folders)))
+    opened = both[both.index('id="claims"') : both.index("<summary>Not tested by these runs")]
+    assert "C5<" in opened
+    assert "not tested at this scale</span>" not in opened
+
+
+def test_a_drawing_is_never_wider_than_it_is(findings):
+    for chart in findings.charts:
+        opening = chart.svg[: chart.svg.index(" viewBox")] + chart.svg[chart.svg.index(" viewBox") :].partition(">")[0]
+        wide = float(re.search(r'\bwidth="([\d.]+)pt"', opening)[1])
+        assert float(re.search(r"--natural:(\d+)pt", opening)[1]) == pytest.approx(wide, abs=1)
 
 
 def test_left_out_runs_have_their_reason(text):
@@ -273,7 +323,7 @@ def test_a_new_report_takes_away_the_files_of_the_old_one_alone(findings, tmp_pa
     (tmp_path / MANIFEST).write_text(json.dumps({"files": ["figures/old.svg", "../outside.txt", "index.html"]}))
     check_target(tmp_path)
     few = [chart for chart in findings.figures if isinstance(chart, Chart)][:1]
-    write(type(findings)(**{**vars(findings), "figures": few, "matrices": []}), tmp_path)
+    write(replace(findings, figures=few), tmp_path)
     assert not (tmp_path / "figures" / "old.svg").exists()
     assert (tmp_path / "figures" / "mine.txt").exists()
     assert outside.exists()

@@ -6,9 +6,8 @@ import math
 
 import pytest
 
-from lit_sdpo.report.claims import check_claims, phase_map
-from lit_sdpo.report.comparisons import Effect, compare, levels
-from lit_sdpo.report.equal_success import all_at_equal_success
+from lit_sdpo.report.comparisons import Effect
+from lit_sdpo.report.findings import investigate
 from lit_sdpo.report.measures import MEASURES
 from lit_sdpo.report.table_files import markdown, shown_effect, tables
 from tests.report.made_runs import study_of
@@ -18,8 +17,7 @@ from tests.report.test_claims import stream_runs
 @pytest.fixture(scope="module")
 def files() -> dict[str, str]:
     study = study_of(*stream_runs("grpo", 0.5, 0.8), *stream_runs("sdpo", 0.7, 0.4))
-    found = check_claims(study), levels(study), compare(study), phase_map(study), all_at_equal_success(study)
-    return tables(study, *found)
+    return tables(investigate(study))
 
 
 def read(text: str) -> list[dict[str, str]]:

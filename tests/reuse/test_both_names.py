@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 #: What the callbacks of ``fit`` show beside numbers.
-PICTURES = {"continual/matrix"}
+PICTURES = {"continual/matrix", "continual/by_stage"}
 TABLES = {"continual/matrix", "artifacts/cats", "artifacts/dogs", "drift/parameters"}
 
 

@@ -77,6 +77,10 @@ class Chart:
         drawn = self.svg.replace("<svg", opening, 1)
         return drawn.replace(">", f"><style>{theme_css()}</style>", 1) + "\n"
 
+    def _repr_png_(self) -> bytes:
+        """What notebooks show of it."""
+        return self.png()
+
     def png(self) -> bytes:
         """The drawing in the light theme, 150 dots per inch."""
         buffer = io.BytesIO()
@@ -143,5 +147,6 @@ def svg(figure: Figure, name: str, alt: str) -> str:
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     for variable, theme in VARIABLES.items():
         text = text.replace(theme.light, f"var({variable})")
+    natural = f"{figure.get_figwidth() * 72:.0f}pt"
     label = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}" style="--natural:{natural}"', 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lit_sdpo.report.charts.chart import Chart, Missing
 from lit_sdpo.report.charts.responses import artifacts, similarity
-from lit_sdpo.report.charts.retention import by_task_learned, matrices, out_of_domain, ranks
+from lit_sdpo.report.charts.retention import by_task_learned, out_of_domain, ranks
 from lit_sdpo.report.charts.streams import streams
 from lit_sdpo.report.charts.trade_off import speed_and_retention
 from lit_sdpo.report.charts.training import dynamics, weight_drift
@@ -20,8 +20,3 @@ def gallery(study: Study) -> list[Chart | Missing]:
         found += [speed_and_retention(stream), dynamics(stream), against_mmd(stream)]
         found += [weight_drift(stream), similarity(stream), *artifacts(stream)]
     return found
-
-
-def matrix_gallery(study: Study) -> list[Chart | Missing]:
-    """The matrices of every stream."""
-    return [matrices(stream) for stream in streams(study)]

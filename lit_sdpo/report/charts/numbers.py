@@ -11,13 +11,17 @@ from numpy.typing import ArrayLike, NDArray
 from lit_sdpo.functional.intervals import student_t_quantile
 
 Array = NDArray[np.float64]
+#: Least and largest value that a number can have.
+Range = tuple[float, float]
+ANY: Range = (-math.inf, math.inf)
 
 
-def over_seeds(values: ArrayLike) -> tuple[Array, Array, Array, NDArray[np.int64]]:
+def over_seeds(values: ArrayLike, possible: Range = ANY) -> tuple[Array, Array, Array, NDArray[np.int64]]:
     """Mean of the seeds that have a value, its 95 % t-interval, and how many they are.
 
     Args:
         values: One row per seed, nan where a seed has none, [seeds, n].
+        possible: Where the interval is cut; not at values outside of which a seed lies.
 
     Returns:
         Mean, low, high and number, [n] each; no interval (nan) of fewer than three seeds, no mean of none.
@@ -26,6 +30,8 @@ def over_seeds(values: ArrayLike) -> tuple[Array, Array, Array, NDArray[np.int64
         >>> mean, low, high, count = over_seeds([[1.0], [2.0], [3.0]])
         >>> [round(float(x[0]), 3) for x in (mean, low, high)]
         [2.0, -0.484, 4.484]
+        >>> round(float(over_seeds([[0.7], [0.8], [0.99]], (0, 1))[2][0]), 3)
+        1.0
     """
     rows = np.atleast_2d(np.asarray(values, dtype=float))
     known = np.isfinite(rows)
@@ -37,7 +43,10 @@ def over_seeds(values: ArrayLike) -> tuple[Array, Array, Array, NDArray[np.int64
     for n in {int(n) for n in count if n >= 3}:
         at = count == n
         half[at] = student_t_quantile(0.975, n - 1) * np.sqrt(squares[at] / (n - 1) / n)
-    return mean, mean - half, mean + half, count
+    least, most = (
+        possible if not known.any() else (min(possible[0], rows[known].min()), max(possible[1], rows[known].max()))
+    )
+    return mean, np.maximum(mean - half, least), np.minimum(mean + half, most), count
 
 
 def shades(scores: Array, losses: Sequence[bool], limits: tuple[float, float]) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_sdpo.report.charts.chart import Chart, Missing, Table
 from lit_sdpo.report.charts.draw.bars import grouped_bars
@@ -30,12 +31,13 @@ def by_task_learned(stream: Stream) -> Chart:
         relative, changes = stream.changes(columns)
         plain |= not relative
         unit = "percent of base" if relative else "points"
+        possible = stream.possible_changes(columns, relative=relative)
         curves = {m: (range(len(matrix.rows)), change.mean(2)) for m, change in changes.items()}
-        panels[title] = (f"mean change from base\n({unit})", curves)
+        panels[title] = (f"mean change from base\n({unit})", curves, possible)
         final = {m: float(over_seeds(values)[0][-1]) for m, (_, values) in curves.items()}
         ends.append(f"{title}: {extremes(final, unit=' %' if relative else ' points')}")
         for method, (_, values) in curves.items():
-            for i, (mean, low, high, n) in enumerate(zip(*over_seeds(values), strict=True)):
+            for i, (mean, low, high, n) in enumerate(zip(*over_seeds(values, possible), strict=True)):
                 rows.append([title, method, i, matrix.rows[i].label, unit, mean, low, high, n])
     return Chart(
         stream.name("by-task-learned"),
@@ -63,11 +65,12 @@ def out_of_domain(stream: Stream) -> Chart | Missing:
         return Missing(stream.name("out-of-domain"), title, NO_PROBES)
     relative, changes = stream.changes(probes)
     unit = "percent of base" if relative else "points"
+    possible = stream.possible_changes(probes, relative=relative)
     final = {m: change[:, -1] for m, change in changes.items()}
     rows = [
         [method, probe, unit, *numbers]
         for method, values in final.items()
-        for probe, *numbers in zip(probes, *over_seeds(values), strict=True)
+        for probe, *numbers in zip(probes, *over_seeds(values, possible), strict=True)
     ]
     means = {m: float(np.nanmean(v)) if np.isfinite(v).any() else math.nan for m, v in final.items()}
     return Chart(
@@ -78,7 +81,7 @@ def out_of_domain(stream: Stream) -> Chart | Missing:
         f"{WITH_INTERVALS}{'' if relative else TOO_SMALL} Corresponds to Figure 6 of the paper.",
         "Bars of the change, a group per probe and a bar per method.",
         Table(["method", "probe", "unit", "mean", "low", "high", "seeds"], rows),
-        grouped_bars(final, probes, f"change from base ({unit})", stream.looks),
+        grouped_bars(final, probes, f"change from base ({unit})", stream.looks, possible),
     )
 
 
@@ -144,9 +147,10 @@ def matrices(stream: Stream) -> Chart:
     panels, rows = [], []
     for method in stream.runs:
         scores = stream.scores(method)
-        parts = [over_seeds(scores[:, i]) for i in range(scores.shape[1])]
+        bounded = [_bounded(scores[..., k], column in matrix.losses) for k, column in enumerate(matrix.columns)]
+        parts = [_of_row(scores[:, i], bounded) for i in range(scores.shape[1])]
         mean = np.stack([part[0] for part in parts])
-        panels.append((short(method), mean, [_cells(part[0], part[1]) for part in parts]))
+        panels.append((short(method), mean, [_cells(*part[:3]) for part in parts]))
         for row, part in zip(matrix.rows, parts, strict=True):
             rows += [[method, row.stage, row.label, c, *x] for c, *x in zip(matrix.columns, *part, strict=True)]
     losses = np.array([c in matrix.losses for c in matrix.columns], dtype=bool)
@@ -160,8 +164,8 @@ def matrices(stream: Stream) -> Chart:
         stream.name("scores"),
         stream.title("Score on every task after every stage"),
         f"Mean score on the stream's tasks at the end: {extremes(finals, '.3f')}.",
-        f"Mean over {stream.seeds}, below it half the width of its 95 % t-interval (from three seeds on). A frame "
-        "marks the task that the stage trained; the line parts tasks from probes; bright is "
+        f"Mean over {stream.seeds}, below it its 95 % t-interval (from three seeds on), which ends where scores do. "
+        "A frame marks the task that the stage trained; the line parts tasks from probes; bright is "
         f"{'good, of a loss the least of its column' if losses.any() else 'high'}. Corresponds to "
         "Table D.6 of the paper.",
         "A table of scores per method, a row per stage and a column per task.",
@@ -178,8 +182,24 @@ def matrices(stream: Stream) -> Chart:
     )
 
 
-def _cells(mean: Array, low: Array) -> list[str]:
+def _bounded(scores: Array, loss: bool) -> bool:
+    """Whether a column holds scores from 0 to 1."""
+    known = scores[np.isfinite(scores)]
+    return not loss and bool(((known >= 0) & (known <= 1)).all())
+
+
+def _of_row(scores: Array, bounded: list[bool]) -> tuple[Array, Array, Array, NDArray[np.int64]]:
+    """Mean, interval and number of the seeds' scores; the interval of scores stays between 0 and 1."""
+    mean, low, high, count = over_seeds(scores)
+    return mean, np.where(bounded, np.maximum(low, 0), low), np.where(bounded, np.minimum(high, 1), high), count
+
+
+def _cells(mean: Array, low: Array, high: Array) -> list[str]:
     return [
-        "-" if not math.isfinite(m) else f"{m:.3f}" + (f"\n± {m - a:.3f}" if math.isfinite(a) else "")
-        for m, a in zip(mean, low, strict=True)
+        "-" if not math.isfinite(m) else f"{m:.3f}" + (f"\n{_interval(a, b)}" if math.isfinite(a) else "")
+        for m, a, b in zip(mean, low, high, strict=True)
     ]
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{low:.2f} to {high:.2f}" if high > low else "all equal"

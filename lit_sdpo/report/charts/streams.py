@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +11,10 @@ from itertools import pairwise
 import numpy as np
 
 from lit_sdpo.report.charts.draw.lines import Stage
-from lit_sdpo.report.charts.numbers import Array
+from lit_sdpo.report.charts.numbers import ANY, Array, Range
 from lit_sdpo.report.charts.style import Look, looks
 from lit_sdpo.report.run import Run
-from lit_sdpo.report.study import Study
+from lit_sdpo.report.study import Study, settings_of
 from lit_sdpo.report.tables import Matrix
 
 #: A base score below this share has no relative change worth reading: a percentage of next to nothing explodes.
@@ -26,7 +27,7 @@ WITH_INTERVALS = (
 
 @dataclass(frozen=True)
 class Stream:
-    """Runs in one world with the same tasks, probes and stages.
+    """Runs that begin with one base and go, in one world, through the same tasks, probes and stages.
 
     Attributes:
         runs: By method, each by seed.
@@ -69,7 +70,17 @@ class Stream:
 
     def title(self, text: str) -> str:
         """Title of a figure of this stream."""
-        return f"{text}: {self.label}" if self.number else text
+        return f"{text} (stream {self.number})" if self.number else text
+
+    @property
+    def study(self) -> Study:
+        """Its runs as a study of their own, within which methods are compared."""
+        return Study([run for runs in self.runs.values() for run in runs])
+
+    @property
+    def heading(self) -> str:
+        """Its number among those of the report, and what tells it from them."""
+        return f"Stream {self.number}: {self.label}" if self.number else ""
 
     def scores(self, method: str) -> Array:
         """Scores of a method, [seeds, rows, columns], nan where there is none."""
@@ -93,6 +104,16 @@ class Stream:
         relative = all(bool((s[:, 0] >= LEAST_BASE).all()) for s in scores.values())
         return relative, {m: 100 * (s - s[:, :1]) / (s[:, :1] if relative else 1.0) for m, s in scores.items()}
 
+    def possible_changes(self, columns: Sequence[str], *, relative: bool) -> Range:
+        """Values that :meth:`changes` can have: nothing loses more than all that it had, and points are of a score."""
+        places = [self.matrix.columns.index(c) for c in columns]
+        scores = np.concatenate([self.scores(method)[:, :, places].ravel() for method in self.runs])
+        known = scores[np.isfinite(scores)]
+        if relative:
+            return (-100.0, math.inf) if (known >= 0).all() else ANY
+        of_losses = any(c in self.matrix.losses for c in columns)
+        return ANY if of_losses or (known < 0).any() or (known > 1).any() else (-100.0, 100.0)
+
     def over_steps(self, read: Callable[[Run], Mapping[int, float]]) -> dict[str, tuple[list[float], Array]]:
         """A number by optimizer step: for each method that has it, all steps and a row of values per seed.
 
@@ -111,26 +132,21 @@ class Stream:
 
 def streams(study: Study) -> list[Stream]:
     """The study's streams, the one with most runs first."""
-    groups: dict[tuple, dict[str, list[Run]]] = {}
-    for run in study.all_runs:
-        matrix = run.matrix
-        world = str(study.settings(run)["world"])
-        key = (tuple(matrix.tasks), tuple(matrix.probes), tuple((row.title, row.step) for row in matrix.rows), world)
-        groups.setdefault(key, {}).setdefault(run.method, []).append(run)
-    ordered = sorted(groups.values(), key=lambda runs: -sum(map(len, runs.values())))
-    look = looks(study.methods)
-    if len(ordered) == 1:
-        return [Stream(ordered[0], look)]
-    labels = _labels(study, [next(iter(runs.values()))[0] for runs in ordered])
-    return [Stream(runs, look, k, label) for k, (runs, label) in enumerate(zip(ordered, labels, strict=True), 1)]
+    look, parts = looks(study.methods), study.streams()
+    by_method = [{method: part.runs(method) for method in part.methods} for part in parts]
+    if len(parts) == 1:
+        return [Stream(by_method[0], look)]
+    labels = _labels([part.all_runs[0] for part in parts])
+    return [Stream(runs, look, k, label) for k, (runs, label) in enumerate(zip(by_method, labels, strict=True), 1)]
 
 
-def _labels(study: Study, firsts: Sequence[Run]) -> list[str]:
-    """What tells the first runs of streams apart: their stages, the steps of a stage, and what differs of the world."""
+def _labels(firsts: Sequence[Run]) -> list[str]:
+    """What tells the first runs of streams apart: stages, steps of a stage, the base, and what differs of the world."""
     found = []
     for run in firsts:
-        settings = study.settings(run)
-        parts = [settings["stages"], f"{settings['steps']} steps a stage", *(settings["world"] or "").split(", ")]
+        settings = settings_of(run)
+        parts = [settings["stages"], f"{settings['steps']} steps a stage", f"base {settings['base']}"]
+        parts += (settings["world"] or "").split(", ")
         found.append(dict.fromkeys(filter(None, parts)))
     shared = set.intersection(*map(set, found))
     told = [", ".join(part for part in parts if part not in shared) for parts in found]

@@ -23,7 +23,11 @@ def speed_and_retention(stream: Stream) -> Chart | Missing:
         return Missing(name, title, "a trade-off needs two methods or more: give runs of another method too")
     speed = _of(stream, MEASURES[SPEED])
     if not speed:
-        return Missing(name, title, "no rewards of training steps: train with the rollout callback and a logger")
+        never = any(math.isinf(MEASURES[SPEED].value(run)) for runs in stream.runs.values() for run in runs)
+        why = f"every method has a run and stage that never reach a training reward of {REWARD}"
+        return Missing(
+            name, title, why if never else "no rewards of training steps: train with the rollout callback and a logger"
+        )
     panels: dict[str, dict[str, tuple[Interval, Interval]]] = {}
     rows: list[list[str | float]] = []
     for measure in map(MEASURES.__getitem__, KEPT):
@@ -40,9 +44,9 @@ def speed_and_retention(stream: Stream) -> Chart | Missing:
         name,
         title,
         f"{_best(speed, rows)}.",
-        f"Across: {across.title}, mean over the stages; a stage that never reaches it counts with all its steps. Left "
-        f"and up is better. Mean over {stream.seeds} with 95 % t-intervals, drawn from three seeds on. The paper has "
-        "no such figure; it asks the question of the paper's section 5.",
+        f"Across: {across.title}, mean over the stages; a method with a run and stage that never reach it has no "
+        f"point. Left and up is better. Mean over {stream.seeds} with 95 % t-intervals, drawn from three seeds on. "
+        "The paper has no such figure; it asks the question of the paper's section 5.",
         "Scatter plots of what is kept over the steps that learning takes, a point per method.",
         Table(["method", "kept", "steps", "steps_low", "steps_high", "value", "low", "high"], rows),
         against_number(panels, f"steps to a training\nreward of {REWARD}", stream.looks),
@@ -50,10 +54,13 @@ def speed_and_retention(stream: Stream) -> Chart | Missing:
 
 
 def _of(stream: Stream, measure: Measure) -> dict[str, Interval]:
-    """Mean over the seeds with its interval, for each method that has one."""
+    """Mean over the seeds with its interval, for each method whose runs all have a value or none."""
     found = {}
     for method, runs in stream.runs.items():
-        mean, low, high, _ = (part[0] for part in over_seeds([[measure.value(run)] for run in runs]))
+        values = [[measure.value(run)] for run in runs]
+        if any(math.isinf(value) for (value,) in values):
+            continue
+        mean, low, high, _ = (part[0] for part in over_seeds(values, measure.possible))
         if math.isfinite(mean):
             found[method] = float(mean), float(low), float(high)
     return found

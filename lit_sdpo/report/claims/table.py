@@ -11,7 +11,7 @@ from lit_sdpo.errors import UserError
 from lit_sdpo.report.comparisons import ENOUGH_SEEDS, Draws, Effect, effect
 from lit_sdpo.report.measures import Measure
 from lit_sdpo.report.run import Run
-from lit_sdpo.report.study import Study
+from lit_sdpo.report.study import Study, stream_key
 
 Verdict = Literal["replicates", "does not", "undecided", "not tested at this scale"]
 REPLICATES: Verdict = "replicates"
@@ -232,6 +232,9 @@ def check(claim: Claim, cast: Cast, setting: str, draws: Draws | None = None) ->
 def _check_part(part: Contrast | Crossing, cast: Cast, draws: Draws) -> PartResult:
     if absent := sorted(role for role in part.roles if not cast.get(role)):
         missing = Effect(missing=f"no runs of {' and '.join(absent)} at these settings")
+        return PartResult(part, missing, *judge(missing, part.smallest))
+    if len({stream_key(run) for role in part.roles for run in cast[role]}) > 1:
+        missing = Effect(missing=f"the runs of {' and '.join(part.roles)} have different streams or bases")
         return PartResult(part, missing, *judge(missing, part.smallest))
     found = part.effect(cast, draws)
     return PartResult(part, found, *judge(found, part.smallest))

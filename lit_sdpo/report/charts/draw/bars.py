@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lit_sdpo.report.charts.numbers import Array, over_seeds
+from lit_sdpo.report.charts.numbers import ANY, Array, Range, over_seeds
 from lit_sdpo.report.charts.style import INK, PAGE, QUIET, WIDEST, Look, legend, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def grouped_bars(values: Mapping[str, Array], groups: Sequence[str], ylabel: str, looks: Mapping[str, Look]) -> Figure:
+def grouped_bars(
+    values: Mapping[str, Array],
+    groups: Sequence[str],
+    ylabel: str,
+    looks: Mapping[str, Look],
+    possible: Range = ANY,
+) -> Figure:
     """A group of bars per task with a bar per method: the mean with the marker, its interval, and the seeds as dots.
 
     Args:
@@ -22,6 +28,7 @@ def grouped_bars(values: Mapping[str, Array], groups: Sequence[str], ylabel: str
         groups: What stands below each group.
         ylabel: What is shown, with its unit.
         looks: How methods are drawn.
+        possible: Values that what is shown can have.
     """
     shown = {method: look for method, look in looks.items() if method in values}
     width = 0.82 / max(1, len(shown))
@@ -30,7 +37,7 @@ def grouped_bars(values: Mapping[str, Array], groups: Sequence[str], ylabel: str
         figure, (axes,) = new_figure(width=size, height=4.4)
         axes.axhline(0, color=INK.light, linewidth=1)
         for i, (method, look) in enumerate(shown.items()):
-            mean, low, high, count = over_seeds(values[method])
+            mean, low, high, count = over_seeds(values[method], possible)
             at = np.arange(len(groups)) + (i - (len(shown) - 1) / 2) * width
             axes.bar(at, np.nan_to_num(mean), width * 0.9, color=look.colour)
             axes.plot(at, mean, linestyle="none", marker=look.marker, color=look.colour, mec=PAGE.light, zorder=4)

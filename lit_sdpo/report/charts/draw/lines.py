@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lit_sdpo.report.charts.numbers import Array, over_seeds, seed_range, smooth
+from lit_sdpo.report.charts.numbers import Array, Range, over_seeds, seed_range, smooth
 from lit_sdpo.report.charts.style import GRID, INK, LABELS, QUIET, Look, legend, new_figure, short, styled
 
 if TYPE_CHECKING:
@@ -33,23 +33,26 @@ class Stage:
     task: str
 
 
-def by_stage(panels: Mapping[str, tuple[str, Curves]], ticks: Sequence[str], looks: Mapping[str, Look]) -> Figure:
+def by_stage(
+    panels: Mapping[str, tuple[str, Curves, Range]], ticks: Sequence[str], looks: Mapping[str, Look]
+) -> Figure:
     """Scores after each stage: a panel per group of tasks, the mean with its interval, seeds as dots.
 
     Args:
-        panels: Panel title to what it shows, with its unit, and the curves of its methods over numbers of stages.
+        panels: Panel title to what it shows, with its unit, the curves of its methods over numbers of stages, and the
+            values that it can have.
         ticks: What stands below stage 0, 1, 2, ...
         looks: How methods are drawn.
     """
-    shown = _shown(looks, (curves for _, curves in panels.values()))
+    shown = _shown(looks, (curves for _, curves, _ in panels.values()))
     with styled():
         figure, axes = new_figure(1, len(panels), width=max(6.4, 4.9 * len(panels)), height=4.3)
-        for panel, (title, (ylabel, curves)) in zip(axes, panels.items(), strict=True):
+        for panel, (title, (ylabel, curves, possible)) in zip(axes, panels.items(), strict=True):
             spread = np.linspace(-0.13, 0.13, len(shown)) if len(shown) > 1 else [0.0]
             panel.axhline(0, color=QUIET.light, linewidth=1)
             for (method, look), shift in zip(shown.items(), spread, strict=True):
                 if method in curves:
-                    _points(panel, *curves[method], look, float(shift))
+                    _points(panel, *curves[method], look, float(shift), possible)
             panel.set_title(title)
             panel.set_xticks(range(len(ticks)), ticks)
             panel.set_xlabel("after stage")
@@ -63,9 +66,9 @@ def _shown(looks: Mapping[str, Look], panels: Iterable[Curves]) -> dict[str, Loo
     return {method: look for method, look in looks.items() if method in drawn}
 
 
-def _points(panel: Axes, x: Sequence[float], values: Array, look: Look, shift: float) -> None:
+def _points(panel: Axes, x: Sequence[float], values: Array, look: Look, shift: float, possible: Range) -> None:
     at = np.asarray(x, dtype=float) + shift
-    mean, low, high, count = over_seeds(values)
+    mean, low, high, count = over_seeds(values, possible)
     panel.plot(at, mean, color=look.colour, linestyle=look.dash, marker=look.marker, zorder=3)
     known = np.isfinite(low)
     if known.any():
