@@ -46,11 +46,10 @@ def entries(folder: Path) -> dict[str, Entry]:
     """All of them by name; the files that commands read are made in a folder."""
     sample = {"id": "a/0", "task": "a", "stage": 1, "step": 1, "split": "train", "prompt": [], "completion": "1"}
     (folder / "samples.jsonl").write_text(json.dumps({**sample, "reward": 1.0, "length": 1, "flags": []}) + "\n")
-    config = str(Path(__file__).resolve().parents[1] / "configs" / "micro" / "grpo.yaml")
-    (folder / "sweep.json").write_text(json.dumps({"name": "s", "runs": {"grpo": {"config": config}}}))
+    configs = "configs/micro"  # of each checkout its own, in whose folder it is started
     on_disk(folder / "runs" / "mine" / "seed=0", [{"a": flat(x, 4), "b": flat(x, 4)} for x in (0.25, 0.5, 0.75)])
     rows = str(Path(__file__).resolve().parents[1] / "tests" / "data" / "files" / "gsm8k_test.jsonl")
-    sweep = ("sweep", f"{folder}/sweep.json", "--out", f"{folder}/out", "--print-commands")
+    sweep = ("sweep", f"{configs}/claims.yaml", "--seeds", "0", "--out", f"{folder}/out", "--print-commands")
     return {
         TORCH: Entry(TORCH),
         LIGHTNING: Entry(LIGHTNING),
@@ -65,7 +64,7 @@ def entries(folder: Path) -> dict[str, Entry]:
         "data check FILE": Entry(("data", "check", rows)),
         "sweep --print-commands": Entry(sweep),
         "fit --help": Entry(("fit", "--help"), 1.1, LIGHTNING),
-        "fit --print_config": Entry(("fit", f"--config={config}", "--print_config"), 1.1, LIGHTNING),
+        "fit --print_config": Entry(("fit", f"--config={configs}/grpo.yaml", "--print_config"), 1.1, LIGHTNING),
     }
 
 
@@ -103,10 +102,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         every = entries(Path(folder))
         chosen = {name: e for name, e in every.items() if not options.only or any(x in name for x in options.only)}
-        taken: dict[str, dict[str, list[float]]] = {side: {name: [] for name in chosen} for side in sides}
+        # Of the other checkout what is compared with it, and what is no more than an import.
+        shared = {name for name, entry in chosen.items() if entry.of == OLDER or isinstance(entry.program, str)}
+        taken: dict[str, dict[str, list[float]]] = {
+            side: {name: [] for name in chosen if side == "here" or name in shared} for side in sides
+        }
         for repeat in range(options.repeats + 1):
             for name, entry in chosen.items():
-                for side, checkout in sides.items():
+                for side in [side for side in sides if name in taken[side]]:
+                    checkout = sides[side]
                     seconds = cpu_seconds(entry.program, checkout)
                     if repeat:  # the first one compiles and reads from disk
                         taken[side][name].append(seconds)
