@@ -14,10 +14,11 @@ import csv
 import difflib
 import sys
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
-from scipy.stats import t as student
+import torch
 
+from lit_sdpo.functional import mean_with_interval
 from lit_sdpo.report.table_files import NONE, TIMES, markdown
 
 PAGE = Path(__file__).parents[1] / "docs" / "claims.md"
@@ -100,8 +101,8 @@ def inside(folder: Path) -> str:
 
 
 def _interval(values: list[float]) -> str:
-    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-    return f"{fmean(values):.3f} [{fmean(values) - half:.3f}, {fmean(values) + half:.3f}]"
+    mean, low, high = mean_with_interval(torch.tensor(values, dtype=torch.float64))
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def filled(page: str, folder: Path) -> str:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_sdpo.report.curves import evaluations
 from lit_sdpo.report.run import Run
 from lit_sdpo.report.study import Study
 
@@ -40,21 +41,14 @@ class Curve(NamedTuple):
 
 def curve(runs: Sequence[Run]) -> Curve:
     """The mean curve of runs of one setting."""
-    found = []
-    for run in runs:
-        matrix = run.matrix
-        points = {
-            row.step or 0: [matrix.score(i, task) for task in matrix.columns] for i, row in enumerate(matrix.rows)
-        }
-        for inner in run.inside:
-            points.setdefault(inner.step, [inner.scores[task] for task in matrix.columns])
-        found.append([points[step] for step in sorted(points)])
-    scores = 100 * np.asarray(found).mean(axis=0)
+    columns = runs[0].matrix.columns
+    taken = [evaluations(run) for run in runs]
+    scores = 100 * np.asarray([[[x.scores[task] for task in columns] for x in found] for found in taken]).mean(axis=0)
     ends: dict[str, list[int]] = {}
-    for row in matrix.rows[1:]:
+    for row in runs[0].matrix.rows[1:]:
         ends.setdefault(row.label, []).append(row.step or 0)
-    steps = np.asarray(sorted(points), dtype=float)
-    return Curve(steps, {task: scores[:, place] for place, task in enumerate(matrix.columns)}, ends)
+    steps = np.asarray([x.step for x in taken[0]], dtype=float)
+    return Curve(steps, {task: scores[:, place] for place, task in enumerate(columns)}, ends)
 
 
 def area(found: Curve) -> float:

@@ -42,19 +42,24 @@ class Curves:
     items: Sequence[Mapping[str, Mapping[str, float]]]
 
 
+def evaluations(run: Run) -> list[Evaluation]:
+    """All evaluations of a run in their order: at the ends of its stages, and inside them."""
+    ends = [
+        Evaluation(row.stage, row.step, row.scores, run.items.get(i, {}))
+        for i, row in enumerate(run.matrix.rows)
+        if row.step is not None
+    ]
+    taken = {found.step for found in ends}
+    return sorted([*ends, *(x for x in run.inside if x.step not in taken)], key=lambda x: (x.step, x.stage))
+
+
 def curves_of(run: Run) -> Curves | None:
     """The curves of a run; ``None`` where it was evaluated at the ends of its stages alone."""
     rows = run.matrix.rows
     tasks = [row.label for row in rows[1:]]
     if not run.inside or not set(tasks) <= set(run.matrix.tasks):
         return None
-    ends = [
-        Evaluation(row.stage, row.step, row.scores, run.items.get(i, {}))
-        for i, row in enumerate(rows)
-        if row.step is not None
-    ]
-    taken = {found.step for found in ends}
-    found = sorted([*ends, *(x for x in run.inside if x.step not in taken)], key=lambda x: (x.step, x.stage))
+    found = evaluations(run)
     return Curves(
         tasks,
         torch.tensor([x.stage for x in found]),

@@ -3,19 +3,7 @@
 # `lit-sdpo new` prints is done, line by line, and nothing else; the training has to run at the first try. The wheel is
 # installed in an environment of its own beside the dependencies of PYTHON's. Needs no network; about 100 CPU seconds.
 #   PYTHON=.venv/bin/python tests/external/newcomer.sh
-set -euo pipefail
-python=$(realpath -s "${PYTHON:-.venv/bin/python}")
-root=$(cd "$(dirname "$0")/../.." && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-
-mkdir "$work/source" "$work/empty"
-cp -r "$root"/{pyproject.toml,setup.py,MANIFEST.in,README.md,LICENSE,configs,lit_sdpo} "$work/source"
-(cd "$work/source" && "$python" -c 'from setuptools import build_meta; build_meta.build_wheel("..")' >/dev/null 2>&1)
-"$python" -m venv "$work/environment"
-site=$(echo "$work"/environment/lib/python3.*/site-packages)
-"$work/environment/bin/pip" install --quiet --no-index --no-deps "$work"/lit_sdpo-*.whl 2>/dev/null
-"$python" -c 'import sys; print(*(x for x in sys.path if x.endswith("site-packages")), sep="\n")' >"$site/dependencies.pth"
+. "$(dirname "$0")/lib.sh"
 (cd "$root" && "$python" -c "
 import sys; from pathlib import Path; from tests.tiny_model import save_tiny_model
 save_tiny_model(Path(sys.argv[1]))" "$work/model")
